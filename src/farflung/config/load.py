@@ -1,0 +1,77 @@
+"""Reads a run spec from TOML, applies `a.b=value` overrides, and explains mistakes."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from farflung.config.run import RunSpec, check
+from farflung.errors import ConfigError
+
+
+def load_spec(path: Path | None, overrides: Iterable[str] = ()) -> RunSpec:
+    """A checked spec. Raises ConfigError with one sentence for any mistake."""
+    return from_table({} if path is None else _read(path), overrides)
+
+
+def from_table(table: dict[str, Any], overrides: Iterable[str] = ()) -> RunSpec:
+    """A checked spec from a nested table; overrides look like `outer.rounds=50`."""
+    for override in overrides:
+        _override(table, override)
+    try:
+        return check(msgspec.convert(table, RunSpec, strict=True))
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error))) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the run spec {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"the run spec {path} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"the run spec {path} is not valid TOML: {error}") from None
+
+
+def _override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r} must look like outer.rounds=50")
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+    try:
+        table[leaf] = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        table[leaf] = text
+
+
+def _explain(message: str) -> str:
+    """msgspec's message in our words, with the nearest known name for an unknown one."""
+    unknown = re.search(r"unknown field `(.+?)`(?: - at `\$\.?(.*)`)?", message)
+    if unknown is None:
+        where = re.search(r"(.*) - at `\$\.?(.*)`", message)
+        return f"{where[2]}: {where[1]}" if where else message
+    name, section = unknown[1], unknown[2] or ""
+    known = _fields(section)
+    near = difflib.get_close_matches(name, known, n=1)
+    full = f"{section}.{name}" if section else name
+    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(known))}"
+    return f"unknown setting {full!r}; {hint}"
+
+
+def _fields(section: str) -> list[str]:
+    kind: Any = RunSpec
+    for part in filter(None, section.split(".")):
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+    return [f.name for f in msgspec.structs.fields(kind)]

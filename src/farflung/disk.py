@@ -1,0 +1,224 @@
+"""The disk as an injected seam, with an in-memory twin that forgets what was not synced.
+
+Paths are relative, with forward slashes, inside one root. Every write that matters is either an
+`append` followed by `sync`, or a `replace` (temporary file, fsync, rename, fsync of the folder).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from farflung.errors import StorageError
+
+
+class Disk(Protocol):
+    """Blocking operations; raise StorageError with the system's reason."""
+
+    def read(self, path: str) -> bytes | None:
+        """The whole file, None when it does not exist."""
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; StorageError when the file does not exist."""
+
+    def size(self, path: str) -> int | None: ...
+
+    def append(self, path: str, data: bytes) -> None:
+        """Add to the end; durable only after `sync`."""
+
+    def sync(self, path: str) -> None: ...
+
+    def truncate(self, path: str, length: int) -> None:
+        """Cut the file and sync it."""
+
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        """Write the whole file atomically and durably."""
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted file names in a folder; empty when it does not exist."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file; no error when it is gone."""
+
+
+def _failure(error: OSError, path: str) -> StorageError:
+    if error.errno == errno.ENOSPC:
+        return StorageError(f"no space left on the disk while writing {path}; free some and retry")
+    return StorageError(f"{path}: {error.strerror or error}")
+
+
+class RealDisk:
+    """Files under `root`; appended files stay open."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _failure(error, str(root)) from error
+        self._open: dict[str, int] = {}
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self.root / path).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failure(error, path) from error
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        try:
+            with (self.root / path).open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError as error:
+            raise _failure(error, path) from error
+
+    def size(self, path: str) -> int | None:
+        try:
+            return (self.root / path).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def append(self, path: str, data: bytes) -> None:
+        try:
+            descriptor = self._descriptor(path)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+        except OSError as error:
+            raise _failure(error, path) from error
+
+    def sync(self, path: str) -> None:
+        try:
+            os.fsync(self._descriptor(path))
+        except OSError as error:
+            raise _failure(error, path) from error
+
+    def truncate(self, path: str, length: int) -> None:
+        try:
+            descriptor = self._descriptor(path)
+            os.ftruncate(descriptor, length)
+            os.fsync(descriptor)
+        except OSError as error:
+            raise _failure(error, path) from error
+
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        target = self.root / path
+        temporary = target.with_name(f".{target.name}.tmp")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise _failure(error, path) from error
+
+    def names(self, folder: str) -> list[str]:
+        where = self.root / folder
+        if not where.is_dir():
+            return []
+        return sorted(p.name for p in where.iterdir() if p.is_file() and p.name[0] != ".")
+
+    def remove(self, path: str) -> None:
+        self._close(path)
+        (self.root / path).unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Bytes that an unprivileged user may still write under the root."""
+        return shutil.disk_usage(self.root).free
+
+    def close(self) -> None:
+        for path in list(self._open):
+            self._close(path)
+
+    def _descriptor(self, path: str) -> int:
+        if path not in self._open:
+            target = self.root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            new = not target.exists()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._open[path] = os.open(target, flags, 0o600)
+            if new:
+                _sync_folder(target.parent)
+        return self._open[path]
+
+    def _close(self, path: str) -> None:
+        descriptor = self._open.pop(path, None)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class MemoryDisk:
+    """Files in memory. `crash()` returns the disk as a restart would find it."""
+
+    def __init__(self, files: dict[str, bytes] | None = None) -> None:
+        self._durable: dict[str, bytes] = dict(files or {})
+        self._live: dict[str, bytearray] = {k: bytearray(v) for k, v in self._durable.items()}
+        self.full = False
+
+    def read(self, path: str) -> bytes | None:
+        data = self._live.get(path)
+        return None if data is None else bytes(data)
+
+    def read_at(self, path: str, offset: int, length: int) -> bytes:
+        if path not in self._live:
+            raise StorageError(f"{path}: no such file")
+        return bytes(self._live[path][offset : offset + length])
+
+    def size(self, path: str) -> int | None:
+        data = self._live.get(path)
+        return None if data is None else len(data)
+
+    def append(self, path: str, data: bytes) -> None:
+        self._check_space(path)
+        self._live.setdefault(path, bytearray()).extend(data)
+
+    def sync(self, path: str) -> None:
+        self._durable[path] = bytes(self._live[path])
+
+    def truncate(self, path: str, length: int) -> None:
+        del self._live[path][length:]
+        self.sync(path)
+
+    def replace(self, path: str, data: bytes | memoryview) -> None:
+        self._check_space(path)
+        self._live[path] = bytearray(data)
+        self.sync(path)
+
+    def names(self, folder: str) -> list[str]:
+        head = f"{folder}/" if folder else ""
+        inside = (p[len(head) :] for p in self._live if p.startswith(head))
+        return sorted(name for name in inside if "/" not in name)
+
+    def remove(self, path: str) -> None:
+        self._live.pop(path, None)
+        self._durable.pop(path, None)
+
+    def crash(self, torn_bytes: int = 0) -> MemoryDisk:
+        """What survives a crash; up to `torn_bytes` of each unsynced tail survive too."""
+        kept = dict(self._durable)
+        for path, live in self._live.items():
+            synced = len(self._durable.get(path, b""))
+            if torn_bytes and len(live) > synced:
+                kept[path] = bytes(live[: synced + torn_bytes])
+        return MemoryDisk(kept)
+
+    def _check_space(self, path: str) -> None:
+        if self.full:
+            raise StorageError(f"no space left on the disk while writing {path}; free some")

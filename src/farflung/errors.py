@@ -1,0 +1,60 @@
+"""Everything that farflung raises on purpose.
+
+FarflungError
+├── UserError            a person's mistake: one sentence, exit code 2, state untouched
+│   ├── ConfigError      a value of the run or peer spec
+│   ├── InviteError      wrong, expired or foreign invite
+│   └── MismatchError    two sides disagree on a version or a hash; names both values
+├── ProtocolError        a stranger's or a peer's mistake: the connection is closed and counted
+│   ├── FrameError       bytes that are no frame, or too large a frame
+│   └── Refused          the other side declined, with its sentence
+├── LinkDown             a connection ended or a deadline passed; the caller tries again or goes on without
+├── StorageError         the disk refused (full, read-only, torn); nothing was acknowledged
+└── CorruptState         bytes on disk or from a donor do not match their hash
+"""
+
+from __future__ import annotations
+
+
+class FarflungError(Exception):
+    """Root of the tree."""
+
+
+class UserError(FarflungError):
+    """A person's mistake. The message is one sentence: value, rule, remedy."""
+
+
+class ConfigError(UserError):
+    """A value in a run or peer spec breaks a rule."""
+
+
+class InviteError(UserError):
+    """The invite is malformed, expired, foreign or used up."""
+
+
+class MismatchError(UserError):
+    """Two sides disagree on a version or a hash."""
+
+
+class ProtocolError(FarflungError):
+    """A remote party broke the protocol."""
+
+
+class FrameError(ProtocolError):
+    """Malformed or oversized bytes on a connection."""
+
+
+class Refused(ProtocolError):
+    """The remote party declined; the message is its sentence."""
+
+
+class LinkDown(FarflungError):
+    """A connection ended or a deadline passed."""
+
+
+class StorageError(FarflungError):
+    """The disk refused an operation; nothing was acknowledged."""
+
+
+class CorruptState(FarflungError):
+    """Bytes do not match the hash that names them."""

@@ -1,0 +1,196 @@
+"""The kinds of journal records (docs/protocol.md, section 1).
+
+msgpack maps tagged by `type`, unknown kinds and fields refused, floats that matter as fp32 bits.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+JOURNAL_VERSION = 1
+
+Ranges = tuple[tuple[int, int], ...]
+"""Half-open ranges of positions in the global order of samples, sorted, disjoint."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
+    """Base of all journal records."""
+
+
+class Genesis(Record, frozen=True, kw_only=True):
+    version: int
+    run: str
+    run_key: bytes
+    """Ed25519 public key that signs every record."""
+    protocol: int
+    arithmetic: int
+    spec: bytes
+    """Canonical JSON of the RunSpec."""
+    layout: bytes
+    """Canonical JSON of the layout: [[name, [shape]], ...]."""
+    layout_hash: bytes
+    fragment_hashes: tuple[bytes, ...]
+    """Of anchor 0 with zero momentum; the bytes are in `snapshot`."""
+    snapshot: bytes
+    """Hash of the manifest of the genesis snapshot."""
+    snapshot_bytes: int
+    """Length of that manifest."""
+    data: bytes
+    """Hash of the data manifest (empty for synthetic data)."""
+    data_bytes: int
+    rows: int
+    """Rows of one epoch."""
+    tokenizer: bytes
+    """Hash of tokenizer.json (empty for bytes or synthetic)."""
+    tokenizer_bytes: int
+
+
+class Term(Record, frozen=True, kw_only=True):
+    """A coordinator incarnation; strictly rising."""
+
+    term: int
+
+
+class Join(Record, frozen=True, kw_only=True):
+    """Admission of an identity."""
+
+    node: str
+    name: str
+    region: str
+    role: str
+    invite: bytes
+    """Nonce of the invite that was redeemed (empty for the host's own keeper)."""
+
+
+class Gen(Record, frozen=True, kw_only=True):
+    """Opening of a generation: one uninterrupted stay."""
+
+    node: str
+    generation: int
+
+
+class Close(Record, frozen=True, kw_only=True):
+    """Closing of a generation; what it left uncredited becomes free (`freed`)."""
+
+    node: str
+    generation: int
+    reason: str
+    freed: Ranges
+    """Free at once. Ranges frozen in an open attempt follow as a Return when it is resolved."""
+
+
+class Return(Record, frozen=True, kw_only=True):
+    """Ranges of a closed generation, frozen until now, made free."""
+
+    node: str
+    generation: int
+    ranges: Ranges
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    node: str
+    generation: int
+    ranges: Ranges
+
+
+class Lease(Record, frozen=True, kw_only=True):
+    """Ranges granted for one round, written before the PLANs are sent."""
+
+    round: int
+    term: int
+    fragment: int
+    grants: tuple[Grant, ...]
+
+
+class Contributor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    node: str
+    generation: int
+    credited: Ranges
+    tokens: int
+    """Integer tokens since this contributor's base of the fragment: its weight."""
+    commitment: bytes
+    clip: int
+    """fp32 bits of the clip factor."""
+    base_round: int
+
+
+class Rejected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    node: str
+    generation: int
+    reason: str
+
+
+class SliceHash(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    first: int
+    stop: int
+    owner: str
+    hash: bytes
+
+
+class SignedVote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    node: str
+    bytes_root: bytes
+    fragment_hash: bytes
+    signature: bytes
+
+
+class Commit(Record, frozen=True, kw_only=True):
+    """COMMIT(r)."""
+
+    term: int
+    round: int
+    attempt: int
+    fragment: int
+    base_hash: bytes
+    """Fragment hash before this round."""
+    base_round: int
+    """Round that wrote it; -1 is genesis."""
+    codec: str
+    contributors: tuple[Contributor, ...]
+    """In accumulation order."""
+    rejected: tuple[Rejected, ...]
+    divisor: int
+    slices: tuple[SliceHash, ...]
+    bytes_root: bytes
+    outer_lr: int
+    """fp32 bits."""
+    outer_momentum: int
+    fragment_hash: bytes
+    """After this round."""
+    state_root: bytes
+    holders: tuple[str, ...]
+    votes: tuple[SignedVote, ...]
+
+
+class Abandon(Record, frozen=True, kw_only=True):
+    """A round resolved without effect."""
+
+    term: int
+    round: int
+    fragment: int
+    reason: str
+
+
+class Admin(Record, frozen=True, kw_only=True):
+    """pause, resume, drain, kick, ban, amend, finish, rollback."""
+
+    action: str
+    who: str
+    reason: str
+    from_round: int
+    node: str = ""
+
+
+AnyRecord = Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyRecord)
+
+
+def encode_record(record: AnyRecord) -> bytes:
+    return _encoder.encode(record)
+
+
+def decode_record(body: bytes) -> AnyRecord:
+    """Raises msgspec.DecodeError / ValidationError for anything unknown or malformed."""
+    return _decoder.decode(body)
