@@ -8,7 +8,7 @@ FarflungError
 ├── ProtocolError        a stranger's or a peer's mistake: the connection is closed and counted
 │   ├── FrameError       bytes that are no frame, or too large a frame
 │   └── Refused          the other side declined, with its sentence
-├── LinkDown             a connection ended or a deadline passed; the caller tries again or goes on without
+├── LinkDown             a connection ended or a deadline passed; the caller goes on without it
 ├── StorageError         the disk refused (full, read-only, torn); nothing was acknowledged
 └── CorruptState         bytes on disk or from a donor do not match their hash
 """

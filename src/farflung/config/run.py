@@ -80,6 +80,9 @@ class Outer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Unresolved rounds at a time; 1 is blocking DiLoCo. At most `fragments`."""
     rounds: int = 50
     """The run finishes after this many committed rounds."""
+    tokens: int = 0
+    """With a value above 0: the run finishes, and schedules progress, by committed swarm tokens
+    instead of committed rounds."""
     codec: Literal["fp32", "bf16", "int8", "int8-sigma"] = "int8"
     merge: Literal["overwrite", "blend", "carry"] = "overwrite"
     blend_alpha: float = 0.5
@@ -160,6 +163,7 @@ def check(spec: RunSpec) -> RunSpec:
             f"may have one unresolved round",
         ),
         (o.rounds >= 1, f"outer.rounds={o.rounds} must be at least 1"),
+        (o.tokens >= 0, f"outer.tokens={o.tokens} must be 0 (count rounds) or above"),
         (o.lr > 0, f"outer.lr={o.lr} must be above 0; try 0.7"),
         (0 <= o.momentum < 1, f"outer.momentum={o.momentum} must be in [0, 1); try 0.9"),
         (0 <= o.blend_alpha < 1, f"outer.blend_alpha={o.blend_alpha} must be in [0, 1)"),

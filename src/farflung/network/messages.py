@@ -50,6 +50,8 @@ class Hello(Message, frozen=True, kw_only=True):
     journal_head: bytes
     session: str
     """Random per process: two processes with one key are told apart."""
+    generation: int
+    """The generation whose progress this process still holds; 0: none."""
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -128,7 +130,8 @@ class Plan(Message, frozen=True, kw_only=True):
     steps: int
     """Inner-step budget h_m(r); 0 is legal."""
     ranges: tuple[tuple[int, int], ...]
-    """Positions leased for this round, not counting what is left of earlier leases."""
+    """Positions to train for this round, as far as the coordinator knows: what the peer has
+    trained since its last READY is among them and is skipped."""
     progress_start: float
     progress_end: float
     """Share of the run's committed tokens, for the learning-rate schedule."""

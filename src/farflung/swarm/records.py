@@ -184,7 +184,7 @@ class Admin(Record, frozen=True, kw_only=True):
 AnyRecord = Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(AnyRecord)
+_decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
 
 
 def encode_record(record: AnyRecord) -> bytes:

@@ -1,0 +1,284 @@
+"""Typed events: the one source of logs, status, reports and test assertions.
+
+Each process writes its events to a JSONL file (`EventLog`); monitor/picture.py folds them.
+Times are seconds of the emitting process's monotonic clock plus, for people only, the wall clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EVENT_LOG_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Base. `kind` in the log is the class name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    run: str
+    name: str
+    parameters: int
+    term: int
+    rounds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerJoined(Event):
+    node: str
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOpened(Event):
+    node: str
+    name: str
+    generation: int
+    next_round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationClosed(Event):
+    node: str
+    name: str
+    generation: int
+    reason: str
+    returned: int
+    """Positions that are free again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerSuspect(Event):
+    node: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOpened(Event):
+    round: int
+    fragment: int
+    peers: int
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerReady(Event):
+    round: int
+    node: str
+    name: str
+    steps: int
+    tokens: int
+    loss_sum: float
+    compute_s: float
+    wait_s: float
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptStarted(Event):
+    round: int
+    attempt: int
+    candidates: int
+    owners: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptFailed(Event):
+    round: int
+    attempt: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContributionRejected(Event):
+    round: int
+    node: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundCommitted(Event):
+    round: int
+    fragment: int
+    attempt: int
+    contributors: int
+    tokens: int
+    """Newly credited tokens."""
+    total_tokens: int
+    loss: float
+    """Mean nats per token over the round's inner steps; NaN when nobody stepped."""
+    took_s: float
+    holders: int
+    replicated: bool
+    state_root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundAbandoned(Event):
+    round: int
+    fragment: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paused(Event):
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateReported(Event):
+    """A peer's state after it resolved a round."""
+
+    round: int
+    node: str
+    name: str
+    state_root: str
+    agrees: bool
+    bytes_up: int
+    bytes_down: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    rounds: int
+    tokens: int
+    state_root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something an operator should read; one sentence."""
+
+    sentence: str
+
+
+# ---- an agent's own ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStarted(Event):
+    run: str
+    node: str
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotFetched(Event):
+    next_round: int
+    bytes: int
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied(Event):
+    """This agent's anchor moved to the state after `round`."""
+
+    round: int
+    fragment: int
+    attempt: int
+    fragment_hash: str
+    state_root: str
+    contributed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped(Event):
+    """A journalled abandon was taken note of."""
+
+    round: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Event):
+    round: int
+    steps: int
+    tokens: int
+    loss: float
+    compute_s: float
+    wait_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voted(Event):
+    round: int
+    attempt: int
+    bytes_root: str
+    fragment_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerRestarted(Event):
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconnected(Event):
+    after_s: float
+    term: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resynced(Event):
+    """This agent replaced its own state because it did not match the journal."""
+
+    round: int
+    reason: str
+
+
+Emit = Callable[[Event], None]
+
+
+class EventLog:
+    """Appends events as JSON lines; also keeps none in memory."""
+
+    def __init__(self, path: Path, node: str, monotonic: Callable[[], float]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._monotonic = monotonic
+        self._listeners: list[Emit] = []
+        self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": node})
+
+    def listen(self, listener: Emit) -> None:
+        self._listeners.append(listener)
+
+    def emit(self, event: Event) -> None:
+        self._write({"kind": type(event).__name__, **dataclasses.asdict(event)})
+        for listener in self._listeners:
+            listener(event)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}
+        self._file.write(json.dumps(stamp | fields) + "\n")
+
+
+def parse_event(fields: dict[str, Any]) -> Event | None:
+    """The event of one log line; None for headers and kinds that this version does not know."""
+    kind = _KINDS.get(fields.get("kind", ""))
+    if kind is None:
+        return None
+    names = {f.name for f in dataclasses.fields(kind)}
+    return kind(**{k: v for k, v in fields.items() if k in names})
+
+
+_KINDS: dict[str, type[Event]] = {cls.__name__: cls for cls in Event.__subclasses__()}

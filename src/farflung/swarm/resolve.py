@@ -1,0 +1,259 @@
+"""COMMIT and ABANDON: the only two ways in which a round ends. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from farflung.config.run import RunSpec
+from farflung.events import RoundAbandoned, RoundCommitted, RunFinished, StateReported
+from farflung.hashing import merkle_root
+from farflung.ids import Hash
+from farflung.network.messages import Moved, Vote
+from farflung.swarm import ranges
+from farflung.swarm.records import (
+    Abandon,
+    Admin,
+    Commit,
+    Contributor,
+    Ranges,
+    SignedVote,
+    SliceHash,
+)
+from farflung.swarm.state import Round, State, Step, Trial
+from farflung.swarm.trial import thaw
+
+FORGET_EDGES_AFTER = 10
+"""Rounds after which links that failed are tried again."""
+
+
+KEPT_ROOTS = 16
+"""State roots of this many last rounds are compared with what peers report."""
+
+
+def fp32_bits(value: float) -> int:
+    return int(np.float32(value).view(np.uint32))
+
+
+def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
+    """The equal votes, when enough durable holders agree on bytes and fragment."""
+    if trial.verdict is None or len(trial.results) < len(trial.message.slices):
+        return None
+    bytes_root = merkle_root([trial.results[i] for i in range(len(trial.results))])
+    by_hash: dict[bytes, list[SignedVote]] = {}
+    for node in sorted(trial.votes):
+        if trial.votes[node].bytes_root == bytes_root:
+            vote = _signed(node, trial.votes[node])
+            by_hash.setdefault(vote.fragment_hash, []).append(vote)
+    if not by_hash:
+        return None
+    best = max(by_hash, key=lambda h: (len(by_hash[h]), h))
+    eligible = len({m.node for m in trial.message.members} & _live(state))
+    if len(by_hash[best]) < min(2, max(1, eligible)):
+        return None
+    return tuple(by_hash[best])
+
+
+def _signed(node: str, vote: Vote) -> SignedVote:
+    return SignedVote(
+        node=node,
+        bytes_root=vote.bytes_root,
+        fragment_hash=vote.fragment_hash,
+        signature=vote.signature,
+    )
+
+
+def _live(state: State) -> set[str]:
+    return {n.node for n in state.active_members()}
+
+
+def commit(step: Step, round_: Round) -> bool:
+    """Append COMMIT(r) when the oldest round has its votes. True when it was committed."""
+    trial = round_.trial
+    if trial is None or trial.verdict is None or step.state.oldest != round_.number:
+        return False
+    votes = agreed(step.state, trial)
+    if votes is None:
+        return False
+    record = _record(step.state, round_, _credit(step, round_, trial), votes)
+    step.append(record)
+    _settle(step, round_, record)
+    return True
+
+
+def _credit(step: Step, round_: Round, trial: Trial) -> tuple[Contributor, ...]:
+    assert trial.verdict is not None
+    generations = {c.node: (c.generation, c.commitment) for c in trial.message.candidates}
+    out: list[Contributor] = []
+    for entry in trial.verdict.included:
+        generation, commitment = generations[entry.node]
+        ledger, credited = step.state.ledger.credit(round_.number, entry.node, generation)
+        step.state = replace(step.state, ledger=ledger)
+        out.append(
+            Contributor(
+                node=entry.node,
+                generation=generation,
+                credited=credited,
+                tokens=entry.weight,
+                commitment=commitment,
+                clip=entry.clip,
+                base_round=round_.ready[entry.node].base_round,
+            )
+        )
+    return tuple(out)
+
+
+def _record(
+    state: State,
+    round_: Round,
+    contributors: tuple[Contributor, ...],
+    votes: tuple[SignedVote, ...],
+) -> Commit:
+    trial = round_.trial
+    assert trial is not None and trial.verdict is not None
+    hashes = list(state.fragment_hashes)
+    base = hashes[round_.fragment]
+    hashes[round_.fragment] = Hash(votes[0].fragment_hash)
+    return Commit(
+        term=state.term,
+        round=round_.number,
+        attempt=trial.message.attempt,
+        fragment=round_.fragment,
+        base_hash=base,
+        base_round=state.fragment_rounds[round_.fragment],
+        codec=state.spec.outer.codec,
+        contributors=contributors,
+        rejected=round_.rejected,
+        divisor=trial.verdict.divisor,
+        slices=tuple(
+            SliceHash(first=s.first, stop=s.stop, owner=s.owner, hash=trial.results[i])
+            for i, s in enumerate(trial.message.slices)
+        ),
+        bytes_root=votes[0].bytes_root,
+        outer_lr=fp32_bits(state.spec.outer.lr),
+        outer_momentum=fp32_bits(state.spec.outer.momentum),
+        fragment_hash=votes[0].fragment_hash,
+        state_root=merkle_root(hashes),
+        holders=tuple(v.node for v in votes),
+        votes=votes,
+    )
+
+
+def _settle(step: Step, round_: Round, record: Commit) -> None:
+    """The state after COMMIT(r)."""
+    state = step.state
+    rows = sum(ranges.count(c.credited) for c in record.contributors)
+    step.state = replace(
+        apply_commit(state, record), tokens=state.tokens + rows * state.spec.data.seq_len
+    )
+    if step.state.committed % FORGET_EDGES_AFTER == 0:
+        step.state = replace(step.state, dead_edges=frozenset())
+    thaw(step, round_.number)
+    step.drop_round(round_.number)
+    _tell_committed(step, round_, record, rows)
+
+
+def apply_commit(state: State, record: Commit) -> State:
+    """Fragment hashes and the weights' bookkeeping; shared by live commits and replay.
+
+    `since` counts what is credited but not yet in a fragment: it grows for the other fragments
+    and starts again for this one.
+    """
+    hashes, rounds = list(state.fragment_hashes), list(state.fragment_rounds)
+    hashes[record.fragment] = Hash(record.fragment_hash)
+    rounds[record.fragment] = record.round
+    since = dict(state.since)
+    for c in record.contributors:
+        key = (c.node, c.generation)
+        if key in since:
+            since[key] = _advance(since[key], record.fragment, c.credited)
+    recent = {r: root for r, root in state.roots.items() if r > record.round - KEPT_ROOTS}
+    return replace(
+        state,
+        roots={**recent, record.round: Hash(record.state_root)},
+        fragment_hashes=tuple(hashes),
+        fragment_rounds=tuple(rounds),
+        since=since,
+        committed=state.committed + 1,
+    )
+
+
+def _advance(since: tuple[int, ...], fragment: int, credited: Ranges) -> tuple[int, ...]:
+    rows = ranges.count(credited)
+    return tuple(0 if f == fragment else n + rows for f, n in enumerate(since))
+
+
+def _tell_committed(step: Step, round_: Round, record: Commit, rows: int) -> None:
+    included = {c.node for c in record.contributors}
+    ready = [m for n, m in round_.ready.items() if n in included]
+    steps = sum(m.steps for m in ready)
+    loss = sum(m.loss_sum for m in ready) / steps if steps else math.nan
+    replicated = len(record.holders) >= 2
+    step.tell(
+        RoundCommitted(
+            round=round_.number,
+            fragment=round_.fragment,
+            attempt=record.attempt,
+            contributors=len(included),
+            tokens=rows * step.spec.data.seq_len,
+            total_tokens=step.state.tokens,
+            loss=loss,
+            took_s=step.now_s - round_.opened_s,
+            holders=len(record.holders),
+            replicated=replicated,
+            state_root=record.state_root.hex(),
+        )
+    )
+    word = "" if replicated else ", not replicated"
+    step.because(f"round {round_.number} committed by {len(included)}{word}")
+
+
+def abandon(step: Step, round_: Round, reason: str) -> None:
+    """ABANDON(r): nobody applies anything; progress and leases stay where they are."""
+    step.append(
+        Abandon(term=step.state.term, round=round_.number, fragment=round_.fragment, reason=reason)
+    )
+    thaw(step, round_.number)
+    step.drop_round(round_.number)
+    step.tell(RoundAbandoned(round=round_.number, fragment=round_.fragment, reason=reason))
+    step.because(f"round {round_.number} abandoned: {reason}")
+
+
+def is_complete(state: State, spec: RunSpec) -> bool:
+    if spec.outer.tokens:
+        return state.tokens >= spec.outer.tokens
+    return state.committed >= spec.outer.rounds
+
+
+def finish(step: Step) -> None:
+    """The run has what it wanted; nothing opens any more."""
+    state = step.state
+    step.append(Admin(action="finish", who="", reason="complete", from_round=state.next_round))
+    step.state = replace(state, finished=True)
+    root = merkle_root(state.fragment_hashes).hex()
+    step.tell(RunFinished(rounds=state.committed, tokens=state.tokens, state_root=root))
+    step.because("the run is complete")
+
+
+def state_report(step: Step, sender: str, message: Moved) -> None:
+    """A peer's own state hash after a round; a difference is an alarm."""
+    expected = step.state.roots.get(message.round)
+    if expected is None:
+        return
+    agrees = message.state_root == expected
+    name = step.name(sender)
+    step.tell(
+        StateReported(
+            round=message.round,
+            node=sender,
+            name=name,
+            state_root=message.state_root.hex(),
+            agrees=agrees,
+            bytes_up=message.bytes_up,
+            bytes_down=message.bytes_down,
+        )
+    )
+    if not agrees:
+        step.because(f"{name} diverged after round {message.round}; it must resync itself")

@@ -1,0 +1,287 @@
+"""What the coordinator knows: immutable values, changed only by `decide`.
+
+Durable facts (terms, members, generations, ledger, fragment hashes) come from the journal;
+the rest (links, beats, attempts in flight) is forgotten by a restart and rebuilt by the peers.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from farflung.averaging.plan import Edge
+from farflung.config.run import RunSpec
+from farflung.events import Event
+from farflung.ids import Hash
+from farflung.network.messages import Attempt, Control, Partial, Ready, Verdict, Vote
+from farflung.swarm.ledger import Ledger
+from farflung.swarm.records import AnyRecord, Rejected
+
+
+class Link(enum.Enum):
+    GONE = "gone"
+    """No connection."""
+    SYNCING = "syncing"
+    """Connected, still catching up: gets the journal, no plan."""
+    ACTIVE = "active"
+    """Holds the current state and takes part."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One admitted identity."""
+
+    node: str
+    name: str
+    region: str
+    role: str
+    generation: int = 0
+    open: bool = False
+    """Whether `generation` is still open."""
+    link: Link = Link.GONE
+    session: str = ""
+    endpoints: tuple[str, ...] = ()
+    last_beat_s: float = 0.0
+    gone_s: float = 0.0
+    """When the link was lost."""
+    suspect: bool = False
+    steps: int = 0
+    step_s: float = 0.0
+    """When `steps` last changed, or a declared phase last excused it."""
+    steps_per_s: float = 0.0
+    phase: str = "waiting"
+    budget: float = 0.0
+    """C_m: cumulative fractional budget of inner steps in this generation."""
+    unknown_until_s: float = 0.0
+    """After a restart: keep the generation until then."""
+
+    @property
+    def trains(self) -> bool:
+        return self.role == "trainer"
+
+
+class Phase(enum.Enum):
+    TRAIN = "train"
+    """PLAN is out; waiting for READY."""
+    EXCHANGE = "exchange"
+    """ATTEMPT is out; owners gather contributions."""
+    REDUCE = "reduce"
+    """VERDICT is out; owners reduce, everybody stores results and votes."""
+
+
+MOVES: Mapping[Phase, tuple[Phase, ...]] = {
+    Phase.TRAIN: (Phase.EXCHANGE,),
+    Phase.EXCHANGE: (Phase.EXCHANGE, Phase.REDUCE, Phase.TRAIN),
+    Phase.REDUCE: (Phase.EXCHANGE, Phase.TRAIN),
+}
+"""Legal moves; a round leaves the table by COMMIT or ABANDON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One attempt in flight."""
+
+    message: Attempt
+    started_s: float
+    deadline_s: float
+    statistics: Mapping[int, tuple[Partial, ...]] = field(default_factory=dict)
+    verdict: Verdict | None = None
+    results: Mapping[int, Hash] = field(default_factory=dict)
+    votes: Mapping[str, Vote] = field(default_factory=dict)
+    accusations: tuple[tuple[str, str, str], ...] = ()
+    """(accuser, accused, kind)."""
+    settle_s: float = 0.0
+    """When the gathered accusations are judged; 0: none so far."""
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return tuple(c.node for c in self.message.candidates)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """A round without resolution."""
+
+    number: int
+    fragment: int
+    opened_s: float
+    deadline_s: float
+    planned: Mapping[str, int]
+    """node -> generation that was given a PLAN."""
+    budgets: Mapping[str, int]
+    """node -> rows that it is to train for this round."""
+    phase: Phase = Phase.TRAIN
+    ready: Mapping[str, Ready] = field(default_factory=dict)
+    quorum_s: float = 0.0
+    """When the quorum was reached; 0: not yet."""
+    trial: Trial | None = None
+    attempts: int = 0
+    excluded: frozenset[str] = frozenset()
+    """Nodes that an attempt of this round had to do without."""
+    rejected: tuple[Rejected, ...] = ()
+
+    def enter(self, phase: Phase) -> Round:
+        if phase not in MOVES[self.phase]:
+            raise AssertionError(f"{self.phase} -> {phase}; legal: {MOVES[self.phase]}")
+        return replace(self, phase=phase)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything. `run`, `spec` and sizes never change."""
+
+    run: str
+    spec: RunSpec
+    fragment_elements: tuple[int, ...]
+    rows: int
+    """Rows of an epoch."""
+    term: int
+    nodes: Mapping[str, Node]
+    ledger: Ledger
+    fragment_hashes: tuple[Hash, ...]
+    fragment_rounds: tuple[int, ...]
+    """Round that wrote each fragment; -1 is genesis."""
+    since: Mapping[tuple[str, int], tuple[int, ...]] = field(default_factory=dict)
+    """(node, generation) -> rows credited since its last contribution to each fragment."""
+    rounds: Mapping[int, Round] = field(default_factory=dict)
+    """Unresolved rounds, at most `outer.window`."""
+    next_round: int = 0
+    committed: int = 0
+    tokens: int = 0
+    """Committed (credited) tokens."""
+    roots: Mapping[int, Hash] = field(default_factory=dict)
+    """State root after each of the last committed rounds."""
+    medians: Mapping[int, float] = field(default_factory=dict)
+    """Fragment -> median of norm / sqrt(tokens) in its last committed round."""
+    dead_edges: frozenset[Edge] = frozenset()
+    waiting: str = ""
+    """Why no round may open; empty: rounds are open."""
+    finished: bool = False
+
+    @property
+    def oldest(self) -> int | None:
+        """The lowest unresolved round: the only one that may be resolved."""
+        return min(self.rounds, default=None)
+
+    def active_trainers(self) -> list[Node]:
+        """Sorted by id, so that nothing depends on the order of arrival."""
+        live = (n for n in self.nodes.values() if n.trains and n.open and n.link is Link.ACTIVE)
+        return sorted(live, key=lambda n: n.node)
+
+    def active_members(self) -> list[Node]:
+        live = (n for n in self.nodes.values() if n.open and n.link is Link.ACTIVE)
+        return sorted(live, key=lambda n: n.node)
+
+
+# ---- what `decide` is told -----------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """An invite was redeemed (or the host made its own keeper)."""
+
+    node: str
+    name: str
+    region: str
+    role: str
+    invite: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connected:
+    """An admitted node said Hello and passed all checks."""
+
+    node: str
+    session: str
+    generation: int
+    endpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disconnected:
+    node: str
+    session: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Received:
+    """A message of an admitted, connected node; signatures are already checked."""
+
+    node: str
+    message: Control
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tick:
+    pass
+
+
+Input = Admitted | Connected | Disconnected | Received | Tick
+
+
+# ---- what `decide` answers -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Append:
+    """Journal this and sync before anything is sent."""
+
+    record: AnyRecord
+
+
+@dataclass(frozen=True)
+class Send:
+    node: str
+    message: Control
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Emit an event."""
+
+    event: Event
+
+
+Action = Append | Send | Tell
+
+
+class Step:
+    """The scratchpad of one call of `decide`: a state on its way, and what follows from it."""
+
+    def __init__(self, state: State, now_s: float) -> None:
+        self.state = state
+        self.now_s = now_s
+        self.actions: list[Action] = []
+        self.reasons: list[str] = []
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.state.spec
+
+    def append(self, record: AnyRecord) -> None:
+        self.actions.append(Append(record))
+
+    def send(self, node: str, message: Control) -> None:
+        self.actions.append(Send(node, message))
+
+    def tell(self, event: Event) -> None:
+        self.actions.append(Tell(event))
+
+    def because(self, sentence: str) -> None:
+        self.reasons.append(sentence)
+
+    def set_node(self, node: Node) -> None:
+        self.state = replace(self.state, nodes={**self.state.nodes, node.node: node})
+
+    def set_round(self, round_: Round) -> None:
+        self.state = replace(self.state, rounds={**self.state.rounds, round_.number: round_})
+
+    def drop_round(self, number: int) -> None:
+        kept = {r: v for r, v in self.state.rounds.items() if r != number}
+        self.state = replace(self.state, rounds=kept)
+
+    def name(self, node: str) -> str:
+        known = self.state.nodes.get(node)
+        return known.name if known else node[:8]
