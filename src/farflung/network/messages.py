@@ -58,8 +58,12 @@ class Welcome(Message, frozen=True, kw_only=True):
     protocol: int
     term: int
     journal_length: int
-    keepers: tuple[Member, ...]
-    note: str = ""
+
+
+class Donors(Message, frozen=True, kw_only=True):
+    """Coordinator -> node, whenever it changes: who has state and blobs, keepers first."""
+
+    members: tuple[Member, ...]
 
 
 class Refuse(Message, frozen=True, kw_only=True):
@@ -342,6 +346,7 @@ Control = (
     | Redeemed
     | Hello
     | Welcome
+    | Donors
     | Refuse
     | Journal
     | Synced

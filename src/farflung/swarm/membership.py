@@ -25,10 +25,30 @@ def admit(step: Step, event: Admitted) -> None:
             name=event.name,
             region=event.region,
             role=event.role,
+            public_key=event.public_key,
             invite=event.invite,
         )
     )
     step.set_node(Node(node=event.node, name=event.name, region=event.region, role=event.role))
+    step.tell(PeerJoined(node=event.node, name=event.name, role=event.role))
+    step.because(f"{event.name} joined as {event.role}")
+
+
+def connect(step: Step, event: Connected) -> None:
+    """A link is up. A process that lost its generation's progress starts a new one."""
+    node = step.state.nodes[event.node]
+    if node.open and event.generation != node.generation:
+        close_generation(step, event.node, "restarted without its progress")
+        node = step.state.nodes[event.node]
+    step.set_node(
+        Node(
+            node=event.node,
+            name=event.name,
+            region=event.region,
+            role=event.role,
+            public_key=event.public_key,
+        )
+    )
     step.tell(PeerJoined(node=event.node, name=event.name, role=event.role))
     step.because(f"{event.name} joined as {event.role}")
 

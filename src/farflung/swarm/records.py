@@ -58,6 +58,8 @@ class Join(Record, frozen=True, kw_only=True):
     name: str
     region: str
     role: str
+    public_key: bytes
+    """Ed25519, 32 bytes; its hash is `node`. Votes are checked with it."""
     invite: bytes
     """Nonce of the invite that was redeemed (empty for the host's own keeper)."""
 

@@ -73,7 +73,13 @@ def _apply(state: State, record: AnyRecord, now_s: float) -> State:
         case Term():
             return replace(state, term=record.term)
         case Join():
-            node = Node(node=record.node, name=record.name, region=record.region, role=record.role)
+            node = Node(
+                node=record.node,
+                name=record.name,
+                region=record.region,
+                role=record.role,
+                public_key=record.public_key,
+            )
             return replace(state, nodes={**state.nodes, record.node: node})
         case Gen():
             return _open(state, record, now_s)

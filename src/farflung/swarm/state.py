@@ -36,6 +36,7 @@ class Node:
     name: str
     region: str
     role: str
+    public_key: bytes
     generation: int = 0
     open: bool = False
     """Whether `generation` is still open."""
@@ -185,6 +186,7 @@ class Admitted:
     name: str
     region: str
     role: str
+    public_key: bytes
     invite: bytes
 
 

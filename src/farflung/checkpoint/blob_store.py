@@ -1,0 +1,64 @@
+"""Content-addressed bytes of one node: what it can serve by hash.
+
+Snapshot chunks and manifests live under `blobs/` (named by hash, never by what a peer says);
+token shards and tokenizers are served from where they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from farflung.disk import Disk
+from farflung.hashing import digest
+from farflung.ids import Hash
+
+FOLDER = "blobs"
+
+
+class BlobStore:
+    """Blobs of one node. Writes are atomic; reading never trusts a name from the wire."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._files: dict[bytes, Path] = {}
+
+    def put(self, data: bytes | memoryview) -> Hash:
+        name = digest(data)
+        if not self.has(name):
+            self._disk.replace(_path(name), data)
+        return name
+
+    def has(self, name: bytes) -> bool:
+        return name in self._files or self._disk.size(_path(name)) is not None
+
+    def add_file(self, name: bytes, path: Path) -> None:
+        """Serve an existing file under its hash."""
+        self._files[bytes(name)] = path
+
+    def get(self, name: bytes) -> bytes | None:
+        if name in self._files:
+            return self._files[name].read_bytes()
+        return self._disk.read(_path(name))
+
+    def read(self, name: bytes, offset: int, length: int) -> bytes | None:
+        """A piece; None when the blob is not here."""
+        if len(name) != 32:
+            return None
+        if name in self._files:
+            with self._files[name].open("rb") as file:
+                file.seek(offset)
+                return file.read(length)
+        if self._disk.size(_path(name)) is None:
+            return None
+        return self._disk.read_at(_path(name), offset, length)
+
+    def keep_only(self, names: set[bytes]) -> int:
+        """Remove every stored blob that is not named; returns how many went."""
+        gone = [n for n in self._disk.names(FOLDER) if bytes.fromhex(n) not in names]
+        for name in gone:
+            self._disk.remove(f"{FOLDER}/{name}")
+        return len(gone)
+
+
+def _path(name: bytes) -> str:
+    return f"{FOLDER}/{name.hex()}"

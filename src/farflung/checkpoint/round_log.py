@@ -1,0 +1,89 @@
+"""The round log: averaged fragments, still compressed, kept by every peer for the last K rounds.
+
+One file per stored attempt, `results/<bytes root>`, its slices one after the other. Synced before
+the vote that promises it. Slices are served by their own hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from farflung.disk import Disk
+from farflung.hashing import digest, merkle_root
+from farflung.ids import Hash
+
+FOLDER = "results"
+
+
+class RoundLog:
+    """Results of one node by bytes root and by slice hash."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._slices: dict[bytes, tuple[str, int, int]] = {}
+        """Slice hash -> (file, offset, length)."""
+        self._rounds: dict[str, int] = {}
+        """File name -> round, for what this process stored or noted."""
+
+    def store(self, round_: int, results: Sequence[bytes]) -> Hash:
+        """Write and sync one attempt's results; returns their bytes root. Raises StorageError."""
+        hashes = [digest(r) for r in results]
+        root = merkle_root(hashes)
+        if self._disk.size(_path(root)) is None:
+            self._disk.replace(_path(root), b"".join(results))
+        self.note(round_, hashes, [len(r) for r in results])
+        return root
+
+    def note(self, round_: int, hashes: Sequence[bytes], lengths: Sequence[int]) -> None:
+        """Index a result that is on disk (after a restart: from the journal)."""
+        path = _path(merkle_root(hashes))
+        self._rounds[path] = round_
+        at = 0
+        for name, length in zip(hashes, lengths, strict=True):
+            self._slices[bytes(name)] = (path, at, length)
+            at += length
+
+    def load(self, hashes: Sequence[bytes], lengths: Sequence[int]) -> list[bytes] | None:
+        """The results with these slice hashes; None when absent or damaged."""
+        data = self._disk.read(_path(merkle_root(hashes)))
+        if data is None or len(data) != sum(lengths):
+            return None
+        out, at = [], 0
+        for name, length in zip(hashes, lengths, strict=True):
+            piece = data[at : at + length]
+            if digest(piece) != name:
+                return None
+            out.append(piece)
+            at += length
+        return out
+
+    def read(self, name: bytes, offset: int, length: int) -> bytes | None:
+        """A piece of one slice's result; None when it is not here."""
+        place = self._slices.get(bytes(name))
+        if place is None or offset + length > place[2] or self._disk.size(place[0]) is None:
+            return None
+        return self._disk.read_at(place[0], place[1] + offset, length)
+
+    def length(self, name: bytes) -> int | None:
+        place = self._slices.get(bytes(name))
+        return None if place is None else place[2]
+
+    def resolved(self, round_: int, committed_root: bytes | None) -> None:
+        """Drop results of a round that were not committed."""
+        keep = None if committed_root is None else _path(committed_root)
+        self._drop([p for p, r in self._rounds.items() if r == round_ and p != keep])
+
+    def trim(self, floor: int) -> None:
+        """Forget rounds below `floor`."""
+        self._drop([p for p, r in self._rounds.items() if r < floor])
+
+    def _drop(self, paths: list[str]) -> None:
+        for path in paths:
+            self._disk.remove(path)
+            del self._rounds[path]
+        gone = set(paths)
+        self._slices = {k: v for k, v in self._slices.items() if v[0] not in gone}
+
+
+def _path(root: bytes) -> str:
+    return f"{FOLDER}/{root.hex()}"

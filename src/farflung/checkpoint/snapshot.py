@@ -1,0 +1,152 @@
+"""Snapshots: a set of (fragment, round) versions in hashed 4 MiB chunks.
+
+Every chunk is a leaf of its fragment's hash, so a joiner checks each one against the journal and
+may take it from anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.disk import Disk
+from farflung.errors import CorruptState
+from farflung.hashing import merkle_root
+from farflung.ids import Hash
+from farflung.outer.state_hash import LEAF_ELEMENTS
+
+SNAPSHOT_VERSION = 1
+POINTER = "snapshot.json"
+
+Float32 = npt.NDArray[np.float32]
+
+
+class FragmentVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    round: int
+    """Round that wrote it; -1 is genesis."""
+    elements: int
+    leaves: tuple[str, ...]
+    """Hex hashes of the anchor's chunks, then of the momentum's."""
+
+    @property
+    def hash(self) -> Hash:
+        return merkle_root([bytes.fromhex(leaf) for leaf in self.leaves])
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    version: int
+    run: str
+    next_round: int
+    """Replay starts with this round."""
+    fragments: tuple[FragmentVersion, ...]
+
+
+class Pointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The newest complete snapshot of this node."""
+
+    manifest: str
+    n_bytes: int
+    next_round: int
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return msgspec.json.encode(manifest, order="sorted")
+
+
+def decode_manifest(data: bytes, run: str) -> Manifest:
+    """Raises CorruptState for anything but a manifest of this run and version."""
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"the snapshot manifest is malformed: {error}") from None
+    if manifest.version != SNAPSHOT_VERSION or manifest.run != run:
+        raise CorruptState(
+            f"snapshot of run {manifest.run}, version {manifest.version}; "
+            f"expected {run}, version {SNAPSHOT_VERSION}"
+        )
+    for fragment in manifest.fragments:
+        if len(fragment.leaves) != 2 * leaf_count(fragment.elements):
+            raise CorruptState("the snapshot manifest lists a wrong number of chunks")
+    return manifest
+
+
+def leaf_count(elements: int) -> int:
+    """Chunks of an anchor (or momentum) fragment; an empty one still has one."""
+    return max(1, -(-elements // LEAF_ELEMENTS))
+
+
+def write_snapshot(
+    disk: Disk,
+    store: BlobStore,
+    run: str,
+    next_round: int,
+    fragments: Sequence[tuple[int, Float32, Float32]],
+) -> Pointer:
+    """Store (round, anchor, momentum) of every fragment; the pointer moves last.
+
+    Raises StorageError; an older snapshot then stays valid.
+    """
+    versions = []
+    for round_, anchor, momentum in fragments:
+        leaves = [store.put(leaf) for part in (anchor, momentum) for leaf in _leaves(part)]
+        versions.append(
+            FragmentVersion(
+                round=round_,
+                elements=anchor.size,
+                leaves=tuple(leaf.hex() for leaf in leaves),
+            )
+        )
+    manifest = Manifest(
+        version=SNAPSHOT_VERSION, run=run, next_round=next_round, fragments=tuple(versions)
+    )
+    data = encode_manifest(manifest)
+    name = store.put(data)
+    pointer = Pointer(manifest=name.hex(), n_bytes=len(data), next_round=next_round)
+    disk.replace(POINTER, msgspec.json.encode(pointer))
+    return pointer
+
+
+def _leaves(part: Float32) -> list[memoryview]:
+    count = leaf_count(part.size)
+    cuts = [part[i * LEAF_ELEMENTS : (i + 1) * LEAF_ELEMENTS] for i in range(count)]
+    return [memoryview(np.ascontiguousarray(c)).cast("B") for c in cuts]
+
+
+def newest(disk: Disk) -> Pointer | None:
+    data = disk.read(POINTER)
+    return None if data is None else msgspec.json.decode(data, type=Pointer)
+
+
+def chunk_bytes(fragment: FragmentVersion, index: int) -> int:
+    """Bytes of the index-th chunk of a fragment version."""
+    count = leaf_count(fragment.elements)
+    at = index % count
+    return 4 * min(LEAF_ELEMENTS, fragment.elements - at * LEAF_ELEMENTS)
+
+
+def assemble(
+    fragment: FragmentVersion, chunk: Callable[[bytes], bytes | None]
+) -> tuple[Float32, Float32]:
+    """(anchor, momentum) of a fragment from its chunks. Raises CorruptState for a missing one."""
+    count = leaf_count(fragment.elements)
+    parts: list[bytes] = []
+    for leaf in fragment.leaves:
+        data = chunk(bytes.fromhex(leaf))
+        if data is None:
+            raise CorruptState(f"snapshot chunk {leaf[:12]} is missing")
+        parts.append(data)
+    anchor = np.frombuffer(b"".join(parts[:count]), np.float32)
+    momentum = np.frombuffer(b"".join(parts[count:]), np.float32)
+    if anchor.size != fragment.elements or momentum.size != fragment.elements:
+        raise CorruptState("snapshot chunks have the wrong size")
+    return anchor, momentum
+
+
+def names_of(pointer: Pointer, manifest: Manifest) -> set[bytes]:
+    """Every blob that a snapshot needs, the manifest included."""
+    leaves = {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves}
+    return leaves | {bytes.fromhex(pointer.manifest)}

@@ -1,0 +1,240 @@
+"""The swarm's picture: a pure fold over the coordinator's events.
+
+Status, the report card and test assertions all read this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from farflung.events import (
+    AttemptStarted,
+    ContributionRejected,
+    Event,
+    GenerationClosed,
+    GenerationOpened,
+    Paused,
+    PeerJoined,
+    PeerReady,
+    PeerSuspect,
+    Resumed,
+    RoundAbandoned,
+    RoundCommitted,
+    RoundOpened,
+    RunFinished,
+    RunStarted,
+    StateReported,
+    Warned,
+)
+
+KEPT_NOTES = 8
+KEPT_LOSSES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerPicture:
+    name: str
+    role: str
+    state: str = "joined"
+    """`joined`, `active`, `suspect`, `gone`."""
+    generation: int = 0
+    rounds: int = 0
+    """Rounds for which it was READY."""
+    steps: int = 0
+    loss: float = math.nan
+    """Of its last round, mean nats per token."""
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    run: str = ""
+    name: str = ""
+    parameters: int = 0
+    term: int = 0
+    rounds_wanted: int = 0
+    round: int = -1
+    """The newest open round."""
+    committed: int = 0
+    abandoned: int = 0
+    attempts: int = 0
+    rejected: int = 0
+    tokens: int = 0
+    losses: tuple[tuple[int, float], ...] = ()
+    """(round, mean nats per token)."""
+    peers: Mapping[str, PeerPicture] = field(default_factory=dict)
+    deaths: int = 0
+    joins: int = 0
+    """Generations that were opened after the first round was."""
+    state_root: str = ""
+    disagreements: int = 0
+    agreements: int = 0
+    replicated: bool = True
+    paused: str = ""
+    finished: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def loss_first(self) -> float:
+        return self.losses[0][1] if self.losses else math.nan
+
+    @property
+    def loss_last(self) -> float:
+        return self.losses[-1][1] if self.losses else math.nan
+
+    @property
+    def active(self) -> list[PeerPicture]:
+        return [p for p in self.peers.values() if p.state == "active" and p.role == "trainer"]
+
+
+def fold(events: Iterable[Event], start: Picture | None = None) -> Picture:
+    picture = start or Picture()
+    for event in events:
+        picture = see(picture, event)
+    return picture
+
+
+def see(picture: Picture, event: Event) -> Picture:
+    """The picture after one more event."""
+    match event:
+        case RunStarted():
+            return replace(
+                picture,
+                run=event.run,
+                name=event.name,
+                parameters=event.parameters,
+                term=event.term,
+                rounds_wanted=event.rounds,
+            )
+        case RoundOpened():
+            return replace(picture, round=event.round, paused="")
+        case AttemptStarted():
+            return replace(picture, attempts=picture.attempts + 1)
+        case RoundCommitted():
+            return _committed(picture, event)
+        case RoundAbandoned():
+            noted = _note(picture, f"round {event.round} abandoned: {event.reason}")
+            return replace(noted, abandoned=picture.abandoned + 1)
+        case ContributionRejected():
+            noted = _note(picture, f"round {event.round}: {event.name} rejected: {event.reason}")
+            return replace(noted, rejected=picture.rejected + 1)
+        case Paused():
+            return replace(picture, paused=event.reason)
+        case Resumed():
+            return replace(picture, paused="")
+        case RunFinished():
+            return replace(picture, finished=True)
+        case Warned():
+            return _note(picture, event.sentence)
+        case _:
+            return _see_peer(picture, event)
+
+
+def _see_peer(picture: Picture, event: Event) -> Picture:
+    match event:
+        case PeerJoined():
+            peer = PeerPicture(name=event.name, role=event.role)
+            return replace(picture, peers={**picture.peers, event.node: peer})
+        case GenerationOpened():
+            late = picture.round >= 0 and _role(picture, event.node) == "trainer"
+            opened = _peer(
+                picture, event.node, state="active", generation=event.generation, name=event.name
+            )
+            return replace(opened, joins=picture.joins + late)
+        case GenerationClosed():
+            left = event.reason.startswith("left")
+            noted = _note(
+                _peer(picture, event.node, state="gone", name=event.name),
+                f"{event.name} is out: {event.reason}; {event.returned} samples returned",
+            )
+            return replace(noted, deaths=picture.deaths + (not left))
+        case PeerSuspect():
+            return _peer(picture, event.node, state="suspect", name=event.name)
+        case PeerReady():
+            return _ready(picture, event)
+        case StateReported():
+            return _reported(picture, event)
+        case _:
+            return picture
+
+
+def _committed(picture: Picture, event: RoundCommitted) -> Picture:
+    losses = picture.losses
+    if math.isfinite(event.loss):
+        losses = (*losses, (event.round, event.loss))[-KEPT_LOSSES:]
+    return replace(
+        picture,
+        committed=picture.committed + 1,
+        tokens=event.total_tokens,
+        losses=losses,
+        state_root=event.state_root,
+        replicated=event.replicated,
+    )
+
+
+def _ready(picture: Picture, event: PeerReady) -> Picture:
+    peer = picture.peers.get(event.node) or PeerPicture(name=event.name, role="trainer")
+    loss = event.loss_sum / event.steps if event.steps else peer.loss
+    noted = _note(picture, f"{event.name}: {event.note}") if event.note else picture
+    return _peer(
+        noted,
+        event.node,
+        state="active",
+        name=event.name,
+        rounds=peer.rounds + 1,
+        steps=peer.steps + event.steps,
+        loss=loss,
+        compute_s=peer.compute_s + event.compute_s,
+        wait_s=peer.wait_s + event.wait_s,
+    )
+
+
+def _reported(picture: Picture, event: StateReported) -> Picture:
+    peer = picture.peers.get(event.node) or PeerPicture(name=event.name, role="trainer")
+    counted = replace(
+        picture,
+        agreements=picture.agreements + event.agrees,
+        disagreements=picture.disagreements + (not event.agrees),
+    )
+    return _peer(
+        counted,
+        event.node,
+        name=event.name,
+        bytes_up=peer.bytes_up + event.bytes_up,
+        bytes_down=peer.bytes_down + event.bytes_down,
+    )
+
+
+def _peer(picture: Picture, node: str, **changes: Any) -> Picture:
+    peer = picture.peers.get(node) or PeerPicture(name=changes["name"], role="trainer")
+    return replace(picture, peers={**picture.peers, node: replace(peer, **changes)})
+
+
+def _role(picture: Picture, node: str) -> str:
+    peer = picture.peers.get(node)
+    return peer.role if peer else "trainer"
+
+
+def _note(picture: Picture, sentence: str) -> Picture:
+    return replace(picture, notes=(*picture.notes, sentence)[-KEPT_NOTES:])
+
+
+def to_json(picture: Picture) -> dict[str, Any]:
+    """For `farflung status`: plain values, NaN as None."""
+    plain = asdict(picture)
+    plain["losses"] = [list(pair) for pair in picture.losses[-64:]]
+    plain["loss_last"] = _number(picture.loss_last)
+    plain["loss_first"] = _number(picture.loss_first)
+    for peer in plain["peers"].values():
+        peer["loss"] = _number(peer["loss"])
+    return plain
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,489 @@
+"""The in-memory twin of tcp.py: same frames, same checks, faults on demand, any event loop.
+
+Time comes from the running loop only (call_at), so that a loop with virtual time drives it; order
+is deterministic. A partition behaves as TCP does: frames wait, and a connection whose path stays
+blocked for `break_after_s` breaks on both sides. `freeze` stops delivery without any break, as
+SIGSTOP does; `kill` ends every connection of a node at once, as SIGKILL does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass
+
+from farflung.errors import LinkDown, ProtocolError
+from farflung.ids import Endpoint, NodeId, split_endpoint
+from farflung.network.frames import (
+    BULK,
+    HEADER_BYTES,
+    decode_bulk,
+    decode_control,
+    encode_bulk,
+    encode_control,
+    next_seq,
+    parse_header,
+)
+from farflung.network.limits import Counters, Limits
+from farflung.network.link import (
+    COORDINATOR,
+    PEER,
+    STRANGER,
+    Accept,
+    BulkFrame,
+    BulkSize,
+    Received,
+    check_bulk,
+    finish,
+)
+from farflung.network.messages import BulkHeader, Control
+
+CLOSE_S = 1.0
+"""How long `close` lets the `accept` tasks end by themselves."""
+WINDOW_BYTES = 16 * 1024 * 1024
+"""Bytes sent and not yet received at which senders wait."""
+
+
+@dataclass(slots=True)
+class Path:
+    """One direction between two nodes."""
+
+    delay_s: float = 0.0
+    bytes_per_s: float | None = None
+    blocked: bool = False
+    blockages: int = 0
+    """How often it was blocked: a timer of an earlier blockage is void."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Packet:
+    due: float
+    frame: bytes
+    """Header and meta; empty: end of the connection."""
+    payload: bytes
+    reason: str = ""
+
+    @property
+    def size(self) -> int:
+        return len(self.frame) + len(self.payload)
+
+
+class _Pipe:
+    """One direction of one connection: in order, delayed, held while its path is blocked."""
+
+    def __init__(self, network: MemoryNetwork, source: NodeId, target: NodeId) -> None:
+        self._network = network
+        self.source, self.target = source, target
+        self.sink: MemoryConnection
+        self._flying: deque[_Packet] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_due = 0.0
+        self._free_at = 0.0
+        self.backlog = 0
+        self._room: list[asyncio.Future[None]] = []
+
+    def put(self, frame: bytes, payload: bytes, reason: str = "") -> None:
+        loop = asyncio.get_running_loop()
+        path = self._network.path(self.source, self.target)
+        start = max(loop.time(), self._free_at)
+        size = len(frame) + len(payload)
+        self._free_at = start + (size / path.bytes_per_s if path.bytes_per_s else 0.0)
+        self._last_due = max(self._last_due, self._free_at + path.delay_s)
+        packet = _Packet(self._last_due, frame, payload, reason)
+        self.backlog += packet.size
+        self._flying.append(packet)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Arm the timer for the first packet, unless the path holds it."""
+        if self._timer is None and self._flying and not self._held():
+            loop = asyncio.get_running_loop()
+            due = max(loop.time(), self._flying[0].due)
+            self._timer = loop.call_at(due, self._pump, due)
+
+    def _pump(self, now: float) -> None:
+        self._timer = None
+        while self._flying and self._flying[0].due <= now and not self._held():
+            self.sink.deliver(self._flying.popleft())
+        self.schedule()
+
+    def _held(self) -> bool:
+        return self._network.held(self.source, self.target)
+
+    async def room(self) -> None:
+        """Wait until the window has room or the pipe is dead."""
+        while self.backlog > WINDOW_BYTES:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._room.append(waiter)
+            await waiter
+
+    def consumed(self, size: int) -> None:
+        self.backlog = max(0, self.backlog - size)
+        self._wake()
+
+    def discard(self) -> None:
+        """Drop what is in flight."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flying.clear()
+        self.backlog = 0
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._room = self._room, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class MemoryConnection:
+    """One end. See link.Connection."""
+
+    def __init__(
+        self, network: MemoryNetwork, remote: NodeId | None, role: str, out: _Pipe, into: _Pipe
+    ) -> None:
+        self.remote = remote
+        self.remote_role = role
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.bulk_size: BulkSize | None = None
+        self._network = network
+        self._limits = network.limits if role else network.limits.for_strangers()
+        self._out, self._into = out, into
+        self._arrived: deque[_Packet] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended: LinkDown | ProtocolError | None = None
+        self._send_seq = 0
+        self._receive_seq = 0
+        into.sink = self
+
+    async def send(self, message: Control) -> None:
+        await self._put(encode_control(message, self._send_seq), b"")
+
+    async def send_bulk(self, header: BulkHeader, payload: bytes | memoryview) -> None:
+        size = memoryview(payload).nbytes
+        await self._put(encode_bulk(header, self._send_seq, size), bytes(payload))
+
+    async def _put(self, frame: bytes, payload: bytes) -> None:
+        if self._ended is not None:
+            raise LinkDown(str(self._ended))
+        self._send_seq = next_seq(self._send_seq)
+        self.sent_bytes += len(frame) + len(payload)
+        self._out.put(frame, payload)
+        await self._out.room()
+        if self._ended is not None:
+            raise LinkDown(str(self._ended))
+
+    async def receive(self) -> Received:
+        while not self._arrived:
+            if self._ended is not None:
+                raise type(self._ended)(str(self._ended))
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        packet = self._arrived.popleft()
+        self._into.consumed(packet.size)
+        try:
+            return self._open(packet)
+        except ProtocolError as error:
+            self._network.counters.reject("frame", str(error))
+            self._arrived.clear()
+            self.end(error)
+            self._out.sink.end(LinkDown("closed by the other side: bad bytes"))
+            raise
+
+    def _open(self, packet: _Packet) -> Received:
+        header = parse_header(packet.frame[:HEADER_BYTES], self._receive_seq, self._limits)
+        meta = packet.frame[HEADER_BYTES:]
+        self._receive_seq = next_seq(self._receive_seq)
+        if header.kind != BULK:
+            return decode_control(meta)
+        bulk = decode_bulk(meta)
+        check_bulk(self.bulk_size, bulk, header.payload_len)
+        return BulkFrame(bulk, memoryview(packet.payload))
+
+    def close(self, reason: str = "") -> None:
+        if self._ended is None:
+            because = f": {reason}" if reason else ""
+            self._out.put(b"", b"", f"closed by the other side{because}")
+            self._arrived.clear()
+            self.end(LinkDown(f"closed here{because}"))
+
+    # ---- used by the network ---------------------------------------------------------------
+
+    @property
+    def ends(self) -> tuple[NodeId, NodeId]:
+        """This side's node and the other's."""
+        return self._out.source, self._out.target
+
+    def deliver(self, packet: _Packet) -> None:
+        if self._ended is not None:
+            self._into.consumed(packet.size)
+        elif not packet.frame:
+            self.end(LinkDown(packet.reason))
+        else:
+            self.received_bytes += packet.size
+            self._arrived.append(packet)
+            self._wake()
+
+    def schedule(self) -> None:
+        self._into.schedule()
+
+    def end(self, why: LinkDown | ProtocolError) -> None:
+        """What has arrived stays readable; nothing is sent any more."""
+        if self._ended is None:
+            self._ended = why
+            self._into.discard()
+            self._out.consumed(self._out.backlog)
+            self._network.forget(self)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class MemoryTransport:
+    """One node's transport; a killed node gets a new one from `MemoryNetwork.transport`."""
+
+    def __init__(self, network: MemoryNetwork, node: NodeId, role: str) -> None:
+        self.node, self.role = node, role
+        self._network = network
+        self._listening: list[str] = []
+        self._tasks: dict[asyncio.Task[None], None] = {}
+        self.dead = False
+
+    async def listen(self, bind: Endpoint, accept: Accept) -> Endpoint:
+        """`ANY:PORT`; dialled as `NODE:PORT`, or as given when the port is not 0."""
+        self._check_alive()
+        names = self._network.bind(bind, self, accept)
+        self._listening += names
+        return Endpoint(names[0])
+
+    async def dial(
+        self, endpoint: Endpoint, *, expect: NodeId | None, deadline_s: float
+    ) -> MemoryConnection:
+        self._check_alive()
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._connect(endpoint, expect)
+        except TimeoutError:
+            raise LinkDown(f"cannot reach {endpoint}: no answer in {deadline_s:g} s") from None
+
+    async def _connect(self, endpoint: Endpoint, expect: NodeId | None) -> MemoryConnection:
+        listener = self._network.listener(endpoint)
+        there = self._network.path(self.node, listener.transport.node)
+        back = self._network.path(listener.transport.node, self.node)
+        # One round trip for TCP, one for TLS 1.3.
+        await asyncio.sleep(2 * (there.delay_s + back.delay_s))
+        await self._network.clear(self.node, listener.transport.node)
+        self._check_alive()
+        other = self._network.listener(endpoint)
+        if expect is not None and other.transport.node != expect:
+            raise ProtocolError(
+                f"reached {other.transport.node[:8]} where {expect[:8]} was expected"
+            )
+        if expect is None and other.transport.role != COORDINATOR:
+            raise ProtocolError(f"reached {other.transport.node[:8]}, not the coordinator")
+        mine, theirs = self._network.connect(self, other.transport)
+        other.transport.spawn(_serve(other.accept, theirs, self._network.counters))
+        return mine
+
+    def spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks[task] = None
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+
+    async def close(self) -> None:
+        self.stop_listening()
+        for connection in self._network.connections_of(self):
+            connection.close("leaving")
+        await finish(list(self._tasks), CLOSE_S)
+
+    def stop_listening(self) -> None:
+        for name in self._listening:
+            self._network.unbind(name, self)
+        self._listening = []
+
+    def _check_alive(self) -> None:
+        if self.dead:
+            raise LinkDown(f"{self.node[:8]} was killed")
+
+
+async def _serve(accept: Accept, connection: MemoryConnection, counters: Counters) -> None:
+    try:
+        await accept(connection)
+    except LinkDown:
+        connection.close()
+    except ProtocolError as error:
+        counters.reject("protocol", str(error))
+        connection.close(str(error))
+    except BaseException:
+        connection.close("internal error")
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class _Listener:
+    transport: MemoryTransport
+    accept: Accept
+
+
+class MemoryNetwork:
+    """All links of one simulated world. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        counters: Counters | None = None,
+        break_after_s: float = 5.0,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.counters = counters or Counters()
+        self._break_after_s = break_after_s
+        self._paths: dict[tuple[NodeId, NodeId], Path] = {}
+        self._listeners: dict[str, _Listener] = {}
+        self._connections: dict[MemoryConnection, MemoryTransport] = {}
+        self._transports: dict[NodeId, list[MemoryTransport]] = {}
+        self._frozen: set[NodeId] = set()
+        self._waiting: list[asyncio.Future[None]] = []
+        self._next_port = 40_000
+
+    def transport(self, node: NodeId, role: str = PEER) -> MemoryTransport:
+        """`coordinator`, `peer`, or empty: a stranger, whom others see as remote None."""
+        transport = MemoryTransport(self, node, role)
+        self._transports.setdefault(node, []).append(transport)
+        return transport
+
+    # ---- faults ----------------------------------------------------------------------------
+
+    def path(self, source: NodeId, target: NodeId) -> Path:
+        """The directed path; set its `delay_s` (one way) and `bytes_per_s` freely."""
+        return self._paths.setdefault((source, target), Path())
+
+    def set_delay(self, a: NodeId, b: NodeId, delay_s: float) -> None:
+        """One-way delay in both directions."""
+        self.path(a, b).delay_s = delay_s
+        self.path(b, a).delay_s = delay_s
+
+    def partition(self, a: NodeId, b: NodeId, *, one_way: bool = False) -> None:
+        """Nothing passes from a to b (nor back); connections break after `break_after_s`.
+
+        One way is enough to break a connection: acknowledgements are lost.
+        """
+        for path in [self.path(a, b)] if one_way else [self.path(a, b), self.path(b, a)]:
+            if not path.blocked:
+                path.blocked = True
+                path.blockages += 1
+                loop = asyncio.get_running_loop()
+                between = self._between(a, b)
+                loop.call_later(self._break_after_s, self._break, between, path, path.blockages)
+
+    def heal(self, a: NodeId, b: NodeId) -> None:
+        self.path(a, b).blocked = False
+        self.path(b, a).blocked = False
+        self._flow()
+
+    def cut(self, a: NodeId, b: NodeId) -> None:
+        """Reset every connection between two nodes; they may dial again at once."""
+        for connection in self._between(a, b):
+            connection.end(LinkDown("connection reset"))
+
+    def kill(self, node: NodeId) -> None:
+        """The process is gone: listeners closed, every connection ended on both sides."""
+        for transport in self._transports.pop(node, []):
+            transport.dead = True
+            transport.stop_listening()
+        self._frozen.discard(node)
+        for connection in list(self._connections):
+            here, there = connection.ends
+            if here == node:
+                connection.end(LinkDown(f"{node[:8]} was killed"))
+            elif there == node and not self.path(node, here).blocked:
+                connection.end(LinkDown(f"{node[:8]} closed the connection"))
+        self._flow()
+
+    def freeze(self, node: NodeId) -> None:
+        """Nothing is delivered to or from the node, and nothing breaks, until `thaw`."""
+        self._frozen.add(node)
+
+    def thaw(self, node: NodeId) -> None:
+        self._frozen.discard(node)
+        self._flow()
+
+    # ---- used by transports and connections ------------------------------------------------
+
+    def held(self, source: NodeId, target: NodeId) -> bool:
+        frozen = source in self._frozen or target in self._frozen
+        return frozen or self.path(source, target).blocked
+
+    async def clear(self, a: NodeId, b: NodeId) -> None:
+        """Wait until nothing holds the path between two nodes."""
+        while self.held(a, b) or self.held(b, a):
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+
+    def bind(self, bind: Endpoint, transport: MemoryTransport, accept: Accept) -> list[str]:
+        """Names under which the listener is found. LinkDown when one is taken."""
+        _, port = split_endpoint(bind)
+        names = [f"{transport.node}:{port}", str(bind)]
+        if port == 0:
+            self._next_port += 1
+            names = [f"{transport.node}:{self._next_port}"]
+        for name in names:
+            if name in self._listeners and self._listeners[name].transport is not transport:
+                raise LinkDown(f"cannot listen on {name}: address already in use")
+            self._listeners[name] = _Listener(transport, accept)
+        return names
+
+    def unbind(self, name: str, transport: MemoryTransport) -> None:
+        listener = self._listeners.get(name)
+        if listener is not None and listener.transport is transport:
+            del self._listeners[name]
+
+    def listener(self, endpoint: Endpoint) -> _Listener:
+        """LinkDown when nobody listens there."""
+        listener = self._listeners.get(endpoint)
+        if listener is None:
+            raise LinkDown(f"cannot reach {endpoint}: connection refused")
+        return listener
+
+    def connect(
+        self, dialler: MemoryTransport, listener: MemoryTransport
+    ) -> tuple[MemoryConnection, MemoryConnection]:
+        there = _Pipe(self, dialler.node, listener.node)
+        back = _Pipe(self, listener.node, dialler.node)
+        known = None if dialler.role == STRANGER else dialler.node
+        mine = MemoryConnection(self, listener.node, listener.role, there, back)
+        theirs = MemoryConnection(self, known, dialler.role, back, there)
+        self._connections[mine] = dialler
+        self._connections[theirs] = listener
+        return mine, theirs
+
+    def forget(self, connection: MemoryConnection) -> None:
+        self._connections.pop(connection, None)
+
+    def connections_of(self, transport: MemoryTransport) -> list[MemoryConnection]:
+        return [c for c, owner in self._connections.items() if owner is transport]
+
+    def _between(self, a: NodeId, b: NodeId) -> list[MemoryConnection]:
+        return [c for c in self._connections if set(c.ends) == {a, b}]
+
+    def _break(self, connections: list[MemoryConnection], path: Path, blockage: int) -> None:
+        if path.blocked and path.blockages == blockage:
+            for connection in connections:
+                connection.end(LinkDown("no acknowledgement: the path is blocked"))
+
+    def _flow(self) -> None:
+        for connection in list(self._connections):
+            connection.schedule()
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,554 @@
+"""The agent: everything of a node except the model. It never imports torch.
+
+Tasks, all on one loop (docs/threads.md):
+    control   reads the coordinator's messages, reconnects
+    apply     applies resolved rounds in order, lands them in the trainer
+    rounds    trains (trainers only)
+    beats     says once a second that it lives and how far it is
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.snapshot import newest
+from farflung.clock import Clock, Workers
+from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION, RunSpec
+from farflung.disk import Disk
+from farflung.errors import (
+    CorruptState,
+    LinkDown,
+    MismatchError,
+    ProtocolError,
+    Refused,
+    StorageError,
+)
+from farflung.events import (
+    AgentStarted,
+    Applied,
+    Emit,
+    Resynced,
+    Skipped,
+    TrainerRestarted,
+    Warned,
+)
+from farflung.ids import Endpoint, NodeId
+from farflung.network.link import Transport
+from farflung.network.messages import (
+    Attempt,
+    Beat,
+    BulkHeader,
+    CatalogueReply,
+    Control,
+    Donors,
+    Hello,
+    Journal,
+    Leave,
+    Moved,
+    Plan,
+    Synced,
+    Verdict,
+    Welcome,
+)
+from farflung.outer.layout import Layout
+from farflung.run.averager import Averager
+from farflung.run.control import ControlLink
+from farflung.run.follower import RETRY_S, Follower
+from farflung.run.mesh import Mesh
+from farflung.run.node import NodeConfig, TrainerFactory, World
+from farflung.run.outer_state import OuterState
+from farflung.run.round import RoundRunner
+from farflung.run.trainer_port import TrainerDied, TrainerPort
+from farflung.swarm.journal import Journal as JournalFile
+from farflung.swarm.records import Admin, AnyRecord, Close, Commit, Contributor, Gen, Genesis
+
+
+Provision = Callable[["Agent", Genesis], Awaitable[None]]
+"""Fetches what the trainer needs (token shards, tokenizer) before it starts."""
+
+
+class Agent:
+    """One node of one run. `run` returns when the run is finished or the node left."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        world: World,
+        journal: JournalFile,
+        *,
+        make_trainer: TrainerFactory | None,
+        provision: Provision | None = None,
+    ) -> None:
+        self.config = config
+        self.world = world
+        self.blobs = BlobStore(world.disk)
+        self.follower = Follower(
+            disk=world.disk,
+            journal=journal,
+            blobs=self.blobs,
+            workers=world.workers,
+            clock=world.clock,
+            emit=world.emit,
+        )
+        self.mesh = Mesh(
+            node=config.node,
+            run=config.run,
+            transport=world.transport,
+            plant=self,
+            emit=world.emit,
+        )
+        self.control = ControlLink(
+            transport=world.transport,
+            endpoints=config.coordinators,
+            hello=self._hello,
+            on_welcome=self._on_welcome,
+            on_message=self._on_message,
+            rng=world.rng,
+            clock=world.clock,
+            emit=world.emit,
+        )
+        self.trainer: TrainerPort | None = None
+        self.runner: RoundRunner | None = None
+        self.averager: Averager | None = None
+        self._donors: tuple[str, ...] = ()
+        self._make_trainer = make_trainer
+        self._provision = provision
+        self._endpoints: tuple[str, ...] = ()
+        self._session = f"{world.rng.getrandbits(64):016x}"
+        self._term = 0
+        self._generation = 0
+        self._asked = False
+        self._journal_target = 0
+        self._news = asyncio.Event()
+        self._generation_ended = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._phase = "syncing"
+        self._moved_bytes = (0, 0)
+        self._leave_reason = ""
+        self._distrust = False
+        self._drain: asyncio.Task[None] | None = None
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def run(self) -> str:
+        """Take part until the run is finished ("finished") or `leave` was called ("left").
+
+        Raises Refused, MismatchError (not wanted here), StorageError.
+        """
+        world, config = self.world, self.config
+        await self._listen()
+        world.emit(
+            AgentStarted(run=config.run, node=config.node, name=config.name, role=config.role)
+        )
+        self.follower.load()
+        tasks = [
+            asyncio.create_task(self.control.run(), name="control"),
+            asyncio.create_task(self._beats(), name="beats"),
+            asyncio.create_task(self._live(), name="live"),
+            asyncio.create_task(self._finished.wait(), name="finished"),
+            asyncio.create_task(self._leaving.wait(), name="leaving"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            return "left" if self._leaving.is_set() else "finished"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._close()
+
+    def leave(self, reason: str) -> None:
+        """Go: hand the lease back and end `run`. Idempotent."""
+        if not self._leaving.is_set():
+            self._leave_reason = reason
+            self._leaving.set()
+
+    async def _close(self) -> None:
+        if self._leaving.is_set():
+            await self.control.send(Leave(reason=self._leave_reason))
+        if self.averager is not None:
+            await self.averager.close()
+        if self.trainer is not None:
+            await self.trainer.close()
+        if self.follower.ready and self.follower.state.next_round > 0:
+            await self.follower.snapshot(self.config.run)
+        self.control.close()
+        await self.mesh.close()
+
+    async def _listen(self) -> None:
+        if self.config.bind is None:
+            return
+        actual = await self.mesh.listen(self.config.bind)
+        self._endpoints = self.config.advertise or (actual,)
+
+    async def _live(self) -> None:
+        """Bring the state up, then apply and train side by side."""
+        genesis = await self._genesis_known()
+        if self._provision is not None:
+            await self._provision(self, genesis)
+        while True:
+            await self._bring_up(genesis)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._apply_loop())
+                    if self.trainer is not None:
+                        group.create_task(self._train_loop())
+            except* CorruptState as errors:
+                reason = str(errors.exceptions[0])
+                self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
+                await self._forget_state(reason)
+
+    async def _genesis_known(self) -> Genesis:
+        while self.follower.genesis is None:
+            self._news.clear()
+            await self._news.wait()
+        return self.follower.genesis
+
+    async def _bring_up(self, genesis: Genesis) -> None:
+        """State from disk or donors, shared with a fresh trainer."""
+        spec = self.follower.spec
+        state = OuterState(Layout.from_json(genesis.layout), spec.outer)
+        if self._make_trainer is not None and self.trainer is None:
+            self.trainer = self._make_trainer(spec, state)
+        elif self.trainer is not None:
+            state.anchor = self.trainer.shared.anchor
+        await self.follower.bring_up(
+            state, self.donors, self.mesh.blobs, trust_disk=not self._distrust
+        )
+        self._distrust = False
+        self.averager = Averager(
+            node=self.config.node,
+            follower=self.follower,
+            mesh=self.mesh,
+            control=self.control,
+            workers=self.world.workers,
+            sign=self.world.sign,
+            contribution=self._contribution,
+            keep_inputs=self._keep_inputs if spec.record == "all" else None,
+            emit=self.world.emit,
+        )
+
+    async def _forget_state(self, reason: str) -> None:
+        """My state is not the journal's: leave the round, take a donor's."""
+        self._distrust = True
+        if self._generation:
+            await self.control.send(Leave(reason=reason))
+        self._end_generation()
+        if self.averager is not None:
+            await self.averager.close()
+
+    def donors(self) -> list[str]:
+        """Keepers first: they have everything and train nothing."""
+        return [d for d in self._donors if d != self.config.node]
+
+    # ---- the apply loop --------------------------------------------------------------------
+
+    async def _apply_loop(self) -> None:
+        while True:
+            resolved, commit = self.follower.next_resolution()
+            if not resolved:
+                await self._ask_in()
+                self._news.clear()
+                await self._news.wait()
+            elif commit is None:
+                self._skip(self.follower.state.next_round)
+            else:
+                await self._apply(commit)
+
+    async def _apply(self, commit: Commit) -> None:
+        results = await self._results(commit)
+        if self.runner is not None:
+            await self.runner.settled()
+        shared = None if self.trainer is None else self.trainer.shared
+        applied = await self.follower.apply(
+            commit,
+            results,
+            before=lambda: shared.begin_write(commit.fragment) if shared else None,
+            after=lambda: shared.end_write(commit.fragment) if shared else None,
+        )
+        if self.averager is not None:
+            self.averager.resolved(commit.round)
+        mine = self._mine(commit)
+        if self.runner is not None and self._generation:
+            self.runner.on_commit(applied, None if mine is None else mine.credited)
+        state = self.follower.state
+        self.world.emit(
+            Applied(
+                round=commit.round,
+                fragment=commit.fragment,
+                attempt=commit.attempt,
+                fragment_hash=commit.fragment_hash.hex(),
+                state_root=state.root.hex(),
+                contributed=mine is not None,
+            )
+        )
+        await self._report(commit.round)
+        await self._keep_house(commit.round)
+
+    async def _results(self, commit: Commit) -> Sequence[bytes]:
+        """The averaged bytes: from my exchange, my round log, or by hash from a holder."""
+        results: Sequence[bytes] | None = None
+        if self.averager is not None and not self._behind():
+            results = await self.averager.results_of(commit)
+        if results is None:
+            results = self.follower.stored(commit)
+        while results is None:
+            try:
+                results = await self.follower.fetch_results(commit, self.donors(), self.mesh.blobs)
+            except (LinkDown, CorruptState, StorageError) as error:
+                self.world.emit(Warned(sentence=f"round {commit.round} is not here yet: {error}"))
+                await asyncio.sleep(RETRY_S)
+        return results
+
+    def _behind(self) -> bool:
+        """More than the window behind the journal: no exchange of mine can be in flight."""
+        state = self.follower.state
+        return self.follower.resolved - state.next_round > state.outer.window
+
+    def _mine(self, commit: Commit) -> Contributor | None:
+        for contributor in commit.contributors:
+            if (contributor.node, contributor.generation) == (
+                self.config.node,
+                self._generation,
+            ):
+                return contributor
+        return None
+
+    def _skip(self, round_: int) -> None:
+        self.follower.skip(round_)
+        if self.averager is not None:
+            self.averager.resolved(round_)
+        if self.runner is not None:
+            self.runner.on_abandon(round_)
+        self.world.emit(Skipped(round=round_))
+
+    async def _report(self, round_: int) -> None:
+        """Bytes moved since the last report, and my own state root."""
+        up = self.mesh.sent_bytes()
+        down = self.mesh.received_bytes()
+        before_up, before_down = self._moved_bytes
+        self._moved_bytes = (up, down)
+        await self.control.send(
+            Moved(
+                round=round_,
+                bytes_up=up - before_up,
+                bytes_down=down - before_down,
+                state_root=self.follower.state.root,
+            )
+        )
+
+    async def _keep_house(self, round_: int) -> None:
+        rules = self.follower.spec.swarm
+        if self.config.role == "trainer":
+            self.follower.log.trim(round_ + 1 - rules.keep_rounds)
+        if (round_ + 1) % rules.snapshot_every == 0 and not self._behind():
+            await self.follower.snapshot(self.config.run)
+
+    # ---- taking part -----------------------------------------------------------------------
+
+    async def _ask_in(self) -> None:
+        """Nothing left to apply: if I am not in, say that I hold the newest state."""
+        ready = self.trainer is None or self.runner is not None
+        if not ready or self.follower.journal.length < self._journal_target:
+            return
+        state = self.follower.state
+        if not self._generation or not self._asked:
+            self._asked = True
+            await self.control.send(
+                Synced(
+                    next_round=state.next_round,
+                    state_root=state.root,
+                    steps_per_s=0.0 if self.trainer is None else self.trainer.steps_per_s,
+                )
+            )
+
+    async def _train_loop(self) -> None:
+        """Start the trainer, run rounds; a trainer that dies is started again."""
+        assert self.trainer is not None
+        first = True
+        while True:
+            try:
+                self._phase = "loading"
+                await self.trainer.start()
+                self.runner = RoundRunner(
+                    spec=self.follower.spec,
+                    follower=self.follower,
+                    trainer=self.trainer,
+                    control=self.control,
+                    workers=self.world.workers,
+                    emit=self.world.emit,
+                )
+                self._phase = "waiting"
+                self._news.set()
+                await self._rounds()
+            except TrainerDied as error:
+                self.runner = None
+                self.world.emit(TrainerRestarted(reason=str(error)))
+                if first and not self.trainer.steps:
+                    raise  # it never trained: starting it again would fail in the same way
+                first = False
+                if self._generation:
+                    await self.control.send(Leave(reason=f"trainer died: {error}"))
+                self._end_generation()
+
+    async def _rounds(self) -> None:
+        """One generation after the other: each begins from the anchor."""
+        assert self.trainer is not None and self.runner is not None
+        while True:
+            self._generation_ended.clear()
+            await self.trainer.reset()
+            self.runner.forget()
+            rounds = asyncio.create_task(self.runner.run())
+            ended = asyncio.create_task(self._generation_ended.wait())
+            try:
+                await asyncio.wait({rounds, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if rounds.done():
+                    rounds.result()
+                self.trainer.stop_early()
+            finally:
+                for task in (rounds, ended):
+                    task.cancel()
+                await asyncio.gather(rounds, ended, return_exceptions=True)
+
+    # ---- the control link ------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        return Hello(
+            protocol=PROTOCOL_VERSION,
+            arithmetic=ARITHMETIC_VERSION,
+            run=self.config.run,
+            name=self.config.name,
+            region=self.config.region,
+            role=self.config.role,
+            endpoints=self._endpoints,
+            term=self._term,
+            journal_length=self.follower.journal.length,
+            journal_head=self.follower.journal.head,
+            session=self._session,
+            generation=self._generation,
+        )
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if welcome.protocol != PROTOCOL_VERSION:
+            raise MismatchError(
+                f"the run speaks protocol {welcome.protocol}, this farflung "
+                f"{PROTOCOL_VERSION}; install the version that the host runs"
+            )
+        if welcome.term < self._term:
+            raise Refused(
+                f"the coordinator's term {welcome.term} is older than {self._term}, which I "
+                f"have followed; stop the stale coordinator"
+            )
+        self._term = welcome.term
+        self._journal_target = welcome.journal_length
+        self._asked = False
+        if self.averager is not None:
+            self.averager.new_term(welcome.term)
+        self._news.set()
+
+    def _on_message(self, message: Control) -> None:
+        match message:
+            case Journal():
+                for record in self.follower.extend(message.first, message.frames):
+                    self._on_record(record)
+                self._news.set()
+            case Donors():
+                self.mesh.know(message.members)
+                self._donors = tuple(m.node for m in message.members)
+            case Plan():
+                if self.runner is not None and message.generation == self._generation:
+                    self.runner.on_plan(message)
+            case Attempt():
+                if self.averager is not None and message.term == self._term:
+                    self.averager.on_attempt(message)
+            case Verdict():
+                if self.averager is not None and message.term == self._term:
+                    self.averager.on_verdict(message)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} does not come from a coordinator")
+
+    def _on_record(self, record: AnyRecord) -> None:
+        match record:
+            case Gen(node=self.config.node, generation=generation) if self._asked:
+                self._generation = generation
+            case Close(node=self.config.node, generation=self._generation):
+                self._end_generation()
+            case Admin(action="finish"):
+                self._drain = asyncio.create_task(self._drain_and_finish())
+            case _:
+                pass
+
+    async def _drain_and_finish(self) -> None:
+        """The journal says that the run is complete: apply what is left of it, then end."""
+        if self.follower.ready:
+            await self.follower.reached(self.follower.resolved)
+        self._finished.set()
+
+    def _end_generation(self) -> None:
+        """My stay was closed: local parameters start again from the anchor."""
+        self._generation = 0
+        self._asked = False
+        if self.runner is not None:
+            self.runner.drop_landings()
+        self._generation_ended.set()
+        self._news.set()
+
+    async def _beats(self) -> None:
+        while True:
+            trainer = self.trainer
+            phase = self._phase if trainer is None or self.runner is None else trainer.phase
+            await self.control.send(
+                Beat(
+                    steps=0 if trainer is None else trainer.steps,
+                    steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
+                    phase=phase,
+                )
+            )
+            interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
+            await asyncio.sleep(interval)
+
+    # ---- what the mesh asks ----------------------------------------------------------------
+
+    def expected_bytes(self, sender: str, header: BulkHeader) -> int:
+        if self.averager is None:
+            raise ProtocolError("still starting")
+        return self.averager.expected_bytes(sender, header)
+
+    def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None:
+        if self.averager is not None:
+            self.averager.on_bulk(sender, header, payload)
+
+    def on_link_lost(self, node: str) -> None:
+        if self.averager is not None:
+            self.averager.on_link_lost(node)
+
+    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
+        found = self.follower.log.read(name, offset, length)
+        return found if found is not None else self.blobs.read(name, offset, length)
+
+    def catalogue(self) -> CatalogueReply:
+        pointer = newest(self.world.disk)
+        if pointer is None:
+            return CatalogueReply(manifest=b"", manifest_bytes=0, next_round=0)
+        return CatalogueReply(
+            manifest=bytes.fromhex(pointer.manifest),
+            manifest_bytes=pointer.n_bytes,
+            next_round=pointer.next_round,
+        )
+
+    def _contribution(self, round_: int) -> Sequence[bytes] | None:
+        return None if self.runner is None else self.runner.contribution(round_)
+
+    def _keep_inputs(
+        self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]
+    ) -> None:
+        """`--record all`: what I reduced, for verify."""
+        for node, chunks in inputs.items():
+            path = f"inputs/{attempt.round}-{attempt.attempt}/{index}-{node}"
+            self.world.disk.replace(path, b"".join(chunks))

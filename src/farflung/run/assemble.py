@@ -1,0 +1,134 @@
+"""The only place that builds objects: real ones here, simulated ones in sim/world.py."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from farflung.clock import LoopClock, ThreadWorkers
+from farflung.config.run import RunSpec
+from farflung.disk import RealDisk
+from farflung.events import EventLog
+from farflung.ids import Endpoint, NodeId
+from farflung.inner.seam import SharedState
+from farflung.network.tcp import TcpTransport
+from farflung.run.agent import Agent, Provision
+from farflung.run.genesis import trainer_program
+from farflung.run.home import EVENTS, JOURNAL
+from farflung.run.node import NodeConfig, TrainerFactory, World
+from farflung.run.numpy_trainer import NumpyTrainer
+from farflung.run.outer_state import OuterState
+from farflung.run.process_trainer import ProcessTrainer
+from farflung.run.trainer_port import TrainerPort
+from farflung.swarm import votes
+from farflung.swarm.identity import Identity, verify
+from farflung.swarm.journal import Journal
+
+JOURNAL_DOMAIN = b"journal"
+
+
+def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    return verify(public_key, JOURNAL_DOMAIN, message, signature)
+
+
+def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
+    return verify(public_key, votes.DOMAIN, body, signature)
+
+
+def open_replica(disk: RealDisk) -> Journal:
+    """A node's copy of the journal: it can check, not sign."""
+    return Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
+
+
+def open_journal(disk: RealDisk, run_key: Identity) -> Journal:
+    """The coordinator's own journal."""
+    return Journal.open(
+        disk, JOURNAL, verifier=verify_record, sign=lambda m: run_key.sign(JOURNAL_DOMAIN, m)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeFiles:
+    """A node's folder, opened."""
+
+    folder: Path
+    disk: RealDisk
+    log: EventLog
+    identity: Identity
+
+
+def open_node(folder: Path) -> NodeFiles:
+    """Keys, disk and event log of a node folder. Raises StorageError, CorruptState."""
+    disk = RealDisk(folder)
+    identity = Identity.load_or_create(disk, "node.key")
+    log = EventLog(folder / EVENTS, identity.node_id, time.monotonic)
+    return NodeFiles(folder=folder, disk=disk, log=log, identity=identity)
+
+
+def build_agent(
+    *,
+    files: NodeFiles,
+    transport: TcpTransport,
+    run: str,
+    name: str,
+    region: str,
+    role: str,
+    coordinators: tuple[str, ...],
+    bind: Endpoint | None,
+    advertise: tuple[str, ...],
+    make_trainer: TrainerFactory | None,
+    provision: Provision | None,
+) -> Agent:
+    identity = files.identity
+    world = World(
+        transport=transport,
+        disk=files.disk,
+        clock=LoopClock(),
+        workers=ThreadWorkers(1),
+        rng=random.Random(secrets.randbits(64)),
+        emit=files.log.emit,
+        sign=lambda body: identity.sign(votes.DOMAIN, body),
+    )
+    config = NodeConfig(
+        node=NodeId(identity.node_id),
+        run=run,
+        name=name,
+        region=region,
+        role=role,
+        coordinators=coordinators,
+        bind=bind,
+        advertise=advertise,
+    )
+    return Agent(
+        config, world, open_replica(files.disk), make_trainer=make_trainer, provision=provision
+    )
+
+
+def trainer_factory(
+    folder: Path, data_folder: Path, program: tuple[str, ...] | None
+) -> TrainerFactory:
+    """A trainer process that shares its anchor, or the NumPy one for quadratic runs."""
+
+    def make(spec: RunSpec, state: OuterState) -> TrainerPort:
+        wanted = program or trainer_program(spec)
+        shared = SharedState.create(
+            state.layout.size, state.fragments, spec.outer.window, memfd=wanted is not None
+        )
+        state.anchor = shared.anchor
+        if wanted is None:
+            return NumpyTrainer(shared, spec)
+        return ProcessTrainer(
+            shared,
+            spec,
+            layout=state.layout,
+            program=wanted,
+            data_dir=data_folder,
+            log_path=folder / "trainer.log",
+        )
+
+    return make
+
+

@@ -1,0 +1,409 @@
+"""The coordinator's shell: sockets, journal and clock around the pure `decide`.
+
+One inbox, one consumer: events are decided in order of arrival. What a decision appends is
+journalled and synced before anything of it is sent. A full disk holds the decision back (nothing
+is committed, connections are served) until there is room again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from farflung.clock import Clock, Workers
+from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
+from farflung.errors import FarflungError, LinkDown, ProtocolError, StorageError
+from farflung.events import Emit, RunStarted, Warned
+from farflung.ids import Endpoint
+from farflung.network.link import BulkFrame, Connection, Transport
+from farflung.network.messages import (
+    Control,
+    Donors,
+    Hello,
+    Journal,
+    Member,
+    Redeem,
+    Refuse,
+    Status,
+    StatusRequest,
+    Vote,
+    Welcome,
+)
+from farflung.swarm.decide import decide
+from farflung.swarm.journal import Journal as JournalFile
+from farflung.swarm.records import AnyRecord
+from farflung.swarm.records import Term as TermRecord
+from farflung.swarm.replay import replay
+from farflung.swarm.state import (
+    Append,
+    Connected,
+    Disconnected,
+    Input,
+    Link,
+    Received,
+    Send,
+    State,
+    Tell,
+    Tick,
+)
+from farflung.swarm.votes import vote_body
+
+TICK_S = 0.1
+GAP_S = 1.0
+"""A gap between two looks at the clock above this means that this process was suspended."""
+HELLO_S = 5.0
+CATCH_UP_BYTES = 512 << 10
+OUTBOX_MESSAGES = 10_000
+"""A node that lets this many messages pile up is disconnected."""
+RETRY_DISK_S = 1.0
+FAREWELL_S = 15.0
+"""How long a finished run waits for its peers to say goodbye."""
+
+
+class AwakeClock:
+    """Seconds in which this process ran: a suspension moves no deadline."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last = clock.now()
+        self._asleep = 0.0
+
+    def now(self) -> float:
+        raw = self._clock.now()
+        gap = raw - self._last
+        if gap > GAP_S:
+            self._asleep += gap - TICK_S
+        self._last = raw
+        return raw - self._asleep
+
+
+@dataclass
+class Session:
+    """One connected node."""
+
+    node: str
+    session: str
+    link: Connection
+    outbox: asyncio.Queue[Control]
+
+
+Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
+"""Judges an invite: the answer, and the event that admits its bearer."""
+VoteCheck = Callable[[bytes, bytes, bytes], bool]
+"""(public key, body, signature) -> valid."""
+
+
+class Coordinator:
+    """The control plane of one run. Owned by one event loop."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        clock: Clock,
+        workers: Workers,
+        emit: Emit,
+        journal: JournalFile,
+        fragment_elements: tuple[int, ...],
+        admission: Admission,
+        check_vote: VoteCheck,
+        status: Callable[[], str],
+    ) -> None:
+        self._transport = transport
+        self._clock = AwakeClock(clock)
+        self._workers = workers
+        self._emit = emit
+        self._journal = journal
+        self._admission = admission
+        self._check_vote = check_vote
+        self._status = status
+        self._sessions: dict[str, Session] = {}
+        self._inbox: asyncio.Queue[Input] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._done = asyncio.Event()
+        self._donors: tuple[Member, ...] = ()
+        self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
+
+    # ---- life ------------------------------------------------------------------------------
+
+    async def start(self, bind: Endpoint) -> Endpoint:
+        """Begin a new term and listen. Raises StorageError, LinkDown (port in use)."""
+        term = self.state.term + 1
+        await self._append([TermRecord(term=term)])
+        self.state = replay(
+            self._journal.records(), self.state.fragment_elements, self._clock.now()
+        )
+        endpoint = await self._transport.listen(bind, self._accept)
+        self._emit(
+            RunStarted(
+                run=self.state.run,
+                name=self.state.spec.name,
+                parameters=sum(self.state.fragment_elements),
+                term=term,
+                rounds=self.state.spec.outer.rounds,
+            )
+        )
+        return endpoint
+
+    async def run(self) -> None:
+        """Decide until the run is finished and its trainers have gone. Cancel to stop."""
+        async with asyncio.TaskGroup() as group:
+            deciding = group.create_task(self._decide_loop())
+            ticking = group.create_task(self._tick_loop())
+            await self._done.wait()
+            deciding.cancel()
+            ticking.cancel()
+
+    async def close(self) -> None:
+        for session in list(self._sessions.values()):
+            session.link.close("the coordinator stops")
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._transport.close()
+
+    def submit(self, event: Input) -> None:
+        """Put an event into the inbox (the host admits its own keeper this way)."""
+        self._inbox.put_nowait(event)
+
+    # ---- deciding --------------------------------------------------------------------------
+
+    async def _tick_loop(self) -> None:
+        finished_s: float | None = None
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._inbox.put_nowait(Tick())
+            if self.state.finished:
+                finished_s = finished_s or self._clock.now()
+                if self._alone() or self._clock.now() - finished_s > FAREWELL_S:
+                    self._done.set()
+
+    def _alone(self) -> bool:
+        return not any(self.state.nodes[n].trains for n in self._sessions if n in self.state.nodes)
+
+    async def _decide_loop(self) -> None:
+        while True:
+            event = await self._inbox.get()
+            try:
+                await self._decide(event)
+            except ProtocolError as error:
+                node = getattr(event, "node", "")
+                self._emit(Warned(sentence=f"{self._name(node)}: {error}"))
+                if node in self._sessions:
+                    self._sessions[node].link.close(str(error))
+
+    async def _decide(self, event: Input) -> None:
+        """One decision, taken again until the disk takes what it appends."""
+        while True:
+            state, actions, _ = decide(self.state, event, self._clock.now())
+            records = [a.record for a in actions if isinstance(a, Append)]
+            try:
+                frames, first = await self._append(records)
+            except StorageError as error:
+                self._emit(Warned(sentence=f"nothing is committed: {error}"))
+                await asyncio.sleep(RETRY_DISK_S)
+                continue
+            break
+        self.state = state
+        if frames:
+            self._broadcast(Journal(first=first, frames=tuple(frames)))
+        for action in actions:
+            if isinstance(action, Send):
+                self._send(action.node, action.message)
+            elif isinstance(action, Tell):
+                self._emit(action.event)
+        self._update_donors()
+
+    async def _append(self, records: list[AnyRecord]) -> tuple[list[bytes], int]:
+        first = self._journal.length
+        if not records:
+            return [], first
+        return await self._workers.run(lambda: self._journal.append_all(records)), first
+
+    def _update_donors(self) -> None:
+        members = [m for m in self.state.active_members() if m.endpoints]
+        members.sort(key=lambda m: (m.trains, m.node))
+        donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
+        if donors != self._donors:
+            self._donors = donors
+            self._broadcast(Donors(members=donors))
+
+    # ---- sending ---------------------------------------------------------------------------
+
+    def _send(self, node: str, message: Control) -> None:
+        session = self._sessions.get(node)
+        if session is None:
+            return
+        try:
+            session.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            session.link.close(f"{OUTBOX_MESSAGES} messages piled up")
+
+    def _broadcast(self, message: Control) -> None:
+        for node in self._sessions:
+            self._send(node, message)
+
+    async def _write(self, session: Session) -> None:
+        try:
+            while True:
+                await session.link.send(await session.outbox.get())
+        except LinkDown:
+            session.link.close()
+
+    # ---- connections -----------------------------------------------------------------------
+
+    async def _accept(self, link: Connection) -> None:
+        """One inbound connection until it ends. Never raises for a remote's mistake."""
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = await link.receive()
+        except TimeoutError:
+            link.close(f"no message in {HELLO_S:g} s")
+            return
+        if link.remote is None:
+            await self._stranger(link, first)
+        elif isinstance(first, StatusRequest):
+            await link.send(Status(json=self._status()))
+            link.close()
+        elif isinstance(first, Hello):
+            await self._member(link, link.remote, first)
+        else:
+            raise ProtocolError("a control connection begins with Hello")
+
+    async def _stranger(self, link: Connection, first: object) -> None:
+        if not isinstance(first, Redeem):
+            raise ProtocolError("a stranger may only redeem an invite")
+        answer, event = self._admission(first)
+        if event is not None:
+            self.submit(event)
+        await link.send(answer)
+        link.close()
+
+    async def _member(self, link: Connection, node: str, hello: Hello) -> None:
+        refusal = self._refusal(node, hello)
+        if refusal:
+            self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
+            await link.send(Refuse(sentence=refusal))
+            link.close()
+            return
+        await self._supersede(node)
+        session = Session(node, hello.session, link, asyncio.Queue(OUTBOX_MESSAGES))
+        self._greet(session, hello)
+        writer = asyncio.create_task(self._write(session))
+        self._tasks.add(writer)
+        reason = "connection closed"
+        try:
+            await self._read(session)
+        except LinkDown as error:
+            reason = str(error) or reason
+        except FarflungError as error:
+            reason = str(error)
+            self._emit(Warned(sentence=f"{hello.name}: {error}"))
+        finally:
+            writer.cancel()
+            self._tasks.discard(writer)
+            link.close()
+            if self._sessions.get(node) is session:
+                del self._sessions[node]
+            self.submit(Disconnected(node=node, session=hello.session, reason=reason))
+
+    async def _supersede(self, node: str) -> None:
+        old = self._sessions.pop(node, None)
+        if old is not None:
+            old.link.close("another connection of this node took over")
+            await asyncio.sleep(0)
+
+    def _greet(self, session: Session, hello: Hello) -> None:
+        """Welcome and the missing journal, then every broadcast: no gap, no await between."""
+        put = session.outbox.put_nowait
+        put(
+            Welcome(
+                protocol=PROTOCOL_VERSION,
+                term=self.state.term,
+                journal_length=self._journal.length,
+            )
+        )
+        first = hello.journal_length
+        while first < self._journal.length:
+            frames = self._journal.frames(first, CATCH_UP_BYTES)
+            put(Journal(first=first, frames=tuple(frames)))
+            first += len(frames)
+        put(Donors(members=self._donors))
+        self._sessions[session.node] = session
+        self.submit(
+            Connected(
+                node=session.node,
+                session=hello.session,
+                generation=hello.generation,
+                endpoints=hello.endpoints,
+            )
+        )
+
+    async def _read(self, session: Session) -> None:
+        while True:
+            received = await session.link.receive()
+            if isinstance(received, BulkFrame):
+                raise ProtocolError("no bulk on the control link")
+            if isinstance(received, StatusRequest):
+                self._send(session.node, Status(json=self._status()))
+            elif isinstance(received, Vote) and not self._valid_vote(session.node, received):
+                raise ProtocolError("a vote's signature is wrong")
+            else:
+                self.submit(Received(node=session.node, message=received))
+
+    def _valid_vote(self, node: str, vote: Vote) -> bool:
+        body = vote_body(vote.term, vote.round, vote.attempt, vote.bytes_root, vote.fragment_hash)
+        return self._check_vote(self.state.nodes[node].public_key, body, vote.signature)
+
+    # ---- who may come in -------------------------------------------------------------------
+
+    def _refusal(self, node: str, hello: Hello) -> str:
+        """One sentence with both values, or '' to let it in."""
+        if hello.protocol != PROTOCOL_VERSION:
+            return (
+                f"you speak protocol {hello.protocol}, this run {PROTOCOL_VERSION}; install the "
+                f"same farflung version as the host"
+            )
+        if hello.arithmetic != ARITHMETIC_VERSION:
+            return (
+                f"your arithmetic version is {hello.arithmetic}, the run's "
+                f"{ARITHMETIC_VERSION}; install the same farflung version as the host"
+            )
+        if hello.run != self.state.run:
+            return f"you want run {hello.run}, this is {self.state.run}; use its own invite"
+        if node not in self.state.nodes:
+            return "this run does not know your key; redeem an invite first"
+        if hello.term > self.state.term:
+            return (
+                f"you have followed term {hello.term}, mine is {self.state.term}: a newer "
+                f"coordinator exists, or my journal is old; stop me"
+            )
+        return self._journal_refusal(hello) or self._double_start(node, hello)
+
+    def _journal_refusal(self, hello: Hello) -> str:
+        if hello.journal_length > self._journal.length:
+            return (
+                f"your journal has {hello.journal_length} records, mine {self._journal.length}: "
+                f"my disk lost some; restore it before the run goes on"
+            )
+        if self._journal.hash_at(hello.journal_length) != hello.journal_head:
+            return "your journal is not a prefix of mine; remove your copy of this run"
+        return ""
+
+    def _double_start(self, node: str, hello: Hello) -> str:
+        """A live session of the same key is kept; only a silent one gives way."""
+        known = self.state.nodes[node]
+        if node not in self._sessions or known.session in ("", hello.session):
+            return ""
+        silence = self._clock.now() - known.last_beat_s
+        if known.link is Link.GONE or silence > self.state.spec.swarm.suspect_s:
+            return ""
+        return (
+            f"the key of {known.name} is already connected (last beat {silence:.1f} s ago); "
+            f"stop the other process or use another FARFLUNG_HOME"
+        )
+
+    def _name(self, node: str) -> str:
+        known = self.state.nodes.get(node)
+        return known.name if known else node[:8]

@@ -1,0 +1,194 @@
+"""`farflung join`: redeem, connect, fetch, train. Everything but the printing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from farflung.errors import InviteError, LinkDown, Refused, UserError
+from farflung.ids import Endpoint, short
+from farflung.network.messages import Redeem, Redeemed, Refuse
+from farflung.network.tcp import TcpTransport, redeem
+from farflung.network.tls import expires_in_s
+from farflung.run.agent import Agent
+from farflung.run.assemble import NodeFiles, build_agent, open_node, trainer_factory
+from farflung.run.provision import DataFolder, OnBytes
+from farflung.swarm.invite import Invite, parse_invite
+
+MEMBERSHIP = "membership.json"
+RENEW_BELOW_S = 12 * 3600.0
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node keeps so that `join` without arguments continues."""
+
+    invite: str
+    name: str
+    region: str
+    bind: str
+    advertise: tuple[str, ...]
+    outbound_only: bool
+    trainer: tuple[str, ...]
+    certificate_pem: str
+    ca_pem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinOptions:
+    name: str = ""
+    region: str = ""
+    bind: str = "127.0.0.1:0"
+    advertise: tuple[str, ...] = ()
+    outbound_only: bool = False
+    trainer: tuple[str, ...] = ()
+
+
+def load_membership(folder: Path) -> Membership | None:
+    path = folder / MEMBERSHIP
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Membership)
+    except msgspec.DecodeError as error:
+        raise UserError(f"{path} is damaged ({error}); join again with the invite") from None
+
+
+async def obtain_membership(
+    files: NodeFiles, invite_text: str, options: JoinOptions
+) -> tuple[Membership, Invite]:
+    """Redeem the invite (or renew a certificate that ends soon) and remember the outcome.
+
+    Raises InviteError, LinkDown, Refused.
+    """
+    invite = parse_invite(invite_text)
+    known = load_membership(files.folder)
+    fresh = known is not None and expires_in_s(known.certificate_pem, time.time()) > RENEW_BELOW_S
+    if known is not None and fresh and known.invite == invite_text:
+        certificate, ca_pem = known.certificate_pem, known.ca_pem
+    else:
+        answer = await _redeem_anywhere(files, invite, invite_text, options)
+        certificate, ca_pem = answer.certificate_pem, answer.ca_pem
+    membership = Membership(
+        invite=invite_text,
+        name=options.name,
+        region=options.region,
+        bind=options.bind,
+        advertise=options.advertise,
+        outbound_only=options.outbound_only,
+        trainer=options.trainer,
+        certificate_pem=certificate,
+        ca_pem=ca_pem,
+    )
+    files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
+    return membership, invite
+
+
+async def _redeem_anywhere(
+    files: NodeFiles, invite: Invite, text: str, options: JoinOptions
+) -> Redeemed:
+    failure: Exception = InviteError("the invite names no coordinator; ask the host for another")
+    for endpoint in invite.endpoints:
+        try:
+            answer = await redeem(
+                Endpoint(endpoint),
+                invite.ca_public_key,
+                Redeem(
+                    invite=text,
+                    public_key=files.identity.public_key,
+                    name=options.name,
+                    region=options.region,
+                ),
+                deadline_s=10.0,
+            )
+        except LinkDown as error:
+            failure = error
+            continue
+        if isinstance(answer, Refuse):
+            raise Refused(answer.sentence)
+        if not isinstance(answer, Redeemed) or answer.run_key != invite.run_public_key:
+            raise InviteError("the coordinator answered for another run; ask the host")
+        return answer
+    raise failure
+
+
+class Joined:
+    """A node that is a member and ready to run."""
+
+    def __init__(self, files: NodeFiles, agent: Agent, membership: Membership) -> None:
+        self.files = files
+        self.agent = agent
+        self.membership = membership
+
+    async def run(self) -> str:
+        """Until the run is finished or SIGINT/SIGTERM asks to leave."""
+        with leaving_on_signals(self.agent.leave):
+            return await self.agent.run()
+
+
+async def prepare(
+    folder: Path, invite_text: str, options: JoinOptions, on_bytes: OnBytes | None = None
+) -> Joined:
+    """Everything before the first round. Raises UserError, LinkDown, Refused."""
+    files = open_node(folder)
+    if not options.name:
+        options = _named(options, files)
+    membership, invite = await obtain_membership(files, invite_text, options)
+    transport = TcpTransport.for_node(
+        key_pem=files.identity.private_pem,
+        certificate_pem=membership.certificate_pem,
+        ca_pem=membership.ca_pem,
+    )
+    data = folder / "data"
+    agent = build_agent(
+        files=files,
+        transport=transport,
+        run=invite.run,
+        name=options.name,
+        region=options.region,
+        role=invite.role,
+        coordinators=invite.endpoints,
+        bind=None if options.outbound_only else Endpoint(options.bind),
+        advertise=options.advertise,
+        make_trainer=trainer_factory(folder, data, options.trainer or None),
+        provision=DataFolder(data, on_bytes).provide,
+    )
+    return Joined(files, agent, membership)
+
+
+def _named(options: JoinOptions, files: NodeFiles) -> JoinOptions:
+    """A readable name that stays the same for this node."""
+    known = load_membership(files.folder)
+    if known is not None and known.name:
+        name = known.name
+    else:
+        from coolname import generate_slug
+
+        name = generate_slug(2) or short(files.identity.node_id)
+    return replace(options, name=name)
+
+
+@contextlib.contextmanager
+def leaving_on_signals(leave: Callable[[str], None]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM leaves politely; the second ends at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def polite(number: signal.Signals) -> None:
+        for each in signals:
+            loop.remove_signal_handler(each)
+        leave("Ctrl-C" if number is signal.SIGINT else "asked to stop")
+
+    for number in signals:
+        loop.add_signal_handler(number, polite, number)
+    try:
+        yield
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,332 @@
+"""The offline checker: recompute a run from its journal, logs and recorded bytes.
+
+Reads a folder and everything below it; asks no process. It says which of three depths it reached
+(docs/protocol.md, section 8): the journal alone, the outer step from recorded results, the
+reduction from recorded contributions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from farflung.averaging.reduce import reduce_slice
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.round_log import RoundLog
+from farflung.checkpoint.snapshot import decode_manifest
+from farflung.config.run import ARITHMETIC_VERSION
+from farflung.disk import RealDisk
+from farflung.errors import CorruptState, FarflungError, UserError
+from farflung.events import Applied, RoundCommitted, Voted, parse_event
+from farflung.hashing import digest, merkle_root
+from farflung.network.messages import Included
+from farflung.outer.layout import Layout
+from farflung.run.follower import install, slice_lengths
+from farflung.run.outer_state import OuterState
+from farflung.swarm.identity import node_id_of, verify
+from farflung.swarm.journal import Journal
+from farflung.swarm.ledger import audit
+from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Genesis, Join, Lease, Term
+from farflung.swarm.replay import genesis_spec
+from farflung.swarm.votes import DOMAIN, vote_body
+
+JOURNAL = "journal.bin"
+Progress = Callable[[int, int], None]
+"""(rounds done, rounds in all)."""
+
+
+class Violation(FarflungError):
+    """The run breaks a promise; the message is one sentence."""
+
+
+@dataclass
+class Findings:
+    """What was checked, in numbers."""
+
+    journals: int = 0
+    records: int = 0
+    terms: int = 0
+    commits: int = 0
+    abandoned: int = 0
+    signatures: int = 0
+    steps_recomputed: int = 0
+    reductions_recomputed: int = 0
+    slices_without_inputs: int = 0
+    events_compared: int = 0
+    duplicated: int = 0
+    lost: int = 0
+    partial: int = 0
+    credited: int = 0
+    missing_results: list[int] = field(default_factory=list)
+
+
+def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
+    """Check everything below `folder`. Raises Violation, or UserError when nothing is there."""
+    paths = sorted(folder.rglob(JOURNAL))
+    if not paths:
+        raise UserError(
+            f"{folder} holds no {JOURNAL}; give the --out folder of a demo or a run's home"
+        )
+    findings = Findings(journals=len(paths))
+    journal = _longest(paths)
+    records = list(journal.records())
+    findings.records = len(records)
+    genesis = records[0]
+    assert isinstance(genesis, Genesis)
+    if genesis.arithmetic != ARITHMETIC_VERSION:
+        raise UserError(
+            f"the run has arithmetic version {genesis.arithmetic}, this farflung "
+            f"{ARITHMETIC_VERSION}; verify it with the version that made it"
+        )
+    _check_chain(records, findings)
+    _check_ledger(records, genesis, findings)
+    disks = [RealDisk(p.parent) for p in paths]
+    _recompute(records, genesis, disks, findings, progress)
+    _compare_events(folder, records, findings)
+    return findings
+
+
+def _open(path: Path) -> Journal:
+    try:
+        return Journal.open(RealDisk(path.parent), path.name, verifier=_verify_record, sign=None)
+    except CorruptState as error:
+        raise Violation(f"{path}: {error}") from None
+
+
+def _verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    return verify(public_key, b"journal", message, signature)
+
+
+def _longest(paths: list[Path]) -> Journal:
+    """The longest journal; every other one must be a prefix of it."""
+    journals = [(path, _open(path)) for path in paths]
+    _, longest = max(journals, key=lambda pair: pair[1].length)
+    for path, journal in journals:
+        if longest.hash_at(journal.length) != journal.head:
+            raise Violation(f"{path} forks from the other journals of this run")
+    return longest
+
+
+# ---- the journal alone ---------------------------------------------------------------------
+
+
+def _check_chain(records: list[AnyRecord], findings: Findings) -> None:
+    term, next_round = 0, 0
+    keys: dict[str, bytes] = {}
+    for record in records:
+        match record:
+            case Term():
+                if record.term <= term:
+                    raise Violation(f"term {record.term} follows term {term}; terms must rise")
+                term = record.term
+                findings.terms += 1
+            case Join():
+                if node_id_of(record.public_key) != record.node:
+                    raise Violation(f"member {record.node[:8]} has another node's key")
+                keys[record.node] = record.public_key
+            case Commit() | Abandon():
+                if record.round != next_round:
+                    raise Violation(f"round {record.round} is resolved where {next_round} is due")
+                next_round += 1
+                if isinstance(record, Commit):
+                    _check_commit(record, keys, findings)
+                findings.abandoned += isinstance(record, Abandon)
+            case _:
+                pass
+
+
+def _check_commit(commit: Commit, keys: dict[str, bytes], findings: Findings) -> None:
+    findings.commits += 1
+    if commit.divisor != sum(c.tokens for c in commit.contributors) or commit.divisor <= 0:
+        raise Violation(f"round {commit.round}: the divisor is not the sum of the weights")
+    if merkle_root([s.hash for s in commit.slices]) != commit.bytes_root:
+        raise Violation(f"round {commit.round}: the slices do not make up the bytes root")
+    for vote in commit.votes:
+        body = vote_body(
+            commit.term, commit.round, commit.attempt, vote.bytes_root, vote.fragment_hash
+        )
+        key = keys.get(vote.node)
+        if key is None or not verify(key, DOMAIN, body, vote.signature):
+            raise Violation(f"round {commit.round}: the vote of {vote.node[:8]} is not signed")
+        if (vote.bytes_root, vote.fragment_hash) != (commit.bytes_root, commit.fragment_hash):
+            raise Violation(f"round {commit.round}: a recorded vote differs from the commit")
+        findings.signatures += 1
+    if not commit.votes:
+        raise Violation(f"round {commit.round} was committed without a vote")
+
+
+def _check_ledger(records: list[AnyRecord], genesis: Genesis, findings: Findings) -> None:
+    result = audit(records, genesis.rows)
+    findings.credited = result.credited
+    findings.duplicated, findings.lost = result.duplicated, result.lost
+    findings.partial = _partial(records, len(genesis.fragment_hashes))
+    if result.duplicated:
+        raise Violation(f"{result.duplicated} samples were credited more than once")
+    if result.lost:
+        raise Violation(f"{result.lost} samples are neither credited nor leased nor free")
+
+
+def _partial(records: list[AnyRecord], fragments: int) -> int:
+    """Credited samples that a closed stay left in some fragments only."""
+    since: dict[tuple[str, int], list[int]] = {}
+    partial = 0
+    for record in records:
+        if isinstance(record, Commit):
+            for c in record.contributors:
+                rows = sum(stop - start for start, stop in c.credited)
+                counts = since.setdefault((c.node, c.generation), [0] * fragments)
+                for f in range(fragments):
+                    counts[f] = 0 if f == record.fragment else counts[f] + rows
+        elif isinstance(record, Close):
+            partial += max(since.pop((record.node, record.generation), [0]))
+    return partial
+
+
+# ---- recorded bytes ------------------------------------------------------------------------
+
+
+def _recompute(
+    records: list[AnyRecord],
+    genesis: Genesis,
+    disks: list[RealDisk],
+    findings: Findings,
+    progress: Progress | None,
+) -> None:
+    state = _genesis_state(genesis, disks)
+    commits = [r for r in records if isinstance(r, Commit)]
+    fragments = {r.round: r.fragment for r in records if isinstance(r, Lease)}
+    for done, commit in enumerate(commits, 1):
+        if fragments.get(commit.round) != commit.fragment:
+            raise Violation(f"round {commit.round} committed another fragment than was planned")
+        results = _results(state, commit, disks)
+        if results is None:
+            findings.missing_results.append(commit.round)
+            return  # without these bytes nothing after them can be recomputed
+        _check_reduction(state, commit, results, disks, findings)
+        _check_step(state, commit, results)
+        findings.steps_recomputed += 1
+        if progress is not None:
+            progress(done, len(commits))
+
+
+def _genesis_state(genesis: Genesis, disks: list[RealDisk]) -> OuterState:
+    spec = genesis_spec(genesis)
+    state = OuterState(Layout.from_json(genesis.layout), spec.outer)
+    for disk in disks:
+        store = BlobStore(disk)
+        data = store.get(genesis.snapshot)
+        if data is None or digest(data) != genesis.snapshot:
+            continue
+        try:
+            install(state, decode_manifest(data, genesis.run), store)
+        except CorruptState as error:
+            raise Violation(f"the genesis snapshot is damaged: {error}") from None
+        if tuple(state.hashes) != genesis.fragment_hashes:
+            raise Violation("the genesis weights are not those of GENESIS")
+        return state
+    raise UserError("no genesis snapshot in this folder; verify the host's home, which keeps it")
+
+
+def _results(state: OuterState, commit: Commit, disks: list[RealDisk]) -> list[bytes] | None:
+    lengths = slice_lengths(state, commit)
+    for disk in disks:
+        found = RoundLog(disk).load([s.hash for s in commit.slices], lengths)
+        if found is not None:
+            return found
+    return None
+
+
+def _check_step(state: OuterState, commit: Commit, results: list[bytes]) -> None:
+    if state.hashes[commit.fragment] != commit.base_hash:
+        raise Violation(f"round {commit.round} does not start from the state before it")
+    if state.rounds[commit.fragment] != commit.base_round:
+        raise Violation(f"round {commit.round} names base round {commit.base_round}")
+    gradient = state.decode(commit.fragment, commit.slices, results)
+    new = state.step(commit.fragment, gradient, commit.outer_lr, commit.outer_momentum)
+    state.rounds[commit.fragment] = commit.round
+    if new != commit.fragment_hash:
+        raise Violation(f"round {commit.round}: the recomputed fragment differs from the commit")
+    if state.root != commit.state_root:
+        raise Violation(f"round {commit.round}: the recomputed state root differs")
+
+
+def _check_reduction(
+    state: OuterState,
+    commit: Commit,
+    results: list[bytes],
+    disks: list[RealDisk],
+    findings: Findings,
+) -> None:
+    """With `--record all`: the weighted mean itself, from the contributions."""
+    grid = state.grid(commit.fragment)
+    included = [Included(node=c.node, weight=c.tokens, clip=c.clip) for c in commit.contributors]
+    hashes: dict[str, list[bytes]] = {c.node: [] for c in commit.contributors}
+    for index, place in enumerate(commit.slices):
+        inputs: dict[str, list[bytes]] = {}
+        for c in commit.contributors:
+            data = _input(disks, f"inputs/{commit.round}-{commit.attempt}/{index}-{c.node}")
+            if data is None:
+                findings.slices_without_inputs += 1
+                return
+            inputs[c.node] = grid.split(memoryview(data), place.first, place.stop)
+            hashes[c.node] += [digest(chunk) for chunk in inputs[c.node]]
+        reduced = reduce_slice(grid, place.first, inputs, included, commit.divisor)
+        if b"".join(reduced) != results[index]:
+            raise Violation(
+                f"round {commit.round}: slice {index} of {place.owner[:8]} is not the mean of "
+                f"its contributions"
+            )
+        findings.reductions_recomputed += 1
+    for c in commit.contributors:
+        if merkle_root(hashes[c.node]) != c.commitment:
+            raise Violation(
+                f"round {commit.round}: {c.node[:8]} sent other bytes than it committed to"
+            )
+
+
+def _input(disks: list[RealDisk], path: str) -> bytes | None:
+    return next((d for disk in disks if (d := disk.read(path)) is not None), None)
+
+
+# ---- event logs ----------------------------------------------------------------------------
+
+
+def _compare_events(folder: Path, records: list[AnyRecord], findings: Findings) -> None:
+    """What every process said it applied must be what the journal says."""
+    commits = {r.round: r for r in records if isinstance(r, Commit)}
+    for path in sorted(folder.rglob("events*.jsonl")):
+        for fields in _lines(path):
+            event = parse_event(fields)
+            match event:
+                case Applied():
+                    _compare_applied(path, event, commits)
+                case Voted() if event.round in commits:
+                    commit = commits[event.round]
+                    same = event.fragment_hash == commit.fragment_hash.hex()
+                    if event.attempt == commit.attempt and not same:
+                        raise Violation(f"{path}: voted for another fragment in {event.round}")
+                case RoundCommitted():
+                    if event.state_root != commits[event.round].state_root.hex():
+                        raise Violation(f"{path}: round {event.round} has another state root")
+                case _:
+                    continue
+            findings.events_compared += 1
+
+
+def _compare_applied(path: Path, event: Applied, commits: dict[int, Commit]) -> None:
+    commit = commits.get(event.round)
+    if commit is None:
+        raise Violation(f"{path}: round {event.round} was applied but is not in the journal")
+    if event.state_root != commit.state_root.hex():
+        raise Violation(f"{path}: the state after round {event.round} differs from the journal")
+
+
+def _lines(path: Path) -> Iterator[dict[str, object]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the torn last line of a process that was killed

@@ -1,0 +1,299 @@
+"""A whole swarm in one process and in virtual time: the real coordinator, agents and keeper over
+memory links and memory disks. Used by tests and by `farflung sim`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.clock import InlineWorkers, LoopClock
+from farflung.config.run import RunSpec
+from farflung.disk import Disk, MemoryDisk
+from farflung.events import Event
+from farflung.ids import Endpoint, NodeId
+from farflung.inner.seam import SharedState
+from farflung.monitor.picture import Picture, see, to_json
+from farflung.network.link import COORDINATOR, PEER
+from farflung.network.memory import MemoryNetwork
+from farflung.outer.fragments import make_fragments, size
+from farflung.outer.layout import Layout
+from farflung.run.agent import Agent
+from farflung.run.coordinator import Coordinator
+from farflung.run.genesis import Material, genesis_record, make_weights
+from farflung.run.node import NodeConfig, World
+from farflung.run.numpy_trainer import NumpyTrainer
+from farflung.run.outer_state import OuterState
+from farflung.run.trainer_port import TrainerPort
+from farflung.swarm import votes
+from farflung.swarm.identity import Identity, verify
+from farflung.swarm.journal import Journal
+from farflung.swarm.records import AnyRecord, Commit
+from farflung.swarm.state import Admitted
+
+JOURNAL = "journal.bin"
+CONTROL = Endpoint("coordinator:7000")
+RUN = "5eed5eed5eed5eed"
+KEEPER = "keeper"
+
+
+def seeded_identity(label: str) -> Identity:
+    return Identity.from_seed(hashlib.sha256(label.encode()).digest())
+
+
+def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    return verify(public_key, b"journal", message, signature)
+
+
+def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
+    return verify(public_key, votes.DOMAIN, body, signature)
+
+
+@dataclass
+class SimNode:
+    """A node's name, key and disk outlive its process."""
+
+    label: str
+    identity: Identity
+    role: str
+    disk: MemoryDisk = field(default_factory=MemoryDisk)
+    outbound_only: bool = False
+    step_s: float = 0.05
+    agent: Agent | None = None
+    task: asyncio.Task[str] | None = None
+    trainer: NumpyTrainer | None = None
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def node(self) -> NodeId:
+        return self.identity.node_id
+
+
+class SimSwarm:
+    """Build with `await SimSwarm.start(...)` inside `run_virtual`."""
+
+    def __init__(self, spec: RunSpec, seed: int) -> None:
+        self.spec = spec
+        self.rng = random.Random(seed)
+        self.network = MemoryNetwork()
+        self.run_key = seeded_identity(f"run-{seed}")
+        self.disk = MemoryDisk()
+        self.events: list[Event] = []
+        self.picture = Picture()
+        self.nodes: dict[str, SimNode] = {}
+        self.coordinator: Coordinator | None = None
+        self._coordinator_task: asyncio.Task[None] | None = None
+        self._elements: tuple[int, ...] = ()
+
+    @classmethod
+    async def start(
+        cls,
+        spec: RunSpec,
+        *,
+        peers: int,
+        keeper: bool = True,
+        seed: int = 0,
+        outbound_only: bool = False,
+        step_s: float = 0.05,
+    ) -> SimSwarm:
+        swarm = cls(spec, seed)
+        source = swarm.add(KEEPER, "keeper" if keeper else "source")
+        swarm._make_genesis(source.disk)
+        await swarm.start_coordinator()
+        swarm.spawn(KEEPER)
+        for i in range(peers):
+            swarm.add(f"p{i}", "trainer", outbound_only=outbound_only, step_s=step_s)
+            swarm.spawn(f"p{i}")
+        return swarm
+
+    def _make_genesis(self, disk: Disk) -> None:
+        weights = make_weights(self.spec, None)
+        record = genesis_record(
+            run=RUN,
+            run_key=self.run_key.public_key,
+            spec=self.spec,
+            weights=weights,
+            material=Material(rows=self.spec.data.rows),
+            disk=disk,
+        )
+        self._elements = fragment_sizes(weights.layout, self.spec)
+        journal = self._open_journal()
+        journal.append(record)
+
+    def _open_journal(self) -> Journal:
+        return Journal.open(
+            self.disk,
+            JOURNAL,
+            verifier=verify_record,
+            sign=lambda m: self.run_key.sign(b"journal", m),
+        )
+
+    # ---- the coordinator -------------------------------------------------------------------
+
+    async def start_coordinator(self) -> None:
+        self.coordinator = Coordinator(
+            transport=self.network.transport(NodeId("coordinator"), COORDINATOR),
+            clock=LoopClock(),
+            workers=InlineWorkers(),
+            emit=self._see,
+            journal=self._open_journal(),
+            fragment_elements=self._elements,
+            admission=_nobody,
+            check_vote=verify_vote,
+            status=lambda: str(to_json(self.picture)),
+        )
+        await self.coordinator.start(CONTROL)
+        self._coordinator_task = asyncio.create_task(self.coordinator.run())
+        for node in self.nodes.values():
+            self._admit(node)
+
+    async def kill_coordinator(self, torn_bytes: int = 0) -> None:
+        """SIGKILL: nothing is said, unsynced bytes are gone."""
+        self.network.kill(NodeId("coordinator"))
+        await _end(self._coordinator_task)
+        self.disk = self.disk.crash(torn_bytes)
+        self.coordinator = None
+
+    def _see(self, event: Event) -> None:
+        self.events.append(event)
+        self.picture = see(self.picture, event)
+
+    # ---- nodes -----------------------------------------------------------------------------
+
+    def add(
+        self, label: str, role: str, *, outbound_only: bool = False, step_s: float = 0.05
+    ) -> SimNode:
+        node = SimNode(
+            label=label,
+            identity=seeded_identity(label),
+            role=role,
+            outbound_only=outbound_only,
+            step_s=step_s,
+        )
+        self.nodes[label] = node
+        if self.coordinator is not None:
+            self._admit(node)
+        return node
+
+    def _admit(self, node: SimNode) -> None:
+        assert self.coordinator is not None
+        self.coordinator.submit(
+            Admitted(
+                node=node.node,
+                name=node.label,
+                region="",
+                role=node.role,
+                public_key=node.identity.public_key,
+                invite=b"",
+            )
+        )
+
+    def spawn(self, label: str) -> None:
+        """Start (or restart) a node's process on its disk."""
+        node = self.nodes[label]
+        node.agent = self._agent(node)
+        node.task = asyncio.create_task(node.agent.run())
+        node.task.add_done_callback(lambda t: t.cancelled() or t.exception())
+
+    def _agent(self, node: SimNode) -> Agent:
+        def make_trainer(spec: RunSpec, state: OuterState) -> TrainerPort:
+            shared = SharedState.create(
+                state.layout.size, state.fragments, spec.outer.window, memfd=False
+            )
+            state.anchor = shared.anchor
+            node.trainer = NumpyTrainer(shared, spec, step_s=node.step_s)
+            return node.trainer
+
+        world = World(
+            transport=self.network.transport(node.node, PEER),
+            disk=node.disk,
+            clock=LoopClock(),
+            workers=InlineWorkers(),
+            rng=random.Random(self.rng.getrandbits(64)),
+            emit=node.events.append,
+            sign=lambda body: node.identity.sign(votes.DOMAIN, body),
+        )
+        config = NodeConfig(
+            node=node.node,
+            run=RUN,
+            name=node.label,
+            region="",
+            role=node.role,
+            coordinators=(CONTROL,),
+            bind=None if node.outbound_only else Endpoint(f"{node.node}:0"),
+        )
+        journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)
+        trains = node.role == "trainer"
+        return Agent(config, world, journal, make_trainer=make_trainer if trains else None)
+
+    async def kill(self, label: str, torn_bytes: int = 0) -> None:
+        """SIGKILL a node: its links end at once, unsynced bytes are gone."""
+        node = self.nodes[label]
+        self.network.kill(node.node)
+        await _end(node.task)
+        node.disk = node.disk.crash(torn_bytes)
+        node.agent = node.task = node.trainer = None
+
+    # ---- waiting and looking ---------------------------------------------------------------
+
+    async def until(self, done: Callable[[], bool], deadline_s: float = 600.0) -> None:
+        """Wait in virtual time. TimeoutError with the picture when it does not come true."""
+        end = asyncio.get_running_loop().time() + deadline_s
+        while not done():
+            for node in self.nodes.values():
+                if node.task is not None and node.task.done() and not node.task.cancelled():
+                    node.task.result()
+            if asyncio.get_running_loop().time() > end:
+                raise TimeoutError(f"not in {deadline_s:g} s: {to_json(self.picture)}")
+            await asyncio.sleep(0.05)
+
+    async def committed(self, rounds: int, deadline_s: float = 600.0) -> None:
+        await self.until(lambda: self.picture.committed >= rounds, deadline_s)
+
+    async def finished(self, deadline_s: float = 3600.0) -> None:
+        """The run is complete and every live node has ended by itself."""
+        await self.until(lambda: self.picture.finished, deadline_s)
+        tasks = [n.task for n in self.nodes.values() if n.task is not None]
+        await asyncio.wait_for(asyncio.gather(*tasks), deadline_s)
+
+    async def stop(self) -> None:
+        for label, node in self.nodes.items():
+            if node.task is not None:
+                await self.kill(label)
+        if self.coordinator is not None:
+            await self.kill_coordinator()
+
+    def records(self) -> list[AnyRecord]:
+        return list(self._open_journal().records())
+
+    def commits(self) -> list[Commit]:
+        return [r for r in self.records() if isinstance(r, Commit)]
+
+    def roots(self) -> dict[str, bytes]:
+        """State root of every live node that has a state."""
+        return {
+            label: bytes(n.agent.follower.state.root)
+            for label, n in self.nodes.items()
+            if n.agent is not None and n.agent.follower.ready
+        }
+
+    def blobs(self, label: str) -> BlobStore:
+        return BlobStore(self.nodes[label].disk)
+
+
+def fragment_sizes(layout: Layout, spec: RunSpec) -> tuple[int, ...]:
+    return tuple(size(f) for f in make_fragments(layout, spec.outer.fragments))
+
+
+def _nobody(_: object) -> tuple[object, None]:
+    raise AssertionError("simulated nodes are admitted directly")
+
+
+async def _end(task: asyncio.Task[str] | asyncio.Task[None] | None) -> None:
+    if task is not None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
