@@ -113,7 +113,7 @@ def write_snapshot(
 def _leaves(part: Float32) -> list[memoryview]:
     count = leaf_count(part.size)
     cuts = [part[i * LEAF_ELEMENTS : (i + 1) * LEAF_ELEMENTS] for i in range(count)]
-    return [memoryview(np.ascontiguousarray(c)).cast("B") for c in cuts]
+    return [np.ascontiguousarray(c).view(np.uint8).data for c in cuts]
 
 
 def newest(disk: Disk) -> Pointer | None:

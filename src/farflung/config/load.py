@@ -13,6 +13,7 @@ import msgspec
 
 from farflung.config.run import RunSpec, check
 from farflung.errors import ConfigError
+from farflung.ids import split_endpoint
 
 
 def load_spec(path: Path | None, overrides: Iterable[str] = ()) -> RunSpec:
@@ -75,3 +76,12 @@ def _fields(section: str) -> list[str]:
     for part in filter(None, section.split(".")):
         kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
     return [f.name for f in msgspec.structs.fields(kind)]
+
+
+def check_endpoints(endpoints: Iterable[str]) -> None:
+    """ConfigError for the first one that is not HOST:PORT."""
+    for endpoint in endpoints:
+        try:
+            split_endpoint(endpoint)
+        except ValueError as error:
+            raise ConfigError(f"{error}; for example 0.0.0.0:7100") from None

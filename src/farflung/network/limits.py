@@ -18,7 +18,8 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.Redeem: 4 * KIB,
     m.Redeemed: 16 * KIB,
     m.Hello: 8 * KIB,
-    m.Welcome: 64 * KIB,
+    m.Welcome: KIB,
+    m.Donors: 256 * KIB,
     m.Refuse: 4 * KIB,
     m.Journal: MIB,
     m.Synced: KIB,
@@ -44,6 +45,8 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.Blob: KIB,
 }
 """Largest meta section in bytes by message type; the frame's kind caps it before allocation."""
+
+_OTHER = 64 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +91,7 @@ class Limits:
 
 def check_type_cap(kind: type[m.Control | m.BulkHeader], meta_bytes: int) -> None:
     """FrameError when a message is larger than its type may be."""
-    cap = TYPE_CAPS[kind]
+    cap = TYPE_CAPS.get(kind, _OTHER)
     if meta_bytes > cap:
         raise FrameError(f"{kind.__name__} of {meta_bytes} bytes exceeds its cap of {cap} bytes")
 

@@ -12,15 +12,15 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from typing import cast
+from typing import Self, cast
 
 from farflung.errors import FarflungError, LinkDown, ProtocolError
 from farflung.ids import Endpoint, NodeId
 from farflung.network import sockets
 from farflung.network.frames import FrameReader, encode_bulk, encode_control, next_seq
 from farflung.network.limits import Counters, Limits
-from farflung.network.link import Accept, BulkSize, Received, finish
-from farflung.network.messages import BulkHeader, Control
+from farflung.network.link import Accept, BulkFrame, BulkSize, Received, finish
+from farflung.network.messages import BulkHeader, Control, Redeem
 from farflung.network.tls import (
     Credentials,
     PeerName,
@@ -297,6 +297,20 @@ class TcpTransport:
         self._connections: set[TcpConnection] = set()
         self._strangers: dict[str, int] = {}
 
+    @classmethod
+    def for_node(
+        cls,
+        *,
+        key_pem: bytes,
+        certificate_pem: str,
+        ca_pem: str,
+        limits: Limits | None = None,
+        counters: Counters | None = None,
+    ) -> Self:
+        """From PEM texts: the node's PKCS8 key, its certificate, the run's CA certificate."""
+        credentials = Credentials(certificate_pem, key_pem, ca_pem)
+        return cls(credentials, limits=limits, counters=counters)
+
     # ---- dialling --------------------------------------------------------------------------
 
     async def dial(
@@ -306,7 +320,7 @@ class TcpTransport:
             endpoint, self.credentials.client, self.limits, self.counters, deadline_s
         )
         try:
-            name = remote_name(connection.tls().getpeercert(), self.credentials.run)
+            name = remote_name(connection.tls().getpeercert(), self.credentials.name.run)
             connection.introduce(check_expected(name, expect))
         except ProtocolError:
             connection.abort()
@@ -374,7 +388,7 @@ class TcpTransport:
         sockets.tune(client)
         try:
             _, connection = await loop.connect_accepted_socket(
-                lambda: _Inbound(self.limits, self.counters, self.credentials.run),
+                lambda: _Inbound(self.limits, self.counters, self.credentials.name.run),
                 client,
                 ssl=self.credentials.server,
                 ssl_handshake_timeout=self.limits.handshake_s,
@@ -443,7 +457,6 @@ async def dial_stranger(
     endpoint: Endpoint,
     *,
     ca_public_key: bytes,
-    run: str,
     deadline_s: float,
     limits: Limits | None = None,
 ) -> TcpConnection:
@@ -457,11 +470,32 @@ async def dial_stranger(
     )
     try:
         certificate = connection.tls().getpeercert(binary_form=True)
-        connection.introduce(verify_coordinator(certificate, ca_public_key, run))
+        connection.introduce(verify_coordinator(certificate, ca_public_key))
     except ProtocolError:
         connection.abort()
         raise
     return connection
+
+
+async def redeem(
+    endpoint: Endpoint, ca_public_key: bytes, message: Redeem, *, deadline_s: float
+) -> Control:
+    """Send one message as a stranger to the proven coordinator; its answer.
+
+    LinkDown when there is none by the deadline; ProtocolError when the server is somebody else.
+    """
+    connection = await dial_stranger(endpoint, ca_public_key=ca_public_key, deadline_s=deadline_s)
+    try:
+        async with asyncio.timeout(deadline_s):
+            await connection.send(message)
+            answer = await connection.receive()
+    except TimeoutError:
+        raise LinkDown(f"{endpoint} did not answer in {deadline_s:g} s") from None
+    finally:
+        connection.close()
+    if isinstance(answer, BulkFrame):
+        raise ProtocolError("bulk instead of an answer")
+    return answer
 
 
 async def _connect(

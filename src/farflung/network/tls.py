@@ -74,7 +74,7 @@ class RunAuthority:
         self._key = key
         self._certificate = certificate
         self.public_key: bytes = key.public_key().public_bytes_raw()
-        self.certificate_pem: str = certificate.public_bytes(Encoding.PEM).decode()
+        self.ca_pem: str = certificate.public_bytes(Encoding.PEM).decode()
 
     @classmethod
     def create(cls, run: RunId, *, wall_now: float | None = None) -> Self:
@@ -118,7 +118,7 @@ class RunAuthority:
     def private_pem(self) -> bytes:
         """PKCS8 key and certificate in one file."""
         key = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        return key + self.certificate_pem.encode()
+        return key + self.ca_pem.encode()
 
     def issue(
         self,
@@ -191,7 +191,7 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def expires_in_s(certificate_pem: str, *, wall_now: float | None = None) -> float:
+def expires_in_s(certificate_pem: str, wall_now: float | None = None) -> float:
     """Seconds of validity left; negative when it has expired."""
     end = x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc
     return (end - _moment(wall_now)).total_seconds()
@@ -202,19 +202,24 @@ def expires_in_s(certificate_pem: str, *, wall_now: float | None = None) -> floa
 
 @dataclass
 class Credentials:
-    """One node's certificate, private key (PKCS8 PEM) and the run's CA, as TLS contexts."""
+    """One node's certificate, private key (PKCS8 PEM) and the run's CA, as TLS contexts.
 
-    run: RunId
+    ProtocolError when the certificate does not say who the node is.
+    """
+
     certificate_pem: str
     key_pem: bytes = field(repr=False)
     ca_pem: str
 
     def __post_init__(self) -> None:
+        self.name = name_in_certificate(self.certificate_pem)
         self.server = server_context(self.certificate_pem, self.key_pem, self.ca_pem)
         self.client = client_context(self.certificate_pem, self.key_pem, self.ca_pem)
 
     def renew(self, certificate_pem: str) -> None:
         """Use a newer certificate of the same key for all handshakes from now on."""
+        if name_in_certificate(certificate_pem) != self.name:
+            raise ProtocolError("the renewed certificate is for another node, role or run")
         for context in (self.server, self.client):
             _load_pair(context, certificate_pem, self.key_pem)
         self.certificate_pem = certificate_pem
@@ -293,9 +298,18 @@ def remote_name(certificate: Mapping[str, object] | None, run: str) -> PeerName 
     return _of_run(PeerName.parse(uris[0]), run)
 
 
-def verify_coordinator(der: bytes | None, ca_public_key: bytes, run: str) -> PeerName:
+def name_in_certificate(certificate_pem: str) -> PeerName:
+    """Who a PEM certificate is for; nothing is verified. ProtocolError when it does not say."""
+    try:
+        return _name_of(x509.load_pem_x509_certificate(certificate_pem.encode()))
+    except ValueError as error:
+        raise ProtocolError(f"not a certificate: {error}") from None
+
+
+def verify_coordinator(der: bytes | None, ca_public_key: bytes) -> PeerName:
     """Check a server's leaf certificate against the CA key of the invite, by hand.
 
+    One CA key serves one run, so that the run needs no check of its own.
     The handshake has already proved that the server holds the leaf's private key. ProtocolError
     with the reason when it is not the run's coordinator.
     """
@@ -305,22 +319,30 @@ def verify_coordinator(der: bytes | None, ca_public_key: bytes, run: str) -> Pee
         leaf = x509.load_der_x509_certificate(der)
         ca = Ed25519PublicKey.from_public_bytes(ca_public_key)
         ca.verify(leaf.signature, leaf.tbs_certificate_bytes)
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except InvalidSignature:
         raise ProtocolError(
             "the server's certificate is not signed by the run that the invite names"
         ) from None
-    except (ValueError, x509.ExtensionNotFound) as error:
+    except ValueError as error:
         raise ProtocolError(f"the server's certificate is malformed: {error}") from None
     if not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
         raise ProtocolError("the server's certificate is not valid now; check this machine's clock")
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    if len(uris) != 1:
-        raise ProtocolError("a certificate must carry exactly one name, a farflung: URI")
-    name = _of_run(PeerName.parse(uris[0]), run)
+    name = _name_of(leaf)
     if name.role != COORDINATOR:
         raise ProtocolError(f"the server is {name.node[:8]}, a {name.role}, not the coordinator")
     return name
+
+
+def _name_of(leaf: x509.Certificate) -> PeerName:
+    """ProtocolError unless there is exactly one name, ours."""
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise ProtocolError("the certificate carries no farflung: URI") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1 or len(list(names)) != 1:
+        raise ProtocolError("a certificate must carry exactly one name, a farflung: URI")
+    return PeerName.parse(uris[0])
 
 
 def _of_run(name: PeerName, run: str) -> PeerName:

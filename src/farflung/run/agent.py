@@ -10,14 +10,11 @@ Tasks, all on one loop (docs/threads.md):
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import newest
-from farflung.clock import Clock, Workers
-from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION, RunSpec
-from farflung.disk import Disk
+from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import (
     CorruptState,
     LinkDown,
@@ -29,14 +26,11 @@ from farflung.errors import (
 from farflung.events import (
     AgentStarted,
     Applied,
-    Emit,
     Resynced,
     Skipped,
     TrainerRestarted,
     Warned,
 )
-from farflung.ids import Endpoint, NodeId
-from farflung.network.link import Transport
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -64,7 +58,6 @@ from farflung.run.round import RoundRunner
 from farflung.run.trainer_port import TrainerDied, TrainerPort
 from farflung.swarm.journal import Journal as JournalFile
 from farflung.swarm.records import Admin, AnyRecord, Close, Commit, Contributor, Gen, Genesis
-
 
 Provision = Callable[["Agent", Genesis], Awaitable[None]]
 """Fetches what the trainer needs (token shards, tokenizer) before it starts."""
@@ -355,7 +348,8 @@ class Agent:
     async def _ask_in(self) -> None:
         """Nothing left to apply: if I am not in, say that I hold the newest state."""
         ready = self.trainer is None or self.runner is not None
-        if not ready or self.follower.journal.length < self._journal_target:
+        behind = self.follower.journal.length < self._journal_target
+        if self.config.role == "source" or not ready or behind:
             return
         state = self.follower.state
         if not self._generation or not self._asked:
@@ -477,6 +471,7 @@ class Agent:
         match record:
             case Gen(node=self.config.node, generation=generation) if self._asked:
                 self._generation = generation
+                self._moved_bytes = (self.mesh.sent_bytes(), self.mesh.received_bytes())
             case Close(node=self.config.node, generation=self._generation):
                 self._end_generation()
             case Admin(action="finish"):
@@ -515,10 +510,10 @@ class Agent:
 
     # ---- what the mesh asks ----------------------------------------------------------------
 
-    def expected_bytes(self, sender: str, header: BulkHeader) -> int:
+    def expected_bytes(self, header: BulkHeader) -> int:
         if self.averager is None:
             raise ProtocolError("still starting")
-        return self.averager.expected_bytes(sender, header)
+        return self.averager.expected_bytes(header)
 
     def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None:
         if self.averager is not None:

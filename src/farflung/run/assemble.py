@@ -130,5 +130,3 @@ def trainer_factory(
         )
 
     return make
-
-

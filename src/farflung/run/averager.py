@@ -163,7 +163,7 @@ class Averager:
 
     # ---- from the data plane ---------------------------------------------------------------
 
-    def expected_bytes(self, sender: str, header: BulkHeader) -> int:
+    def expected_bytes(self, header: BulkHeader) -> int:
         """Exact size of a slice frame: it follows from the run, the round and the chunks."""
         if not isinstance(header, Contribution | SliceResult) or not self._follower.ready:
             raise ProtocolError(f"{type(header).__name__} is not expected here")
@@ -183,10 +183,9 @@ class Averager:
         exchange = self._exchanges.get(key)
         if exchange is not None:
             self._deliver(exchange, sender, header, payload)
-        elif self._is_early(key):
-            if self._early_bytes + len(payload) <= MAX_EARLY_BYTES:
-                self._early_bytes += len(payload)
-                self._early.setdefault(key, []).append((sender, header, bytes(payload)))
+        elif self._is_early(key) and self._early_bytes + len(payload) <= MAX_EARLY_BYTES:
+            self._early_bytes += len(payload)
+            self._early.setdefault(key, []).append((sender, header, bytes(payload)))
 
     def _is_early(self, key: _Key) -> bool:
         if key[1] < self._follower.state.next_round:

@@ -30,9 +30,10 @@ from farflung.network.messages import (
     Vote,
     Welcome,
 )
+from farflung.swarm import ranges
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.records import AnyRecord
+from farflung.swarm.records import AnyRecord, Return
 from farflung.swarm.records import Term as TermRecord
 from farflung.swarm.replay import replay
 from farflung.swarm.state import (
@@ -41,6 +42,7 @@ from farflung.swarm.state import (
     Disconnected,
     Input,
     Link,
+    Node,
     Received,
     Send,
     State,
@@ -130,7 +132,7 @@ class Coordinator:
     async def start(self, bind: Endpoint) -> Endpoint:
         """Begin a new term and listen. Raises StorageError, LinkDown (port in use)."""
         term = self.state.term + 1
-        await self._append([TermRecord(term=term)])
+        await self._append([TermRecord(term=term), *orphans(self.state)])
         self.state = replay(
             self._journal.records(), self.state.fragment_elements, self._clock.now()
         )
@@ -192,6 +194,8 @@ class Coordinator:
                 self._emit(Warned(sentence=f"{self._name(node)}: {error}"))
                 if node in self._sessions:
                     self._sessions[node].link.close(str(error))
+            finally:
+                self._inbox.task_done()
 
     async def _decide(self, event: Input) -> None:
         """One decision, taken again until the disk takes what it appends."""
@@ -222,8 +226,8 @@ class Coordinator:
         return await self._workers.run(lambda: self._journal.append_all(records)), first
 
     def _update_donors(self) -> None:
-        members = [m for m in self.state.active_members() if m.endpoints]
-        members.sort(key=lambda m: (m.trains, m.node))
+        serving = [n for n in self.state.nodes.values() if n.endpoints and _serves(n)]
+        members = sorted(serving, key=lambda m: (m.trains, m.node))
         donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
         if donors != self._donors:
             self._donors = donors
@@ -277,10 +281,12 @@ class Coordinator:
         answer, event = self._admission(first)
         if event is not None:
             self.submit(event)
+            await self._inbox.join()  # the answer promises a journalled membership
         await link.send(answer)
         link.close()
 
     async def _member(self, link: Connection, node: str, hello: Hello) -> None:
+        await self._inbox.join()  # its admission may still be on its way
         refusal = self._refusal(node, hello)
         if refusal:
             self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
@@ -407,3 +413,21 @@ class Coordinator:
     def _name(self, node: str) -> str:
         known = self.state.nodes.get(node)
         return known.name if known else node[:8]
+
+
+def _serves(node: Node) -> bool:
+    """Active members have state; a source serves genesis and data without taking part."""
+    if node.role == "source":
+        return node.link is not Link.GONE
+    return node.open and node.link is Link.ACTIVE
+
+
+def orphans(state: State) -> list[AnyRecord]:
+    """Leases of closed stays that an attempt held when the former incarnation ended: its
+    attempts are void, so they become free now."""
+    found: list[AnyRecord] = []
+    for (node, generation), held in sorted(state.ledger.held.items()):
+        known = state.nodes[node]
+        if held and not (known.open and known.generation == generation):
+            found.append(Return(node=node, generation=generation, ranges=ranges.normalise(held)))
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
@@ -209,7 +210,7 @@ class Follower:
                 failure = error
                 continue
             self.blobs.put(data)
-            await self._workers.run(lambda m=manifest: install(state, m, self.blobs))
+            await self._workers.run(partial(install, state, manifest, self.blobs))
             took = self._clock.now() - started
             self._emit(SnapshotFetched(next_round=manifest.next_round, bytes=moved, took_s=took))
             return

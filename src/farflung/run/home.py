@@ -1,8 +1,8 @@
 """FARFLUNG_HOME: where identity and state of runs live, one folder per run and role.
 
-    <home>/<run name>/host/    run and CA keys, journal, spec, events   (`farflung host`)
-    <home>/<run name>/keeper/  the keeper's node
-    <home>/<run name>/peer/    a trainer's node                          (`farflung join`)
+<home>/<run name>/host/    run and CA keys, journal, spec, events   (`farflung host`)
+<home>/<run name>/keeper/  the keeper's node
+<home>/<run name>/peer/    a trainer's node                          (`farflung join`)
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ DIAL_S = 5.0
 class Plant(Protocol):
     """What the mesh asks of its agent."""
 
-    def expected_bytes(self, sender: str, header: BulkHeader) -> int:
+    def expected_bytes(self, header: BulkHeader) -> int:
         """Exact payload size that the plan allows; ProtocolError when it allows none."""
 
     def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None: ...
@@ -190,7 +190,7 @@ class Mesh:
     def _expected(self, node: str, header: BulkHeader) -> int:
         if isinstance(header, Blob):
             return self.blobs.expected(node, header)
-        return self._plant.expected_bytes(node, header)
+        return self._plant.expected_bytes(header)
 
     async def _on_control(self, node: str, link: Connection, message: object) -> None:
         match message:

@@ -20,6 +20,7 @@ from farflung.inner.seam import SharedState
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.link import COORDINATOR, PEER
 from farflung.network.memory import MemoryNetwork
+from farflung.network.messages import Control, Redeem
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.run.agent import Agent
@@ -289,7 +290,7 @@ def fragment_sizes(layout: Layout, spec: RunSpec) -> tuple[int, ...]:
     return tuple(size(f) for f in make_fragments(layout, spec.outer.fragments))
 
 
-def _nobody(_: object) -> tuple[object, None]:
+def _nobody(_: Redeem) -> tuple[Control, None]:
     raise AssertionError("simulated nodes are admitted directly")
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from farflung.averaging.plan import Edge
 from farflung.events import GenerationClosed, GenerationOpened, PeerJoined, PeerSuspect, Warned
-from farflung.network.messages import Beat, Leave, Synced
 from farflung.hashing import merkle_root
+from farflung.network.messages import Beat, Leave, Synced
 from farflung.swarm.records import Close, Gen, Join
 from farflung.swarm.state import Admitted, Connected, Disconnected, Link, Node, State, Step
 
@@ -29,17 +29,6 @@ def admit(step: Step, event: Admitted) -> None:
             invite=event.invite,
         )
     )
-    step.set_node(Node(node=event.node, name=event.name, region=event.region, role=event.role))
-    step.tell(PeerJoined(node=event.node, name=event.name, role=event.role))
-    step.because(f"{event.name} joined as {event.role}")
-
-
-def connect(step: Step, event: Connected) -> None:
-    """A link is up. A process that lost its generation's progress starts a new one."""
-    node = step.state.nodes[event.node]
-    if node.open and event.generation != node.generation:
-        close_generation(step, event.node, "restarted without its progress")
-        node = step.state.nodes[event.node]
     step.set_node(
         Node(
             node=event.node,

@@ -48,7 +48,7 @@ TEXT = invite_text()
 
 
 def test_the_text_of_an_invite_is_pinned() -> None:
-    assert TEXT + "\n" == GOLDEN.read_text()
+    assert GOLDEN.read_text() == TEXT + "\n"
 
 
 @settings(max_examples=30, deadline=None)
@@ -58,9 +58,7 @@ def test_the_text_of_an_invite_is_pinned() -> None:
     uses=st.integers(1, 10_000),
     role=st.sampled_from(["trainer", "keeper"]),
 )
-def test_what_is_made_parses_to_the_same(
-    name: str, hosts: list[str], uses: int, role: str
-) -> None:
+def test_what_is_made_parses_to_the_same(name: str, hosts: list[str], uses: int, role: str) -> None:
     invite = parse_invite(invite_text(tuple(hosts[:8]), name=name, role=role, uses=uses))
     assert invite.run_name == name
     assert list(invite.endpoints) == hosts[:8]
@@ -161,9 +159,7 @@ def test_loopback_only_means_every_endpoint(endpoints: tuple[str, ...], alone: b
         ({"endpoints": tuple(f"host-{i}.example.org:7070" for i in range(99))}, "fewer endpoints"),
     ],
 )
-def test_an_invite_that_breaks_a_rule_is_not_made(
-    change: dict[str, object], sentence: str
-) -> None:
+def test_an_invite_that_breaks_a_rule_is_not_made(change: dict[str, object], sentence: str) -> None:
     with pytest.raises(InviteError, match=sentence):
         invite_text(**change)  # type: ignore[arg-type]
 

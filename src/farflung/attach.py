@@ -1,0 +1,411 @@
+"""The public trainer protocol: any PyTorch loop joins a run through it (docs/trainer.md).
+
+    with farflung.attach(model, optimizer) as peer:
+        while lease := peer.lease():
+            for positions in lease.batches():
+                ...forward, backward, optimizer.step()...
+                peer.step(tokens=n, metrics={"loss": loss})
+
+The built-in trainer (inner/trainer.py) is such a loop. One thread; needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import numpy as np
+from torch import Tensor, nn
+
+from farflung.config.run import RunSpec
+from farflung.errors import LinkDown, ProtocolError, UserError
+from farflung.inner import progress
+from farflung.inner.channel import (
+    ENV_GENESIS,
+    ENV_SOCKET,
+    TRAINER_PROTOCOL_VERSION,
+    Attach,
+    Close,
+    Done,
+    FromAgent,
+    Grant,
+    Land,
+    Landed,
+    Landing,
+    Lease,
+    Progress,
+    Reset,
+    ResetDone,
+    StopEarly,
+    Trained,
+    TrainerChannel,
+    Welcome,
+)
+from farflung.inner.flat import FlatParameters
+from farflung.inner.genesis import write_genesis
+from farflung.inner.optimizer import HasParamGroups, set_lr_factor
+from farflung.inner.seam import SharedState
+
+PROGRESS_S = 0.2
+"""Least time between two Progress messages of one phase."""
+
+
+def attach(
+    model: nn.Module, optimizer: HasParamGroups, *, layout_names: Mapping[str, str] | None = None
+) -> Peer:
+    """Connect this process's model to the agent that started it.
+
+    The parameters become the run's anchor. `layout_names` maps parameter names of this module to
+    names of the run where they differ. Learning rates of `optimizer` are taken as peak values.
+    In genesis mode (`farflung host` makes the first weights) writes the model's parameters and
+    ends the process with SystemExit(0).
+
+    Raises UserError without an agent, MismatchError when versions or parameters differ, LinkDown.
+    """
+    flat = FlatParameters(model, layout_names)
+    genesis = os.environ.get(ENV_GENESIS)
+    if genesis:
+        write_genesis(flat, Path(genesis))
+        raise SystemExit(0)
+    path = os.environ.get(ENV_SOCKET)
+    if not path:
+        raise UserError(
+            "this program trains only under an agent; "
+            "start it with: farflung join INVITE --trainer 'python THIS_PROGRAM.py'"
+        )
+    channel = TrainerChannel(path)
+    try:
+        return _greet(channel, flat, optimizer)
+    except BaseException:
+        channel.close()
+        raise
+
+
+def _greet(channel: TrainerChannel, flat: FlatParameters, optimizer: HasParamGroups) -> Peer:
+    welcome, fd = channel.greet(
+        Attach(
+            version=TRAINER_PROTOCOL_VERSION,
+            layout=flat.entries,
+            rank=int(os.environ.get("RANK", "0")),
+            world=int(os.environ.get("WORLD_SIZE", "1")),
+        )
+    )
+    try:
+        flat.adopt(welcome.layout)
+        shared = SharedState.open(fd, flat.size, welcome.fragments, welcome.slots)
+    except BaseException:
+        os.close(fd)
+        raise
+    return Peer(channel, flat, shared, optimizer, welcome)
+
+
+class TrainLease:
+    """Work for one round. Over when its batches are trained, or when the agent ends it early."""
+
+    def __init__(self, serial: int, lease: Lease, spec: RunSpec, rate: LrSetter) -> None:
+        self.spec = spec
+        self.round = lease.round
+        self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
+        """Batches to train."""
+        self.over = False
+        self.serial = serial
+        self._lease = lease
+        self._rate = rate
+        self._stopping = False
+        self._done = 0
+        self._tokens = 0
+        self._loss_sum = 0.0
+        self._compute_s = 0.0
+        self._note = ""
+
+    def rows(self) -> list[int]:
+        """All positions of the lease, in order."""
+        return list(progress.positions(self._lease))
+
+    def batches(self) -> Iterator[list[int]]:
+        """Positions of each batch still to train; ends when the lease is over.
+
+        Call `peer.step` after each.
+        """
+        rows = self.spec.inner.batch_rows
+        for index, batch in enumerate(progress.batches(self._lease, rows)):
+            if self.over:
+                return
+            if index >= self._done:
+                yield batch
+
+    def lr_factor(self) -> float:
+        """What the peak learning rates are multiplied by in the coming step."""
+        return self._rate.factor(self._lease, self._done, self.steps)
+
+    # ---- for Peer --------------------------------------------------------------------------
+
+    @property
+    def departs(self) -> tuple[int, int]:
+        """(slot, fragment)"""
+        return self._lease.slot, self._lease.fragment
+
+    @property
+    def finished(self) -> bool:
+        return self._stopping or self._done >= self.steps
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    def count(self, tokens: int, loss: float, seconds: float) -> None:
+        self._done += 1
+        self._tokens += tokens
+        self._compute_s += seconds
+        if math.isfinite(loss):
+            self._loss_sum += loss
+        elif not self._note:
+            self._note = f"non-finite loss at step {self._done}"
+
+    def outcome(self, parameters_finite: bool, wait_s: float) -> Trained:
+        note = self._note or ("" if parameters_finite else "non-finite parameters")
+        return Trained(
+            round=self.round,
+            rows=self._done * self.spec.inner.batch_rows,
+            steps=self._done,
+            tokens=self._tokens,
+            loss_sum=self._loss_sum,
+            finite=not note,
+            compute_s=self._compute_s,
+            wait_s=wait_s,
+            note=note,
+        )
+
+
+class LrSetter:
+    """Keeps the optimizer's learning rates on the run's schedule."""
+
+    def __init__(self, spec: RunSpec, optimizer: HasParamGroups) -> None:
+        self._rate = progress.LearningRate(spec)
+        self._optimizer = optimizer
+        self.own_steps = 0
+
+    def factor(self, lease: Lease, step: int, steps: int) -> float:
+        return self._rate.factor(lease, step, steps, self.own_steps)
+
+    def apply(self, lease: TrainLease) -> None:
+        set_lr_factor(self._optimizer, lease.lr_factor())
+
+
+class Peer:
+    """This trainer's place in the run. Not thread-safe: all calls from the training thread."""
+
+    def __init__(
+        self,
+        channel: TrainerChannel,
+        flat: FlatParameters,
+        shared: SharedState,
+        optimizer: HasParamGroups,
+        welcome: Welcome,
+    ) -> None:
+        self.spec = msgspec.json.decode(welcome.spec, type=RunSpec)
+        self.data_dir = Path(welcome.data_dir)
+        """The run's token shards, if it has any."""
+        self._channel = channel
+        self._flat = flat
+        self._shared = shared
+        self._rate = LrSetter(self.spec, optimizer)
+        self._speed = progress.Speed()
+        self._lease: TrainLease | None = None
+        self._granted: Grant | None = None
+        self._closed = False
+        self._wait_s = 0.0
+        self._resumed_s = time.perf_counter()
+        self._phase = ""
+        self._reported_s = -PROGRESS_S
+        self._rebase()
+        self._send(ResetDone(serial=0))
+
+    def lease(self) -> TrainLease | None:
+        """The next work; blocks, and merges commits meanwhile. None: the run ends here."""
+        self._leave_lease()
+        self._report("waiting")
+        started_s = time.perf_counter()
+        while not self._closed:
+            grant = self._next_grant()
+            if grant is None:
+                continue
+            lease = TrainLease(grant.serial, grant.lease, self.spec, self._rate)
+            self._wait_s += time.perf_counter() - started_s
+            if lease.steps == 0:
+                self._depart(lease)
+                started_s = time.perf_counter()
+                continue
+            return self._begin(lease)
+        return None
+
+    def step(self, tokens: int, metrics: Mapping[str, float | Tensor] | None = None) -> None:
+        """Call after each `optimizer.step()`, with the tokens of its batch.
+
+        `metrics["loss"]` is the batch's mean nats per token. Merges commits that arrived, sets
+        the learning rate of the next step and hands over the fragment after the last one.
+        Raises UserError when there is no lease or it is over.
+        """
+        lease = self._lease
+        if lease is None or lease.over:
+            raise UserError(
+                "peer.step() came without a running lease; "
+                "take batches from lease.batches(), which ends when the lease is over"
+            )
+        loss = float((metrics or {}).get("loss", 0.0))
+        took_s = time.perf_counter() - self._resumed_s
+        lease.count(tokens, loss, took_s)
+        self._speed.note(took_s)
+        self._rate.own_steps += 1
+        self._handle_arrived()
+        if lease.finished and not lease.over:
+            self._depart(lease)
+        if not lease.over:
+            self._rate.apply(lease)
+        self._report("training")
+        self._resumed_s = time.perf_counter()
+
+    def close(self) -> None:
+        """End the connection. Idempotent; an open lease ends unanswered."""
+        self._closed = True
+        if self._lease is not None:
+            self._lease.over = True
+        self._channel.close()
+        self._shared.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- leases ----------------------------------------------------------------------------
+
+    def _begin(self, lease: TrainLease) -> TrainLease:
+        self._lease = lease
+        self._rate.apply(lease)
+        self._report("training" if self._rate.own_steps else "compiling")
+        self._resumed_s = time.perf_counter()
+        return lease
+
+    def _leave_lease(self) -> None:
+        """The caller is done with a lease, perhaps before its end."""
+        if self._lease is not None and not self._lease.over:
+            self._depart(self._lease)
+        self._lease = None
+
+    def _depart(self, lease: TrainLease) -> None:
+        """The departing fragment's local parameters go to their slot; the lease is over."""
+        slot, fragment = lease.departs
+        local_F = self._shared.sent(slot, fragment)
+        self._flat.read(self._shared.fragments[fragment], local_F)
+        finite = bool(np.isfinite(local_F).all())
+        lease.over = True
+        self._progress()
+        self._send(Done(serial=lease.serial, trained=lease.outcome(finite, self._wait_s)))
+        self._wait_s = 0.0
+
+    def _next_grant(self) -> Grant | None:
+        if self._granted is None:
+            try:
+                self._handle(self._channel.receive())
+            except LinkDown as error:
+                self._orphaned(error)
+        grant, self._granted = self._granted, None
+        return grant
+
+    # ---- what the agent asks ---------------------------------------------------------------
+
+    def _handle_arrived(self) -> None:
+        try:
+            while (message := self._channel.poll()) is not None:
+                self._handle(message)
+        except LinkDown as error:
+            self._orphaned(error)
+
+    def _handle(self, message: FromAgent) -> None:
+        match message:
+            case Grant():
+                self._granted = message
+                if self._lease is not None:
+                    self._lease.stop()  # the agent gave the former one up
+            case Land():
+                self._merge(message.landing)
+                self._send(Landed(serial=message.serial))
+            case Reset():
+                self._granted = None
+                if self._lease is not None:
+                    self._lease.over = True
+                self._rebase()
+                self._send(ResetDone(serial=message.serial))
+            case StopEarly():
+                self._stop_early(message.serial)
+            case Close():
+                self._end()
+            case _:
+                raise ProtocolError(f"the agent sent {type(message).__name__} out of place")
+
+    def _stop_early(self, serial: int) -> None:
+        if self._lease is not None and self._lease.serial == serial:
+            self._lease.stop()
+
+    def _merge(self, landing: Landing) -> None:
+        fragment, shared = landing.fragment, self._shared
+        ranges = shared.fragments[fragment]
+        if landing.op == "add":
+            self._flat.add(ranges, shared.land(landing.slot, fragment))
+        elif landing.op == "replace":
+            self._flat.replace(ranges, shared.read_fragment(fragment))
+        else:
+            self._flat.blend(ranges, shared.read_fragment(fragment), landing.alpha)
+
+    def _rebase(self) -> None:
+        """local := anchor"""
+        for fragment, ranges in enumerate(self._shared.fragments):
+            self._flat.replace(ranges, self._shared.read_fragment(fragment))
+
+    # ---- the line to the agent -------------------------------------------------------------
+
+    def _report(self, phase: str) -> None:
+        due = time.monotonic() - self._reported_s >= PROGRESS_S
+        if phase != self._phase or due:
+            self._phase = phase
+            self._progress()
+
+    def _progress(self) -> None:
+        self._reported_s = time.monotonic()
+        self._send(
+            Progress(
+                steps=self._rate.own_steps,
+                steps_per_s=self._speed.steps_per_s,
+                phase=self._phase,
+            )
+        )
+
+    def _send(self, message: Progress | Done | Landed | ResetDone) -> None:
+        if self._closed:
+            return
+        try:
+            self._channel.send(message)
+        except LinkDown as error:
+            self._orphaned(error)
+
+    def _orphaned(self, error: LinkDown) -> None:
+        """Nobody can use what this process would train: end the loop."""
+        print(f"farflung: {error}; the trainer ends", file=sys.stderr)
+        self._end()
+
+    def _end(self) -> None:
+        self._closed = True
+        if self._lease is not None:
+            self._lease.over = True

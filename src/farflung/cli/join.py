@@ -1,0 +1,150 @@
+"""`farflung join`: take part in a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farflung.cli import aio
+from farflung.config.load import check_endpoints
+from farflung.errors import UserError
+from farflung.events import (
+    Applied,
+    Event,
+    Reconnected,
+    Resynced,
+    SnapshotFetched,
+    Trained,
+    TrainerRestarted,
+    Warned,
+)
+from farflung.run.home import find_only, home_folder, locked, role_folder
+
+
+def join(
+    invite: Annotated[
+        str, typer.Argument(help="The host's invite (ff1...). Leave out to continue.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="How others see this peer.")] = "",
+    region: Annotated[str, typer.Option(help="Where it is, for people.")] = "",
+    bind: Annotated[str, typer.Option(help="HOST:PORT for other peers.")] = "127.0.0.1:0",
+    advertise: Annotated[
+        list[str] | None, typer.Option(help="HOST:PORT that other peers dial (repeatable).")
+    ] = None,
+    outbound_only: Annotated[
+        bool, typer.Option("--outbound-only", help="Accept no connections (behind a NAT).")
+    ] = False,
+    trainer: Annotated[
+        str, typer.Option(help="Own trainer program that calls farflung.attach.")
+    ] = "",
+    run_name: Annotated[
+        str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
+    ] = "",
+) -> None:
+    """Join a run: fetch spec, data and weights, then train until the run is complete.
+
+    Examples:
+
+      farflung join ff1...
+
+      farflung join ff1... --bind 0.0.0.0:7100 --advertise my.example.org:7100
+
+      farflung join            (continue with the same identity)
+    """
+    from farflung.run.join import JoinOptions, load_membership
+    from farflung.swarm.invite import parse_invite
+
+    if invite:
+        folder = role_folder(home_folder(), parse_invite(invite).run_name, "peer")
+    elif run_name:
+        folder = role_folder(home_folder(), run_name, "peer")
+    else:
+        folder = find_only(home_folder(), "peer")
+    known = load_membership(folder)
+    if known is None and not invite:
+        raise UserError(f"{folder} holds no membership; give the invite: farflung join ff1...")
+    check_endpoints([bind, *(advertise or ())])
+    options = JoinOptions(
+        name=name,
+        region=region,
+        bind=bind,
+        advertise=tuple(advertise or ()),
+        outbound_only=outbound_only,
+        trainer=tuple(shlex.split(trainer)),
+    )
+    if known is not None and not invite:
+        options = JoinOptions(
+            name=name or known.name,
+            region=region or known.region,
+            bind=known.bind,
+            advertise=known.advertise,
+            outbound_only=known.outbound_only,
+            trainer=known.trainer,
+        )
+    with locked(folder):
+        aio.run(_take_part(folder, invite or (known.invite if known else ""), options))
+
+
+async def _take_part(folder: Path, invite: str, options: object) -> None:
+    from farflung.run.join import JoinOptions, prepare
+
+    assert isinstance(options, JoinOptions)
+    line = _Line()
+    joined = await prepare(folder, invite, options, line.fetched)
+    joined.files.log.listen(line.see)
+    typer.echo(f"{joined.agent.config.name} joins run {joined.agent.config.run}")
+    outcome = await joined.run()
+    line.end()
+    typer.echo(f"{joined.agent.config.name}: {outcome}")
+
+
+class _Line:
+    """One live line on a terminal; one plain line per round elsewhere."""
+
+    def __init__(self) -> None:
+        self._live = sys.stdout.isatty()
+        self._loss = float("nan")
+        self._rate = 0.0
+
+    def fetched(self, here: int, total: int) -> None:
+        if self._live:
+            self._show(f"fetching data {here / 2**20:.1f} of {total / 2**20:.1f} MiB")
+
+    def see(self, event: Event) -> None:
+        match event:
+            case Trained():
+                self._loss = event.loss
+                self._rate = event.tokens / event.compute_s if event.compute_s else 0.0
+            case Applied():
+                self._show(
+                    f"round {event.round:5d}  loss {self._loss:7.4f}  {self._rate:,.0f} tok/s  "
+                    f"{'contributed' if event.contributed else 'followed'}",
+                    keep=not self._live,
+                )
+            case SnapshotFetched():
+                self._show(
+                    f"state of round {event.next_round} fetched in {event.took_s:.1f} s", True
+                )
+            case Reconnected():
+                self._show(f"coordinator back after {event.after_s:.1f} s", True)
+            case TrainerRestarted() | Resynced():
+                self._show(f"! {event.reason}", True)
+            case Warned():
+                self._show(f"! {event.sentence}", True)
+            case _:
+                pass
+
+    def _show(self, text: str, keep: bool = False) -> None:
+        if self._live:
+            sys.stdout.write(f"\r\x1b[K{text}" + ("\n" if keep else ""))
+            sys.stdout.flush()
+        else:
+            typer.echo(text)
+
+    def end(self) -> None:
+        if self._live:
+            sys.stdout.write("\n")

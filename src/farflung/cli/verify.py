@@ -1,0 +1,66 @@
+"""`farflung verify`: recompute a run offline."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from farflung.errors import FarflungError
+
+
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(help="A demo's --out folder, or FARFLUNG_HOME/RUN of the host.")
+    ],
+) -> None:
+    """Recompute every round from journal, event logs and recorded bytes.
+
+    Exit code 0: everything that could be checked holds; 1: the first violation, in one sentence.
+
+    Examples:
+
+      farflung verify demo-out
+
+      farflung verify ~/.farflung/my-run
+    """
+    from farflung.run.verify import Findings, Violation, verify_folder
+
+    try:
+        found: Findings = verify_folder(folder, _progress if sys.stderr.isatty() else None)
+    except Violation as violation:
+        typer.echo(f"VIOLATION: {violation}")
+        raise typer.Exit(1) from None
+    except FarflungError:
+        raise
+    _print(found)
+
+
+def _progress(done: int, total: int) -> None:
+    sys.stderr.write(f"\r\x1b[Krecomputing round {done} of {total}")
+    if done == total:
+        sys.stderr.write("\r\x1b[K")
+
+
+def _print(found: object) -> None:
+    from farflung.run.verify import Findings
+
+    assert isinstance(found, Findings)
+    f = found
+    typer.echo(
+        f"journal      {f.journals} copies agree, {f.records} records, {f.terms} terms, "
+        f"{f.commits} commits, {f.abandoned} abandoned, {f.signatures} signed votes: ok"
+    )
+    typer.echo(
+        f"samples      credited {f.credited:,}, duplicated {f.duplicated}, lost {f.lost}, "
+        f"partial {f.partial}"
+    )
+    word = "ok" if not f.missing_results else f"bytes of round {f.missing_results[0]} not kept"
+    typer.echo(f"outer steps  {f.steps_recomputed} of {f.commits} recomputed bit by bit: {word}")
+    if f.reductions_recomputed:
+        typer.echo(f"reductions   {f.reductions_recomputed} slices recomputed bit by bit: ok")
+    else:
+        typer.echo("reductions   not checked: contributions were not recorded (--record all)")
+    typer.echo(f"event logs   {f.events_compared} statements agree with the journal")

@@ -1,0 +1,350 @@
+"""The trainer protocol: messages between an agent and its trainer on one machine. No torch.
+
+AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 1 MiB.
+The trainer dials and says Attach; the agent answers Welcome, whose length prefix carries the
+descriptor of the shared block (SCM_RIGHTS), or Refuse. From then on the agent asks (Grant, Land,
+Reset: each with a serial that the answer repeats) and the trainer answers in order. docs/trainer.md.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
+
+TRAINER_PROTOCOL_VERSION = 1
+FRAME_CAP = 1 << 20
+ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
+ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
+ENV_SPEC = "FARFLUNG_SPEC"
+ENV_DATA = "FARFLUNG_DATA"
+ENV_THREADS = "FARFLUNG_THREADS"
+
+LENGTH = struct.Struct("<I")
+Ranges = tuple[tuple[int, int], ...]
+Entry = tuple[str, tuple[int, ...]]
+
+
+class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A value inside messages."""
+
+
+class Lease(_Part, frozen=True, kw_only=True):
+    """What to train for one round, and which fragment departs after it."""
+
+    round: int
+    fragment: int
+    generation: int
+    ranges: Ranges
+    """Positions to train, in order, in whole batches; a rest below a batch is left."""
+    steps: int
+    """Number of batches in `ranges`; 0 is legal: the fragment departs at once."""
+    progress_start: float
+    progress_end: float
+    """Share of the run's committed tokens; step i of n is at start + (end - start) * i / n."""
+    slot: int
+    """Of the shared block: where the fragment departs to."""
+
+
+class Trained(_Part, frozen=True, kw_only=True):
+    """What became of a lease. The departing fragment lies in its slot."""
+
+    round: int
+    rows: int
+    """Positions of the lease that were trained: a prefix."""
+    steps: int
+    tokens: int
+    loss_sum: float
+    """Sum over the steps of the mean nats per token."""
+    finite: bool
+    """False: a loss or a departing parameter was not; the agent abstains."""
+    compute_s: float
+    wait_s: float
+    """Blocked without a lease, before this one came."""
+    note: str
+
+
+class Landing(_Part, frozen=True, kw_only=True):
+    """How to merge a committed fragment into the local parameters."""
+
+    round: int
+    fragment: int
+    op: Literal["replace", "blend", "add"]
+    """replace: the anchor's; blend: alpha * local + (1 - alpha) * anchor; add: local + slot."""
+    alpha: float
+    slot: int
+
+
+class TrainerMessage(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag=True,
+):
+    """Base; the tag is the class name under `kind`."""
+
+
+class Attach(TrainerMessage, frozen=True, kw_only=True):
+    """The trainer's first words."""
+
+    version: int
+    layout: tuple[Entry, ...]
+    """Name and shape of its parameters."""
+    rank: int = 0
+    world: int = 1
+
+
+class Welcome(TrainerMessage, frozen=True, kw_only=True):
+    """The agent's answer; the shared block comes with it."""
+
+    version: int
+    spec: bytes
+    """Canonical JSON of the run spec."""
+    layout: tuple[Entry, ...]
+    """The run's order of parameters."""
+    fragments: tuple[Ranges, ...]
+    slots: int
+    data_dir: str
+
+
+class Refuse(TrainerMessage, frozen=True, kw_only=True):
+    sentence: str
+
+
+class Grant(TrainerMessage, frozen=True, kw_only=True):
+    serial: int
+    lease: Lease
+
+
+class Done(TrainerMessage, frozen=True, kw_only=True):
+    """Answers Grant."""
+
+    serial: int
+    trained: Trained
+
+
+class Land(TrainerMessage, frozen=True, kw_only=True):
+    serial: int
+    landing: Landing
+
+
+class Landed(TrainerMessage, frozen=True, kw_only=True):
+    """Answers Land."""
+
+    serial: int
+
+
+class Reset(TrainerMessage, frozen=True, kw_only=True):
+    """Local parameters start again from the anchor; a lease that still runs ends unanswered."""
+
+    serial: int
+
+
+class ResetDone(TrainerMessage, frozen=True, kw_only=True):
+    """Answers Reset; with serial 0, unasked, after Welcome: ready to train."""
+
+    serial: int
+
+
+class StopEarly(TrainerMessage, frozen=True, kw_only=True):
+    """End the lease of this serial at the next step boundary; ignored when it is over."""
+
+    serial: int
+
+
+class Progress(TrainerMessage, frozen=True, kw_only=True):
+    """At most five a second."""
+
+    steps: int
+    """Inner steps of this process."""
+    steps_per_s: float
+    phase: str
+    """compiling (until the first step is done), training or waiting."""
+
+
+class Close(TrainerMessage, frozen=True, kw_only=True):
+    """The trainer ends its loop and exits."""
+
+
+FromTrainer = Attach | Progress | Done | Landed | ResetDone
+FromAgent = Welcome | Refuse | Grant | Land | Reset | StopEarly | Close
+Message = FromTrainer | FromAgent
+
+
+class _Greeting(msgspec.Struct, frozen=True):
+    """What every version's first frame holds."""
+
+    kind: str
+    version: int = TRAINER_PROTOCOL_VERSION
+
+
+_encoder = msgspec.msgpack.Encoder()
+_from_trainer: msgspec.msgpack.Decoder[FromTrainer] = msgspec.msgpack.Decoder(FromTrainer)
+_from_agent: msgspec.msgpack.Decoder[FromAgent] = msgspec.msgpack.Decoder(FromAgent)
+_greeting = msgspec.msgpack.Decoder(_Greeting)
+
+
+def encode(message: Message) -> bytes:
+    """One frame. Raises FrameError above the cap."""
+    body = _encoder.encode(message)
+    if len(body) > FRAME_CAP:
+        raise FrameError(f"{type(message).__name__} of {len(body)} bytes exceeds {FRAME_CAP}")
+    return LENGTH.pack(len(body)) + body
+
+
+def frame_length(prefix: bytes) -> int:
+    """Bytes of the body. Raises FrameError above the cap, before anything is allocated."""
+    (length,) = LENGTH.unpack(prefix)
+    if length > FRAME_CAP:
+        raise FrameError(f"a frame of {length} bytes exceeds {FRAME_CAP}")
+    return int(length)
+
+
+def decode_from_trainer(body: bytes) -> FromTrainer:
+    """Strict. Raises ProtocolError."""
+    try:
+        return _from_trainer.decode(body)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the trainer sent a malformed message: {error}") from None
+
+
+def decode_from_agent(body: bytes) -> FromAgent:
+    """Strict. Raises ProtocolError."""
+    try:
+        return _from_agent.decode(body)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the agent sent a malformed message: {error}") from None
+
+
+def check_version(body: bytes, side: str) -> None:
+    """Read the version before all else: other fields may differ between versions.
+
+    Raises MismatchError with both versions, ProtocolError for no greeting at all.
+    """
+    try:
+        version = _greeting.decode(body).version
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"the {side} did not greet: {error}") from None
+    if version != TRAINER_PROTOCOL_VERSION:
+        raise MismatchError(
+            f"the {side} speaks trainer protocol {version}, this farflung "
+            f"{TRAINER_PROTOCOL_VERSION}; install the same farflung for both"
+        )
+
+
+def check_layout(mine: Mapping[str, tuple[int, ...]], run: Mapping[str, tuple[int, ...]]) -> None:
+    """The trainer's parameters against the run's. MismatchError names the first difference."""
+    for name, shape in run.items():
+        if name not in mine:
+            raise MismatchError(
+                f"the run has a parameter {name!r} that this model lacks; build the run's model "
+                f"or map its names with layout_names"
+            )
+        if mine[name] != shape:
+            raise MismatchError(
+                f"parameter {name!r} has shape {list(mine[name])}, in the run {list(shape)}; "
+                f"build the run's model"
+            )
+    for name in mine:
+        if name not in run:
+            raise MismatchError(
+                f"this model has a parameter {name!r} that the run lacks; build the run's model "
+                f"or map its names with layout_names"
+            )
+
+
+class FrameBuffer:
+    """Cuts a byte stream into frame bodies."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Every body that is complete with `data`. Raises FrameError."""
+        self._bytes += data
+        while len(self._bytes) >= LENGTH.size:
+            stop = LENGTH.size + frame_length(bytes(self._bytes[: LENGTH.size]))
+            if len(self._bytes) < stop:
+                return
+            body = bytes(self._bytes[LENGTH.size : stop])
+            del self._bytes[:stop]
+            yield body
+
+
+class TrainerChannel:
+    """The trainer's end: blocking, one thread."""
+
+    def __init__(self, path: str) -> None:
+        """Dial the agent. Raises LinkDown."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._buffer = FrameBuffer()
+        self._inbox: list[FromAgent] = []
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise LinkDown(f"no agent listens at {path}: {error.strerror}") from None
+
+    def greet(self, attach: Attach) -> tuple[Welcome, int]:
+        """The agent's welcome and the descriptor of the shared block.
+
+        Raises MismatchError with the agent's sentence when it refuses, LinkDown, ProtocolError.
+        """
+        self.send(attach)
+        prefix, fds, _, _ = socket.recv_fds(self._socket, LENGTH.size, 1)
+        while len(prefix) < LENGTH.size:
+            prefix += self._receive(LENGTH.size - len(prefix))
+        body = b""
+        length = frame_length(prefix)
+        while len(body) < length:
+            body += self._receive(length - len(body))
+        check_version(body, "agent")
+        answer = decode_from_agent(body)
+        if isinstance(answer, Refuse):
+            raise MismatchError(answer.sentence)
+        if not isinstance(answer, Welcome) or len(fds) != 1:
+            raise ProtocolError(f"expected Welcome with one descriptor, not {answer!r}")
+        return answer, fds[0]
+
+    def send(self, message: FromTrainer) -> None:
+        """Raises LinkDown when the agent is gone."""
+        try:
+            self._socket.sendall(encode(message))
+        except OSError as error:
+            raise LinkDown(f"the agent is gone: {error.strerror}") from None
+
+    def receive(self) -> FromAgent:
+        """The next message; blocks. Raises LinkDown, ProtocolError."""
+        while not self._inbox:
+            self._read()
+        return self._inbox.pop(0)
+
+    def poll(self) -> FromAgent | None:
+        """The next message if one is here. Raises as `receive`."""
+        while not self._inbox and select.select([self._socket], [], [], 0)[0]:
+            self._read()
+        return self._inbox.pop(0) if self._inbox else None
+
+    def _read(self) -> None:
+        bodies = self._buffer.feed(self._receive(65_536))
+        self._inbox.extend(decode_from_agent(body) for body in bodies)
+
+    def _receive(self, at_most: int) -> bytes:
+        try:
+            data = self._socket.recv(at_most)
+        except OSError as error:
+            raise LinkDown(f"the agent is gone: {error.strerror}") from None
+        if not data:
+            raise LinkDown("the agent is gone")
+        return data
+
+    def close(self) -> None:
+        self._socket.close()

@@ -1,0 +1,84 @@
+"""How a lease becomes batches and learning-rate factors; the same for every trainer. No torch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from farflung.config.run import RunSpec
+from farflung.inner.channel import Lease
+from farflung.inner.schedule import join_ramp, lr_factor
+
+SPEED_STEPS = 32
+"""Steps that the measured speed looks back on."""
+
+
+def total_steps(spec: RunSpec) -> float:
+    """Inner steps of the whole run of one peer at full speed.
+
+    A run that ends by tokens is taken as shared by its genesis cohort.
+    """
+    if spec.outer.tokens:
+        return spec.outer.tokens / (spec.inner_batch_tokens * spec.swarm.start_peers)
+    return spec.outer.rounds * spec.steps_per_round
+
+
+def positions(lease: Lease) -> Iterator[int]:
+    for start, stop in lease.ranges:
+        yield from range(start, stop)
+
+
+def batches(lease: Lease, batch_rows: int) -> Iterator[list[int]]:
+    """Whole batches of positions, in order; a rest is left out."""
+    batch: list[int] = []
+    for position in positions(lease):
+        batch.append(position)
+        if len(batch) == batch_rows:
+            yield batch
+            batch = []
+
+
+def whole_batches(lease: Lease, batch_rows: int) -> int:
+    return sum(stop - start for start, stop in lease.ranges) // batch_rows
+
+
+class LearningRate:
+    """The factor on the peak rate: the run's schedule, and a private ramp for a late joiner."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self._inner = spec.inner
+        self._total = total_steps(spec)
+        self._joined_late: bool | None = None
+
+    def factor(self, lease: Lease, step: int, steps: int, own_steps: int) -> float:
+        """For step `step` of `steps` of a lease, `own_steps` after the trainer started.
+
+        A trainer whose first lease begins in mid-run has fresh inner state amid others' warm
+        ones, hence the ramp; at the start of the run the schedule's warm-up is the ramp.
+        """
+        if self._joined_late is None:
+            self._joined_late = lease.progress_start > 0
+        share = step / steps if steps else 0.0
+        progress = lease.progress_start + (lease.progress_end - lease.progress_start) * share
+        ramp = join_ramp(own_steps, self._inner) if self._joined_late else 1.0
+        return lr_factor(progress, self._inner, self._total) * ramp
+
+
+class Speed:
+    """Steps per second over the last steps, without the first one (it compiles and warms up)."""
+
+    def __init__(self) -> None:
+        self._durations: deque[float] = deque(maxlen=SPEED_STEPS)
+        self._warm = False
+
+    def note(self, seconds: float) -> None:
+        if len(self._durations) == 1 and not self._warm:
+            self._durations.clear()
+            self._warm = True
+        self._durations.append(seconds)
+
+    @property
+    def steps_per_s(self) -> float:
+        """0 before the first step."""
+        spent = sum(self._durations)
+        return len(self._durations) / spent if spent > 0 else 0.0

@@ -1,0 +1,379 @@
+"""`farflung demo`: a real swarm of processes on this machine, with a death and a join.
+
+Everything runs through the same commands that people use; this module only starts them, kills one
+and reads what they wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.snapshot import assemble, decode_manifest, newest
+from farflung.config.run import RunSpec, spec_bytes
+from farflung.disk import RealDisk
+from farflung.errors import FarflungError, UserError
+from farflung.events import RoundCommitted, parse_event
+from farflung.monitor.picture import Picture, see
+from farflung.monitor.report import Timed, build_report
+from farflung.outer.fragments import make_fragments, scatter
+from farflung.outer.layout import Layout
+from farflung.run.home import EVENTS, JOURNAL
+from farflung.run.verify import verify_folder
+from farflung.swarm.identity import verify as verify_signature
+from farflung.swarm.journal import Journal
+from farflung.swarm.records import Genesis
+
+START_S = 120.0
+"""Until the host has printed its invite."""
+STALL_S = 120.0
+"""Without a committed round for this long the demo gives up and shows the logs' place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    spec: RunSpec
+    out: Path
+    peers: int
+    fault: bool
+    solo: bool = True
+
+
+@dataclass
+class Watch:
+    """What the demo's screen shows: called with the picture after every change."""
+
+    stage: Callable[[str], None]
+    picture: Callable[[Picture], None]
+    solo: Callable[[int, int], None]
+
+
+@dataclass
+class Swarm:
+    """The processes of one demo."""
+
+    options: DemoOptions
+    host: subprocess.Popen[bytes] | None = None
+    peers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def host_folder(self) -> Path:
+        return self.options.out / "host" / self.options.spec.name / "host"
+
+    @property
+    def keeper_folder(self) -> Path:
+        return self.host_folder.parent / "keeper"
+
+    def start_host(self) -> str:
+        """Start the host, wait for its invite. UserError with its last line when it fails."""
+        spec_path = self.options.out / "run.toml.json"
+        spec_path.write_bytes(spec_bytes(self.options.spec))
+        self.host = self._spawn(
+            "host", ["host", "--spec-json", str(spec_path), "--bind", "127.0.0.1:0"]
+        )
+        path = self.host_folder / "invite.txt"
+        end = time.monotonic() + START_S
+        while not path.exists():
+            if self.host.poll() is not None or time.monotonic() > end:
+                raise UserError(f"the host did not start: {last_line(self._log('host'))}")
+            time.sleep(0.05)
+        return path.read_text()
+
+    def start_peer(self, number: int, invite: str) -> None:
+        arguments = ["join", invite, "--name", f"peer-{number}"]
+        self.peers[number] = self._spawn(f"peer-{number}", arguments)
+
+    def kill_peer(self, number: int) -> None:
+        """SIGKILL: the process gets no chance to say goodbye."""
+        self.peers.pop(number).kill()
+
+    def failed(self) -> str:
+        """Which process ended with an error, and its last line; '' while all is well."""
+        for number, process in self.peers.items():
+            if process.poll() not in (None, 0):
+                return f"peer-{number} failed: {last_line(self._log(f'peer-{number}'))}"
+        if self.host is not None and self.host.poll() not in (None, 0):
+            return f"the host failed: {last_line(self._log('host'))}"
+        return ""
+
+    def wait(self, timeout_s: float) -> None:
+        for process in [*self.peers.values(), *([self.host] if self.host else [])]:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """Terminate politely, then kill: nothing of a demo stays behind."""
+        everyone = [*self.peers.values(), *([self.host] if self.host else [])]
+        for process in everyone:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in everyone:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _spawn(self, home: str, arguments: list[str]) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "FARFLUNG_HOME": str(self.options.out / home),
+            "FARFLUNG_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        with self._log(home).open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "farflung", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _log(self, home: str) -> Path:
+        return self.options.out / f"{home}.log"
+
+
+def run_demo(options: DemoOptions, watch: Watch) -> dict[str, Any]:
+    """The whole demo; returns the report. Raises UserError when a process fails."""
+    started = time.monotonic()
+    _prepare_folder(options.out)
+    swarm = Swarm(options)
+    follower = Follower(swarm.host_folder / EVENTS, watch)
+    try:
+        watch.stage("making the initial weights")
+        invite = swarm.start_host()
+        watch.stage(f"starting {options.peers} peers")
+        for number in range(options.peers):
+            swarm.start_peer(number, invite)
+        killed = _drive(swarm, follower, invite, options)
+        swarm.wait(30)
+    finally:
+        swarm.stop()
+    swarm_seconds = time.monotonic() - started
+    return _conclude(swarm, follower, killed, options, watch, started, swarm_seconds)
+
+
+def _prepare_folder(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; give another --out or remove it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}") from None
+
+
+class Follower:
+    """Reads the host's event log as it grows and folds it."""
+
+    def __init__(self, path: Path, watch: Watch) -> None:
+        self.picture = Picture()
+        self.rounds: list[Timed] = []
+        self._path = path
+        self._watch = watch
+        self._offset = 0
+
+    def poll(self) -> None:
+        for fields in self._new_lines():
+            event = parse_event(fields)
+            if event is None:
+                continue
+            self.picture = see(self.picture, event)
+            if isinstance(event, RoundCommitted):
+                self.rounds.append(
+                    Timed(round=event.round, at_s=float(fields["t"]), took_s=event.took_s)
+                )
+            self._watch.picture(self.picture)
+
+    def _new_lines(self) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._offset += len(line)
+                yield json.loads(line)
+
+
+def _drive(swarm: Swarm, follower: Follower, invite: str, options: DemoOptions) -> int | None:
+    """Until the run is finished: kill one peer at 3/10 of the rounds, let one join at 4/10.
+
+    Returns the round in which the peer died.
+    """
+    rounds = options.spec.outer.rounds
+    kill_at, join_at = max(1, rounds * 3 // 10), max(2, rounds * 4 // 10)
+    killed: int | None = None
+    joined = not options.fault
+    progress, since = -1, time.monotonic()
+    while not follower.picture.finished:
+        time.sleep(0.1)
+        follower.poll()
+        picture = follower.picture
+        if picture.committed != progress:
+            progress, since = picture.committed, time.monotonic()
+        if options.fault and killed is None and picture.committed >= kill_at:
+            swarm.kill_peer(options.peers - 1)
+            killed = picture.round
+        if killed is not None and not joined and picture.committed >= join_at:
+            swarm.start_peer(options.peers, invite)
+            joined = True
+        failure = swarm.failed()
+        if failure or time.monotonic() - since > STALL_S:
+            follower.poll()
+            if follower.picture.finished:
+                break
+            stalled = f"no round was committed for {STALL_S:g} s"
+            raise UserError(f"{failure or stalled}; logs are in {options.out}")
+    return killed
+
+
+def _conclude(
+    swarm: Swarm,
+    follower: Follower,
+    killed: int | None,
+    options: DemoOptions,
+    watch: Watch,
+    started: float,
+    swarm_seconds: float,
+) -> dict[str, Any]:
+    follower.poll()
+    watch.stage("recomputing every round from the log")
+    findings = verify_folder(options.out)
+    picture = follower.picture
+    watch.stage("evaluating the final weights")
+    evaluation = evaluate(swarm, options)
+    steps = round(options.spec.steps_per_round * options.spec.outer.rounds)
+    solo: dict[str, Any] = {}
+    if options.solo:
+        watch.stage("training one peer alone, for comparison")
+        solo = run_solo(swarm, options, steps, watch)
+    return build_report(
+        picture=picture,
+        peers=options.peers,
+        steps_per_peer=steps,
+        rounds=follower.rounds,
+        kill_round=killed,
+        hashes_equal=picture.disagreements == 0
+        and picture.agreements > 0
+        and findings.steps_recomputed == findings.commits,
+        duplicated=findings.duplicated,
+        lost=findings.lost,
+        partial=findings.partial,
+        evaluation=evaluation,
+        solo=solo,
+        solo_steps=steps,
+        seconds=time.monotonic() - started,
+        swarm_seconds=swarm_seconds,
+    )
+
+
+# ---- the final weights ---------------------------------------------------------------------
+
+
+def final_anchor(keeper: Path, where: Path) -> None:
+    """Write the anchor of the keeper's newest snapshot as raw fp32."""
+    disk = RealDisk(keeper)
+    pointer = newest(disk)
+    journal = Journal.open(disk, JOURNAL, verifier=_verify, sign=None)
+    genesis = next(journal.records())
+    assert isinstance(genesis, Genesis) and pointer is not None
+    store = BlobStore(disk)
+    manifest = decode_manifest(store.get(bytes.fromhex(pointer.manifest)) or b"", genesis.run)
+    layout = Layout.from_json(genesis.layout)
+    fragments = make_fragments(layout, len(manifest.fragments))
+    anchor = np.zeros(layout.size, np.float32)
+    for ranges, version in zip(fragments, manifest.fragments, strict=True):
+        scatter(assemble(version, store.get)[0], anchor, ranges)
+    anchor.tofile(where)
+
+
+def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    return verify_signature(public_key, b"journal", message, signature)
+
+
+def evaluate(swarm: Swarm, options: DemoOptions) -> dict[str, Any]:
+    """Bits per byte on held-out text and a sample, by a process that reads the final weights."""
+    weights = options.out / "final.f32"
+    final_anchor(swarm.keeper_folder, weights)
+    out = options.out / "evaluation.json"
+    _module(
+        "farflung.inner.report",
+        ["--weights", str(weights), "--sample", "200", "--out", str(out)],
+        swarm,
+        options,
+        None,
+    )
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
+
+
+def run_solo(swarm: Swarm, options: DemoOptions, steps: int, watch: Watch) -> dict[str, Any]:
+    """One peer alone: the same inner steps, batch and schedule, on one thread."""
+    out = options.out / "solo.json"
+    _module(
+        "farflung.inner.solo",
+        ["--steps", str(steps), "--out", str(out)],
+        swarm,
+        options,
+        lambda step: watch.solo(step, steps),
+    )
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
+
+
+def _module(
+    module: str,
+    arguments: list[str],
+    swarm: Swarm,
+    options: DemoOptions,
+    on_step: Callable[[int], None] | None,
+) -> None:
+    """Run one of our torch programs; its JSON lines report steps."""
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        "--spec",
+        str(options.out / "run.toml.json"),
+        "--data",
+        str(swarm.host_folder / "data"),
+        *arguments,
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FARFLUNG_THREADS": "1"}
+    log = options.out / f"{module.rsplit('.', 1)[-1]}.log"
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if on_step is not None and line.startswith("{"):
+                    on_step(int(json.loads(line)["step"]))
+            if process.wait() != 0:
+                raise FarflungError(f"{module} failed: {last_line(log)}")
+        finally:
+            process.kill()
+
+
+def last_line(path: Path) -> str:
+    """The last line of a log, for one-sentence errors."""
+    if not path.exists():
+        return "it wrote nothing"
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it wrote nothing"

@@ -1,0 +1,67 @@
+"""Asking a coordinator for its picture, with the certificate that this machine has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from farflung.disk import RealDisk
+from farflung.errors import ProtocolError, UserError
+from farflung.ids import Endpoint, RunId, split_endpoint
+from farflung.network.messages import Status, StatusRequest
+from farflung.network.tcp import TcpTransport
+from farflung.network.tls import RunAuthority
+from farflung.run.host import SETTINGS, Settings
+from farflung.run.join import load_membership
+from farflung.swarm.identity import Identity
+from farflung.swarm.invite import parse_invite
+
+
+async def ask_as_host(folder: Path) -> dict[str, Any]:
+    """From the host's own folder. Raises LinkDown when it does not run."""
+    settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
+    disk = RealDisk(folder)
+    authority = RunAuthority.load(disk, "ca.pem", RunId(settings.run))
+    identity = Identity.load(disk, "run.key")
+    if authority is None or identity is None:
+        raise UserError(f"{folder} holds no keys; is it a host's folder?")
+    certificate = authority.issue(identity.public_key, identity.node_id, "peer")
+    host, port = split_endpoint(settings.bind)
+    where = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else settings.bind
+    return await _ask((where,), identity.private_pem, certificate, authority.ca_pem)
+
+
+async def ask_as_peer(folder: Path) -> dict[str, Any]:
+    """From a peer's folder. Raises LinkDown when the coordinator does not answer."""
+    membership = load_membership(folder)
+    identity = Identity.load(RealDisk(folder), "node.key")
+    if membership is None or identity is None:
+        raise UserError(f"{folder} holds no membership; join a run first")
+    invite = parse_invite(membership.invite)
+    return await _ask(
+        tuple(invite.endpoints),
+        identity.private_pem,
+        membership.certificate_pem,
+        membership.ca_pem,
+    )
+
+
+async def _ask(
+    endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str
+) -> dict[str, Any]:
+    transport = TcpTransport.for_node(
+        key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem
+    )
+    try:
+        link = await transport.dial(Endpoint(endpoints[0]), expect=None, deadline_s=5.0)
+        await link.send(StatusRequest())
+        answer = await link.receive()
+    finally:
+        await transport.close()
+    if not isinstance(answer, Status):
+        raise ProtocolError("the coordinator did not answer with a status")
+    picture: dict[str, Any] = json.loads(answer.json)
+    return picture

@@ -1,0 +1,58 @@
+"""What the agent asks of a trainer: a process (process_trainer.py) or its in-process twin."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from farflung.errors import FarflungError
+from farflung.inner.channel import Landing, Lease, Trained
+from farflung.inner.seam import SharedState
+
+__all__ = ["Landing", "Lease", "Trained", "TrainerDied", "TrainerPort"]
+
+
+class TrainerDied(FarflungError):
+    """The trainer is gone, or would not start; the message is its last sentence."""
+
+
+class TrainerPort(Protocol):
+    """Belongs to the agent's loop. A dead trainer is started again with `start`."""
+
+    shared: SharedState
+
+    @property
+    def steps(self) -> int:
+        """Inner steps so far, over all restarts; for beats."""
+
+    @property
+    def steps_per_s(self) -> float:
+        """Smoothed, of training time only; 0 is unknown."""
+
+    @property
+    def phase(self) -> str:
+        """loading, compiling, training or waiting."""
+
+    async def start(self) -> None:
+        """Returns when it is ready to train and its local parameters are the anchor.
+
+        Raises TrainerDied with a one-line reason.
+        """
+
+    async def train(self, lease: Lease) -> Trained:
+        """Returns after departure: `shared.sent(lease.slot, lease.fragment)` holds the local
+        parameters. When cancelled the lease ends at the next step. Raises TrainerDied."""
+
+    def stop_early(self) -> None:
+        """End the running lease at the next step boundary; nothing happens without one."""
+
+    async def land(self, landing: Landing) -> None:
+        """Returns when merged, between an optimizer step and the next forward. TrainerDied."""
+
+    async def reset(self) -> None:
+        """Local parameters := anchor, all fragments; the inner optimizer keeps its state.
+
+        A lease that still runs ends unanswered. Raises TrainerDied.
+        """
+
+    async def close(self) -> None:
+        """End the trainer, politely first. Idempotent."""

@@ -1,0 +1,233 @@
+"""The journal: an append-only, hash-chained, signed file behind the injected Disk.
+
+    file  := "FFJOURNL" | version u32 | frame*
+    frame := length u32 | crc32 u32 | previous hash 32 B | signature 64 B | body
+
+`length` counts the bytes after the crc, which covers them. The hash of an entry is
+BLAKE3(previous | body); the signature is over the same bytes, by the run key that GENESIS names.
+The chain is the integrity check; the crc only tells a torn tail from damage.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from farflung.disk import Disk
+from farflung.errors import CorruptState, ProtocolError, StorageError
+from farflung.hashing import digest
+from farflung.ids import Hash
+from farflung.swarm.records import AnyRecord, Genesis, decode_record, encode_record
+
+MAGIC = b"FFJOURNL"
+FILE_VERSION = 1
+HEADER = MAGIC + struct.pack("<I", FILE_VERSION)
+_PREFIX = struct.Struct("<II")
+_FIXED = 32 + 64
+MAX_FRAME = 16 << 20
+EMPTY = Hash(bytes(32))
+
+Verifier = Callable[[bytes, bytes, bytes], bool]
+"""(public key, message, signature) -> valid."""
+
+
+class Journal:
+    """One file. Frames stay on disk; offsets and hashes are kept in memory."""
+
+    def __init__(
+        self, disk: Disk, path: str, verifier: Verifier, sign: Callable[[bytes], bytes] | None
+    ) -> None:
+        self._disk = disk
+        self._path = path
+        self._verifier = verifier
+        self._sign = sign
+        self._offsets: list[int] = []
+        self._hashes: list[Hash] = [EMPTY]
+        self._end = len(HEADER)
+        self._key = b""
+        self.cut_bytes = 0
+        """Bytes of a torn tail that `open` removed."""
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        path: str,
+        *,
+        verifier: Verifier,
+        sign: Callable[[bytes], bytes] | None,
+    ) -> Journal:
+        """Read and check everything. A torn tail is cut; damage elsewhere is CorruptState."""
+        journal = cls(disk, path, verifier, sign)
+        data = disk.read(path)
+        if data is None or len(data) < len(HEADER):
+            disk.replace(path, HEADER)
+            journal.cut_bytes = len(data or b"")
+            return journal
+        if data[: len(HEADER)] != HEADER:
+            raise CorruptState(f"{path} is not a journal of version {FILE_VERSION}")
+        journal._scan(data)
+        return journal
+
+    def _scan(self, data: bytes) -> None:
+        at = len(HEADER)
+        while at < len(data):
+            frame = self._frame_at(data, at)
+            if frame is None:
+                self._cut_tail(data, at)
+                return
+            try:
+                self._check(frame)
+            except ProtocolError as error:
+                raise CorruptState(
+                    f"{self._path} is damaged at byte {at}: {error}; restore it from a peer's copy"
+                ) from None
+            self._accept(frame)
+            at += len(frame)
+
+    def _frame_at(self, data: bytes, at: int) -> bytes | None:
+        """The whole frame; None when it is incomplete or its crc is wrong."""
+        if at + _PREFIX.size > len(data):
+            return None
+        length, crc = _PREFIX.unpack_from(data, at)
+        end = at + _PREFIX.size + length
+        if length < _FIXED or length > MAX_FRAME or end > len(data):
+            return None
+        if zlib.crc32(data[at + _PREFIX.size : end]) != crc:
+            return None
+        return data[at:end]
+
+    def _cut_tail(self, data: bytes, at: int) -> None:
+        """Only the last write may be torn: a good frame behind the bad one means damage."""
+        if at + _PREFIX.size <= len(data):
+            length, _ = _PREFIX.unpack_from(data, at)
+            end = at + _PREFIX.size + length
+            if length <= MAX_FRAME and end < len(data):
+                raise CorruptState(
+                    f"{self._path} is damaged at byte {at}, before its end; "
+                    f"restore it from a peer's copy"
+                )
+        self.cut_bytes = len(data) - at
+        self._disk.truncate(self._path, at)
+
+    # ---- reading ---------------------------------------------------------------------------
+
+    @property
+    def length(self) -> int:
+        return len(self._offsets)
+
+    @property
+    def head(self) -> Hash:
+        return self._hashes[-1]
+
+    def hash_at(self, index: int) -> Hash:
+        """The head after `index` entries; 32 zero bytes for 0."""
+        return self._hashes[index]
+
+    def frame(self, index: int) -> bytes:
+        start = self._offsets[index]
+        end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self._end
+        return self._disk.read_at(self._path, start, end - start)
+
+    def frames(self, first: int, max_bytes: int) -> list[bytes]:
+        """Frames from `first` on, at least one, at most `max_bytes` together."""
+        out: list[bytes] = []
+        total = 0
+        for index in range(first, self.length):
+            frame = self.frame(index)
+            total += len(frame)
+            if out and total > max_bytes:
+                break
+            out.append(frame)
+        return out
+
+    def records(self) -> Iterator[AnyRecord]:
+        for index in range(self.length):
+            yield decode_record(self.frame(index)[_PREFIX.size + _FIXED :])
+
+    # ---- writing ---------------------------------------------------------------------------
+
+    def append(self, record: AnyRecord) -> bytes:
+        """Write and sync one record; returns its frame. StorageError leaves all as it was."""
+        return self.append_all([record])[0]
+
+    def append_all(self, records: Sequence[AnyRecord]) -> list[bytes]:
+        """Write several records with one sync: all of them, or (StorageError) none."""
+        if self._sign is None:
+            raise AssertionError("this journal is a replica: it has no key to sign with")
+        before, frames = self._end, []
+        head = self.head
+        for record in records:
+            body = encode_record(record)
+            frames.append(_build(head, body, self._sign(head + body)))
+            head = _entry_hash(head, body)
+        self._write(frames, sync=True, undo_to=before)
+        for record, frame in zip(records, frames, strict=True):
+            if isinstance(record, Genesis):
+                self._key = record.run_key
+            self._accept(frame)
+        return frames
+
+    def extend(self, frame: bytes, *, sync: bool = True) -> AnyRecord:
+        """Append a frame that the coordinator signed. ProtocolError when it does not fit."""
+        if self._frame_at(frame, 0) != frame:
+            raise ProtocolError("a journal frame is malformed")
+        record = self._check(frame)
+        self._write([frame], sync=sync, undo_to=self._end)
+        self._accept(frame)
+        return record
+
+    def sync(self) -> None:
+        self._disk.sync(self._path)
+
+    def _write(self, frames: Sequence[bytes], *, sync: bool, undo_to: int) -> None:
+        try:
+            for frame in frames:
+                self._disk.append(self._path, frame)
+            if sync:
+                self._disk.sync(self._path)
+        except StorageError:
+            self._disk.truncate(self._path, undo_to)
+            raise
+
+    # ---- checking --------------------------------------------------------------------------
+
+    def _check(self, frame: bytes) -> AnyRecord:
+        """The record of a frame that extends the head. Raises ProtocolError."""
+        previous = frame[_PREFIX.size : _PREFIX.size + 32]
+        signature = frame[_PREFIX.size + 32 : _PREFIX.size + _FIXED]
+        body = frame[_PREFIX.size + _FIXED :]
+        if previous != self.head:
+            raise ProtocolError(f"record {self.length} does not extend the chain")
+        try:
+            record = decode_record(body)
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"record {self.length} is unreadable: {error}") from None
+        if (self.length == 0) != isinstance(record, Genesis):
+            raise ProtocolError("GENESIS is the first record, and only the first")
+        key = record.run_key if isinstance(record, Genesis) else self._key
+        if not self._verifier(key, previous + body, signature):
+            raise ProtocolError(f"record {self.length} is not signed by the run key")
+        return record
+
+    def _accept(self, frame: bytes) -> None:
+        body = frame[_PREFIX.size + _FIXED :]
+        if not self._offsets:
+            genesis = decode_record(body)
+            assert isinstance(genesis, Genesis)
+            self._key = genesis.run_key
+        self._offsets.append(self._end)
+        self._end += len(frame)
+        self._hashes.append(_entry_hash(self.head, body))
+
+
+def _build(previous: Hash, body: bytes, signature: bytes) -> bytes:
+    content = previous + signature + body
+    return _PREFIX.pack(len(content), zlib.crc32(content)) + content
+
+
+def _entry_hash(previous: Hash, body: bytes) -> Hash:
+    return digest(previous + body)

@@ -1,0 +1,236 @@
+"""Who may train what: FREE -> LEASED -> PENDING -> CREDITED. Pure and immutable.
+
+Positions are numbers in the global order of samples. A range becomes FREE again only when its
+holder's generation is closed and no open attempt has it (docs/protocol.md, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from farflung.errors import ProtocolError
+from farflung.swarm import ranges
+from farflung.swarm.records import AnyRecord, Close, Commit, Lease, Ranges, Return
+
+Holder = tuple[str, int]
+"""(node, generation)."""
+
+
+@dataclass(frozen=True)
+class Ledger:
+    batch_rows: int
+    frontier: int = 0
+    """Positions from here on were never leased."""
+    free: Ranges = ()
+    """Returned positions, lowest first."""
+    held: Mapping[Holder, Ranges] = field(default_factory=dict)
+    """Granted and uncredited, in the order of the grants."""
+    claims: Mapping[Holder, tuple[tuple[int, Ranges], ...]] = field(default_factory=dict)
+    """(round, trained and uncredited): volatile, repeated by READY."""
+    frozen: Mapping[int, frozenset[Holder]] = field(default_factory=dict)
+    """Round -> holders whose claims an open attempt uses."""
+    closing: frozenset[Holder] = frozenset()
+    """Closed holders whose claims are still frozen."""
+    credited: Ranges = ()
+
+    # ---- leases ----------------------------------------------------------------------------
+
+    def grant(self, node: str, generation: int, rows: int) -> tuple[Ledger, Ranges]:
+        """At least `rows` positions in whole batches: returned ones first, then new ones."""
+        wanted = -(-rows // self.batch_rows) * self.batch_rows
+        given, rest = ranges.take(self.free, wanted)
+        missing = wanted - ranges.count(given)
+        frontier = self.frontier + missing
+        if missing:
+            given = (*given, (self.frontier, frontier))
+        key = (node, generation)
+        held = {**self.held, key: (*self.held.get(key, ()), *given)}
+        return replace(self, frontier=frontier, free=rest, held=held), given
+
+    def leased(self, node: str, generation: int) -> Ranges:
+        """Granted and not credited, in grant order."""
+        return self.held.get((node, generation), ())
+
+    def untrained(self, node: str, generation: int) -> Ranges:
+        """Leased and, as far as is known, not trained; in grant order."""
+        key = (node, generation)
+        return ranges.subtract(self.held.get(key, ()), self._claimed(key))
+
+    def _claimed(self, key: Holder) -> Ranges:
+        return ranges.normalise(r for _, claim in self.claims.get(key, ()) for r in claim)
+
+    # ---- trained ---------------------------------------------------------------------------
+
+    def train(self, node: str, generation: int, round_: int, trained: Ranges) -> Ledger:
+        """READY's cumulative claim. ProtocolError when it is no prefix of the holder's leases."""
+        key = (node, generation)
+        held = self.held.get(key, ())
+        prefix, _ = ranges.take(held, ranges.count(ranges.normalise(trained)))
+        if ranges.normalise(prefix) != ranges.normalise(trained):
+            raise ProtocolError("the trained samples are not a prefix of the lease")
+        known = tuple(c for c in self.claims.get(key, ()) if c[0] != round_)
+        for other, claim in known:
+            smaller, larger = (claim, trained) if other < round_ else (trained, claim)
+            if not ranges.contains(larger, smaller):
+                raise ProtocolError("a later claim must hold the earlier ones")
+        claims = tuple(sorted([*known, (round_, ranges.normalise(trained))]))
+        return replace(self, claims={**self.claims, key: claims})
+
+    def pending(self, node: str, generation: int, round_: int) -> Ranges:
+        """Claimed for rounds up to `round_` and not credited."""
+        mine = self.claims.get((node, generation), ())
+        return ranges.normalise(r for when, claim in mine if when <= round_ for r in claim)
+
+    def credit(self, round_: int, node: str, generation: int) -> tuple[Ledger, Ranges]:
+        """COMMIT(r): what was claimed for rounds up to r is credited."""
+        done = self.pending(node, generation, round_)
+        return self._credited((node, generation), round_, done), done
+
+    def _credited(self, key: Holder, round_: int, done: Ranges) -> Ledger:
+        if ranges.intersect(self.credited, done):
+            raise AssertionError(f"credited twice: {ranges.intersect(self.credited, done)}")
+        claims = tuple(
+            (when, ranges.subtract(claim, done))
+            for when, claim in self.claims.get(key, ())
+            if when > round_
+        )
+        return replace(
+            self,
+            held={**self.held, key: ranges.subtract(self.held.get(key, ()), done)},
+            claims={**self.claims, key: claims},
+            credited=ranges.union(self.credited, done),
+        )
+
+    # ---- attempts and closing --------------------------------------------------------------
+
+    def freeze(self, round_: int, holders: Iterable[Holder]) -> Ledger:
+        """An attempt of this round uses these holders' claims until `thaw`."""
+        return replace(self, frozen={**self.frozen, round_: frozenset(holders)})
+
+    def thaw(self, round_: int) -> tuple[Ledger, tuple[tuple[str, int, Ranges], ...]]:
+        """The attempt is over; claims of holders that were closed meanwhile become free."""
+        frozen = {r: h for r, h in self.frozen.items() if r != round_}
+        ledger = replace(self, frozen=frozen)
+        freed: list[tuple[str, int, Ranges]] = []
+        for key in sorted(self.closing):
+            if not ledger._is_frozen(key):
+                what = ranges.normalise(ledger.held.get(key, ()))
+                ledger = ledger._release(key, what)
+                if what:
+                    freed.append((*key, what))
+        return ledger, tuple(freed)
+
+    def close(self, node: str, generation: int) -> tuple[Ledger, Ranges]:
+        """End of a stay: untrained leases are free at once, claims when no attempt has them."""
+        key = (node, generation)
+        held = self.held.get(key, ())
+        if not self._is_frozen(key):
+            what = ranges.normalise(held)
+            return self._release(key, what), what
+        what = ranges.normalise(self.untrained(node, generation))
+        ledger = replace(self, closing=self.closing | {key})
+        return ledger._free(key, what), what
+
+    def _is_frozen(self, key: Holder) -> bool:
+        return any(key in holders for holders in self.frozen.values())
+
+    def _free(self, key: Holder, what: Ranges) -> Ledger:
+        held = {**self.held, key: ranges.subtract(self.held.get(key, ()), what)}
+        return replace(self, held=held, free=ranges.union(self.free, what))
+
+    def _release(self, key: Holder, what: Ranges) -> Ledger:
+        ledger = self._free(key, what)
+        return replace(
+            ledger,
+            held={k: v for k, v in ledger.held.items() if k != key},
+            claims={k: v for k, v in ledger.claims.items() if k != key},
+            closing=ledger.closing - {key},
+        )
+
+    # ---- replay ----------------------------------------------------------------------------
+
+    def apply(self, record: AnyRecord) -> Ledger:
+        """The durable part of the ledger as a record leaves it."""
+        match record:
+            case Lease():
+                ledger = self
+                for grant in record.grants:
+                    ledger = ledger._replay_grant((grant.node, grant.generation), grant.ranges)
+                return ledger
+            case Commit():
+                ledger = self
+                for c in record.contributors:
+                    key = (c.node, c.generation)
+                    ledger = ledger._credited(key, record.round, c.credited)
+                return ledger
+            case Close():
+                return self._free((record.node, record.generation), record.freed)
+            case Return():
+                return self._free((record.node, record.generation), record.ranges)
+            case _:
+                return self
+
+    def _replay_grant(self, key: Holder, what: Ranges) -> Ledger:
+        top = max((stop for _, stop in what), default=0)
+        held = {**self.held, key: (*self.held.get(key, ()), *what)}
+        return replace(
+            self,
+            free=ranges.subtract(self.free, what),
+            frontier=max(self.frontier, top),
+            held=held,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Positions, counted from the records alone."""
+
+    duplicated: int
+    lost: int
+    credited: int
+    leased: int
+    free: int
+
+
+def audit(records: Sequence[AnyRecord], rows_per_epoch: int) -> Audit:
+    """Count again, without the ledger above: credited twice, and nobody's.
+
+    A position belongs to one epoch (position // rows_per_epoch), so that counting positions
+    counts samples per epoch.
+    """
+    del rows_per_epoch
+    credited: Ranges = ()
+    granted: dict[Holder, Ranges] = {}
+    duplicated = frontier = 0
+    free: Ranges = ()
+    for record in records:
+        match record:
+            case Lease():
+                for g in record.grants:
+                    key = (g.node, g.generation)
+                    granted[key] = ranges.union(granted.get(key, ()), g.ranges)
+                    free = ranges.subtract(free, g.ranges)
+                    frontier = max([frontier, *(stop for _, stop in g.ranges)])
+            case Commit():
+                for c in record.contributors:
+                    key = (c.node, c.generation)
+                    duplicated += ranges.count(ranges.intersect(credited, c.credited))
+                    credited = ranges.union(credited, c.credited)
+                    granted[key] = ranges.subtract(granted.get(key, ()), c.credited)
+            case Close() | Return():
+                what = record.freed if isinstance(record, Close) else record.ranges
+                key = (record.node, record.generation)
+                granted[key] = ranges.subtract(granted.get(key, ()), what)
+                free = ranges.union(free, what)
+            case _:
+                pass
+    leased = ranges.normalise(r for held in granted.values() for r in held)
+    known = ranges.union(ranges.union(credited, leased), free)
+    return Audit(
+        duplicated=duplicated,
+        lost=frontier - ranges.count(known),
+        credited=ranges.count(credited),
+        leased=ranges.count(leased),
+        free=ranges.count(free),
+    )

@@ -1,0 +1,223 @@
+"""The real coordinator and agents, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from farflung.config.load import from_table
+from farflung.config.run import RunSpec
+from farflung.events import Applied, RoundCommitted, StateReported
+from farflung.ids import NodeId
+from farflung.sim.loop import run_virtual
+from farflung.sim.world import KEEPER, SimSwarm
+from farflung.swarm.ledger import audit
+
+
+def spec(**outer: Any) -> RunSpec:
+    table = {
+        "name": "sim",
+        "model": {"preset": "quadratic", "parameters": 4096},
+        "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
+        "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
+        "outer": {"inner_steps": 5, "rounds": 6, "chunk_elements": 256, **outer},
+        "swarm": {"start_peers": 3, "min_peers": 1, "snapshot_every": 4},
+    }
+    return from_table(table)
+
+
+def play(
+    story: Callable[[SimSwarm], Awaitable[None]], run_spec: RunSpec, **options: Any
+) -> SimSwarm:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(run_spec, **options)
+        try:
+            await story(swarm)
+        finally:
+            swarm.roots_at_end = swarm.roots()  # type: ignore[attr-defined]
+            await swarm.stop()
+        return swarm
+
+    return run_virtual(main())
+
+
+def assert_sound(swarm: SimSwarm) -> None:
+    """Agreement, one gap-free log, exactly-once."""
+    commits = {c.round: c for c in swarm.commits()}
+    assert not [e for e in swarm.events if isinstance(e, StateReported) and not e.agrees]
+    for node in swarm.nodes.values():
+        for event in node.events:
+            if isinstance(event, Applied):
+                assert event.state_root == commits[event.round].state_root.hex()
+    result = audit(swarm.records(), swarm.spec.data.rows)
+    assert (result.duplicated, result.lost) == (0, 0)
+
+
+async def to_the_end(swarm: SimSwarm) -> None:
+    await swarm.finished()
+
+
+def test_three_peers_and_a_keeper_finish_a_run_bit_identical() -> None:
+    swarm = play(to_the_end, spec(), peers=3)
+    assert swarm.picture.committed == 6
+    assert swarm.picture.loss_last < swarm.picture.loss_first
+    assert len(set(swarm.roots_at_end.values())) == 1  # type: ignore[attr-defined]
+    assert len(swarm.roots_at_end) == 4  # type: ignore[attr-defined]
+    assert_sound(swarm)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16", "int8", "int8-sigma"])
+def test_every_codec_commits(codec: str) -> None:
+    swarm = play(to_the_end, spec(codec=codec, rounds=3), peers=3)
+    assert swarm.picture.committed == 3
+    assert_sound(swarm)
+
+
+@pytest.mark.parametrize("merge", ["overwrite", "blend", "carry"])
+def test_two_rounds_in_flight_over_four_fragments(merge: str) -> None:
+    swarm = play(
+        to_the_end, spec(fragments=4, window=2, inner_steps=20, rounds=12, merge=merge), peers=3
+    )
+    assert swarm.picture.committed == 12
+    assert_sound(swarm)
+
+
+def test_same_seed_gives_the_same_history() -> None:
+    first = play(to_the_end, spec(), peers=3, seed=7)
+    second = play(to_the_end, spec(), peers=3, seed=7)
+    assert first.events == second.events
+
+
+def test_peers_that_accept_no_connection_average_through_the_keeper() -> None:
+    swarm = play(to_the_end, spec(), peers=3, outbound_only=True)
+    assert swarm.picture.committed == 6
+    keeper = swarm.nodes[KEEPER].node
+    assert all(s.owner == keeper for c in swarm.commits() for s in c.slices)
+    assert_sound(swarm)
+
+
+def one_peer() -> RunSpec:
+    table_spec = spec(rounds=3)
+    import msgspec
+
+    return msgspec.structs.replace(
+        table_spec, swarm=msgspec.structs.replace(table_spec.swarm, start_peers=1)
+    )
+
+
+def test_one_peer_with_the_keeper_is_replicated() -> None:
+    swarm = play(to_the_end, one_peer(), peers=1)
+    committed = [e for e in swarm.events if isinstance(e, RoundCommitted)]
+    assert [e.holders for e in committed] == [2, 2, 2]
+    assert all(e.replicated for e in committed)
+
+
+def test_one_peer_alone_commits_and_says_not_replicated() -> None:
+    swarm = play(to_the_end, one_peer(), peers=1, keeper=False)
+    committed = [e for e in swarm.events if isinstance(e, RoundCommitted)]
+    assert [e.holders for e in committed] == [1, 1, 1]
+    assert not any(e.replicated for e in committed)
+    assert_sound(swarm)
+
+
+def test_survivors_commit_when_a_peer_dies_and_a_new_one_joins() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        await swarm.kill("p1")
+        await swarm.committed(4)
+        swarm.add("late", "trainer")
+        swarm.spawn("late")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=12), peers=3)
+    assert swarm.picture.committed == 12
+    assert swarm.picture.deaths == 1
+    late = swarm.nodes["late"].node
+    assert any(c.node == late for commit in swarm.commits() for c in commit.contributors)
+    assert_sound(swarm)
+
+
+def test_a_killed_peer_comes_back_with_its_own_disk() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(5)
+        await swarm.kill("p1")
+        await swarm.committed(7)
+        swarm.spawn("p1")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=14), peers=3)
+    node = swarm.nodes["p1"].node
+    generations = {
+        c.generation for commit in swarm.commits() for c in commit.contributors if c.node == node
+    }
+    assert generations == {1, 2}
+    assert_sound(swarm)
+
+
+@pytest.mark.parametrize("at_s", [0.3, 0.9, 1.4, 2.1, 2.6])
+def test_a_killed_coordinator_loses_no_committed_round(at_s: float) -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(1)
+        await asyncio.sleep(at_s)
+        before = len(swarm.commits())
+        await swarm.kill_coordinator()
+        await asyncio.sleep(1.0)
+        await swarm.start_coordinator()
+        assert len(swarm.commits()) >= before
+        await swarm.until(lambda: len(swarm.commits()) >= before + 2)
+        assert all(n.agent is not None for n in swarm.nodes.values())
+
+    swarm = play(story, spec(rounds=30), peers=3)
+    assert_sound(swarm)
+    generations = {c.generation for commit in swarm.commits() for c in commit.contributors}
+    assert generations == {1}  # nobody lost its stay, so no inner step was lost
+
+
+def test_a_partitioned_peer_is_left_out_and_returns() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        cut = swarm.nodes["p2"].node
+        others = [n.node for n in swarm.nodes.values() if n.node != cut]
+        for other in [*others, NodeId("coordinator")]:
+            swarm.network.partition(cut, other)
+        await swarm.committed(5)
+        await asyncio.sleep(8)
+        for other in [*others, NodeId("coordinator")]:
+            swarm.network.heal(cut, other)
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=60), peers=3)
+    assert swarm.picture.committed == 60
+    node = swarm.nodes["p2"].node
+    last = swarm.commits()[-1]
+    assert node in {c.node for c in last.contributors}
+    assert_sound(swarm)
+
+
+def test_a_frozen_peer_costs_the_others_one_attempt() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        swarm.network.freeze(swarm.nodes["p0"].node)
+        await swarm.committed(6)
+        swarm.network.thaw(swarm.nodes["p0"].node)
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=40), peers=3)
+    assert swarm.picture.committed == 40
+    assert_sound(swarm)
+
+
+def test_a_slow_peer_contributes_and_costs_nothing() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        swarm.add("slow", "trainer", step_s=0.5)
+        swarm.spawn("slow")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=40), peers=3)
+    slow = swarm.nodes["slow"].node
+    times = [c for c in swarm.commits() if slow in {x.node for x in c.contributors}]
+    assert times
+    assert_sound(swarm)

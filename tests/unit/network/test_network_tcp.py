@@ -1,0 +1,524 @@
+"""Claims about network/tcp.py, on loopback with real TLS, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+import uvloop
+
+from farflung.errors import FarflungError, FrameError, LinkDown, ProtocolError
+from farflung.ids import Endpoint, NodeId, RunId, split_endpoint
+from farflung.network import messages as m
+from farflung.network.frames import encode_bulk, encode_control
+from farflung.network.limits import Counters, Limits
+from farflung.network.link import BulkFrame, Connection
+from farflung.network.tcp import TcpTransport, dial_stranger, redeem
+from farflung.network.tls import RunAuthority, client_context, redeem_context
+from farflung.swarm.identity import Identity
+
+RUN = RunId("0123456789abcdef")
+AUTHORITY = RunAuthority.create(RUN)
+HEAD = m.SliceResult(term=1, round=1, attempt=1, slice=0, first=0, stop=1)
+MIB = 2**20
+SHORT = Limits(first_message_s=0.2, stranger_s=0.6, stall_s=0.2, handshake_s=0.3, shutdown_s=0.3)
+ANY = Endpoint("127.0.0.1:0")
+
+
+def transport(
+    who: Identity,
+    role: str = "peer",
+    *,
+    authority: RunAuthority = AUTHORITY,
+    limits: Limits | None = None,
+    counters: Counters | None = None,
+) -> TcpTransport:
+    return TcpTransport.for_node(
+        key_pem=who.private_pem,
+        certificate_pem=authority.issue(who.public_key, who.node_id, role),
+        ca_pem=authority.ca_pem,
+        limits=limits or Limits(shutdown_s=0.5),
+        counters=counters,
+    )
+
+
+@dataclass
+class World:
+    """B listens as `role`; A may dial."""
+
+    a: TcpTransport
+    b: TcpTransport
+    endpoint: Endpoint
+    arrived: asyncio.Queue[Connection]
+    counters: Counters
+    node_a: NodeId
+    node_b: NodeId
+
+    async def pair(self) -> tuple[Connection, Connection]:
+        near = await self.a.dial(self.endpoint, expect=self.node_b, deadline_s=5)
+        return near, await self.arrived.get()
+
+
+Body = Callable[[World], Awaitable[None]]
+
+
+def claim(body: Body, *, limits: Limits | None = None, role: str = "peer") -> None:
+    """Run the body on the standard loop and on uvloop."""
+    for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(asyncio.wait_for(_with_world(body, limits, role), 30))
+
+
+async def _with_world(body: Body, limits: Limits | None, role: str) -> None:
+    one, two = Identity.from_seed(b"a" * 32), Identity.from_seed(b"b" * 32)
+    counters = Counters()
+    b = transport(two, role, limits=limits, counters=counters)
+    arrived: asyncio.Queue[Connection] = asyncio.Queue()
+    endpoint = await b.listen(ANY, arrived.put)
+    a = transport(one)
+    try:
+        await body(World(a, b, endpoint, arrived, counters, one.node_id, two.node_id))
+    finally:
+        await a.close()
+        await b.close()
+
+
+async def until(done: Callable[[], bool]) -> None:
+    while not done():
+        await asyncio.sleep(0.01)
+
+
+def raw_client(world: World, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """A blocking TLS client that may send anything; connect it in a thread."""
+    plain = socket.create_connection(split_endpoint(world.endpoint), timeout=5)
+    return context.wrap_socket(plain)
+
+
+def member_context(who: Identity, authority: RunAuthority = AUTHORITY) -> ssl.SSLContext:
+    pem = authority.issue(who.public_key, who.node_id, "peer")
+    return client_context(pem, who.private_pem, AUTHORITY.ca_pem)
+
+
+MEMBER = Identity.from_seed(b"m" * 32)
+
+
+async def hostile(
+    world: World, raw: bytes, bulk: Callable[[m.BulkHeader], int] | None = None
+) -> FarflungError:
+    """What the listener's receive says to a member who sends these bytes."""
+    client = await asyncio.to_thread(raw_client, world, member_context(MEMBER))
+    try:
+        link = await world.arrived.get()
+        link.bulk_size = bulk
+        await asyncio.to_thread(client.sendall, raw)
+        with pytest.raises(FarflungError) as caught:
+            await link.receive()
+        with pytest.raises(LinkDown):
+            await link.send(m.Catalogue())
+        return caught.value
+    finally:
+        client.close()
+
+
+def test_both_ends_are_authenticated_and_talk() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        assert (near.remote, near.remote_role) == (world.node_b, "peer")
+        assert (far.remote, far.remote_role) == (world.node_a, "peer")
+        for i in range(200):
+            await near.send(m.Leave(reason=str(i)))
+        got = [await far.receive() for _ in range(200)]
+        assert got == [m.Leave(reason=str(i)) for i in range(200)]
+        await far.send(m.Catalogue())
+        assert await near.receive() == m.Catalogue()
+        assert near.sent_bytes == far.received_bytes
+
+    claim(body)
+
+
+def test_16_mib_travel_both_ways_at_once_in_4_mib_frames() -> None:
+    block = bytes(range(256)) * (4 * MIB // 256)
+
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+
+        async def send(link: Connection) -> None:
+            for _ in range(4):
+                await link.send_bulk(HEAD, memoryview(block))
+
+        async def take(link: Connection) -> None:
+            link.bulk_size = lambda _: 4 * MIB
+            for _ in range(4):
+                frame = await link.receive()
+                assert isinstance(frame, BulkFrame)
+                assert frame.payload == block
+
+        await asyncio.gather(send(near), send(far), take(near), take(far))
+        assert near.sent_bytes == far.received_bytes > 16 * MIB
+
+    claim(body)
+
+
+def test_bulk_that_arrives_before_the_owner_is_ready_waits_for_it() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        await near.send(m.Catalogue())
+        await near.send_bulk(HEAD, bytes(100_000))
+        await asyncio.sleep(0.1)
+        assert await far.receive() == m.Catalogue()
+        far.bulk_size = lambda _: 100_000
+        frame = await far.receive()
+        assert isinstance(frame, BulkFrame)
+        await near.send_bulk(HEAD, bytes(100_000))
+        assert isinstance(await far.receive(), BulkFrame)
+
+    claim(body)
+
+
+def test_a_receiver_that_does_not_receive_holds_its_sender_back() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        far.bulk_size = lambda _: 8 * MIB
+
+        async def flood() -> None:
+            for _ in range(8):
+                await near.send_bulk(HEAD, bytes(8 * MIB))
+
+        task = asyncio.create_task(flood())
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        assert far.received_bytes < MIB
+        for _ in range(8):
+            await far.receive()
+        await task
+
+    claim(body)
+
+
+def test_a_cancelled_sender_leaves_no_half_frame_behind() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        far.bulk_size = lambda _: 8 * MIB
+        for _ in range(4):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await near.send_bulk(HEAD, bytes(8 * MIB))
+        sending = asyncio.create_task(near.send(m.Leave(reason="after")))
+        while isinstance(got := await far.receive(), BulkFrame):
+            pass
+        assert got == m.Leave(reason="after")
+        await sending
+
+    claim(body)
+
+
+def test_close_delivers_the_last_words_and_then_both_ends_are_down() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        await near.send(m.Refuse(sentence="full"))
+        near.close("full")
+        assert await far.receive() == m.Refuse(sentence="full")
+        with pytest.raises(LinkDown):
+            await far.receive()
+        with pytest.raises(LinkDown, match="full"):
+            await near.receive()
+        with pytest.raises(LinkDown):
+            await near.send(m.Catalogue())
+        with pytest.raises(LinkDown):
+            await far.send_bulk(HEAD, b"x")
+
+    claim(body)
+
+
+def test_a_waiting_receiver_is_woken_when_the_other_side_goes() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        waiting = asyncio.create_task(far.receive())
+        await asyncio.sleep(0.02)
+        near.close()
+        with pytest.raises(LinkDown, match="other side"):
+            await waiting
+
+    claim(body)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "sentence"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n", FrameError, "bad magic"),
+        (struct.pack("<4sBBHIQI", b"FFL1", 1, 2, 0, 9, 2**60, 0), FrameError, "exceeds the cap"),
+        (struct.pack("<4sBBHIQI", b"FFL1", 1, 1, 0, 2**31, 0, 0), FrameError, "exceeds the cap"),
+        (struct.pack("<4sBBHIQI", b"FFL1", 1, 9, 0, 9, 0, 0), FrameError, "unknown frame kind"),
+        (encode_control(m.Catalogue(), 5), FrameError, "frame 5 follows where 0 is due"),
+        (encode_bulk(HEAD, 0, 5), ProtocolError, "no bulk frames are expected"),
+    ],
+)
+def test_bad_bytes_close_the_connection_with_a_sentence(
+    raw: bytes, kind: type[Exception], sentence: str
+) -> None:
+    async def body(world: World) -> None:
+        error = await hostile(world, raw)
+        assert isinstance(error, kind)
+        assert sentence in str(error)
+        assert world.counters.rejected["frame"] == 1
+
+    claim(body)
+
+
+def test_a_bulk_frame_of_another_size_than_planned_is_refused() -> None:
+    async def body(world: World) -> None:
+        error = await hostile(world, encode_bulk(HEAD, 0, 5), lambda _: 6)
+        assert "the plan says 6" in str(error)
+
+    claim(body)
+
+
+def test_a_frame_that_stops_in_the_middle_ends_the_connection() -> None:
+    async def body(world: World) -> None:
+        frame = encode_control(m.Leave(reason="never comes"), 0)
+        error = await hostile(world, frame[:-1])
+        assert "too slowly" in str(error)
+        whole = encode_bulk(HEAD, 0, 100) + bytes(99)
+        error = await hostile(world, whole, lambda _: 100)
+        assert "too slowly" in str(error)
+        assert world.counters.rejected["slow"] == 2
+
+    claim(body, limits=SHORT)
+
+
+def test_a_silent_member_is_no_slow_sender() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        await near.send(m.Catalogue())
+        assert await far.receive() == m.Catalogue()
+        await asyncio.sleep(0.6)
+        await near.send(m.Catalogue())
+        assert await far.receive() == m.Catalogue()
+
+    claim(body, limits=SHORT)
+
+
+def test_a_stranger_who_says_nothing_is_closed_after_the_first_message_limit() -> None:
+    async def body(world: World) -> None:
+        client = await asyncio.to_thread(raw_client, world, redeem_context())
+        link = await world.arrived.get()
+        assert link.remote is None
+        with pytest.raises(ProtocolError, match="no complete message"):
+            await link.receive()
+        client.close()
+        assert world.counters.rejected["slow"] == 1
+
+    claim(body, limits=SHORT)
+
+
+def test_a_stranger_who_goes_on_talking_is_closed_too() -> None:
+    async def body(world: World) -> None:
+        client = await asyncio.to_thread(raw_client, world, redeem_context())
+        link = await world.arrived.get()
+        await asyncio.to_thread(client.sendall, encode_control(m.Catalogue(), 0))
+        assert await link.receive() == m.Catalogue()
+        with pytest.raises(LinkDown, match="time is up"):
+            await link.receive()
+        client.close()
+
+    claim(body, limits=SHORT)
+
+
+def test_strangers_are_limited_to_4_kib_and_in_number() -> None:
+    async def body(world: World) -> None:
+        client = await asyncio.to_thread(raw_client, world, redeem_context())
+        link = await world.arrived.get()
+        await asyncio.to_thread(
+            client.sendall, encode_control(m.Journal(first=0, frames=(bytes(5000),)), 0)
+        )
+        with pytest.raises(FrameError, match="4096"):
+            await link.receive()
+        client.close()
+        address = split_endpoint(world.endpoint)
+        silent = [socket.create_connection(address) for _ in range(4)]
+        await until(lambda: world.counters.rejected["crowd"] >= 1)
+        await until(lambda: world.counters.rejected["handshake"] >= 3)  # they never begin TLS
+        for one in silent:
+            one.close()
+        near, _ = await world.pair()
+        assert near.remote == world.node_b
+
+    claim(body, limits=Limits(handshake_s=0.3, strangers_per_address=3, shutdown_s=0.3))
+
+
+def test_a_member_does_not_count_as_a_stranger_after_its_handshake() -> None:
+    async def body(world: World) -> None:
+        for _ in range(6):
+            await world.pair()
+        assert world.counters.rejected["crowd"] == 0
+
+    claim(body, limits=Limits(strangers_per_address=2, shutdown_s=0.3))
+
+
+def test_a_certificate_of_another_authority_is_refused_by_both_sides() -> None:
+    impostor = RunAuthority.create(RUN)
+
+    async def body(world: World) -> None:
+        stranger = transport(MEMBER, authority=impostor)
+        with pytest.raises(ProtocolError, match="certificate refused"):
+            await stranger.dial(world.endpoint, expect=world.node_b, deadline_s=5)
+        blind = redeem_context()  # takes any server, and shows a certificate of the wrong CA
+        own = client_context(
+            impostor.issue(MEMBER.public_key, MEMBER.node_id, "peer"),
+            MEMBER.private_pem,
+            AUTHORITY.ca_pem,
+        )
+        assert blind.verify_mode == ssl.CERT_NONE
+        with contextlib.suppress(OSError):
+            client = await asyncio.to_thread(raw_client, world, own)
+            client.close()
+        await until(lambda: world.counters.rejected["handshake"] >= 2)
+        assert world.arrived.empty()
+        await stranger.close()
+
+    claim(body)
+
+
+def test_the_wrong_node_the_wrong_role_and_an_expired_certificate_are_refused() -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(ProtocolError, match="was expected"):
+            await world.a.dial(world.endpoint, expect=NodeId("0" * 40), deadline_s=5)
+        with pytest.raises(ProtocolError, match="not the coordinator"):
+            await world.a.dial(world.endpoint, expect=None, deadline_s=5)
+        late = AUTHORITY.issue(MEMBER.public_key, MEMBER.node_id, "peer", hours=-1)
+        old = TcpTransport.for_node(
+            key_pem=MEMBER.private_pem, certificate_pem=late, ca_pem=AUTHORITY.ca_pem
+        )
+        endpoint = await old.listen(ANY, world.arrived.put)
+        with pytest.raises(ProtocolError, match=r"expired; check the clocks"):
+            await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
+        await old.close()
+
+    claim(body)
+
+
+def test_a_renewed_certificate_serves_the_next_handshake_on_both_sides() -> None:
+    async def body(world: World) -> None:
+        late = AUTHORITY.issue(MEMBER.public_key, MEMBER.node_id, "peer", hours=-1)
+        one = TcpTransport.for_node(
+            key_pem=MEMBER.private_pem, certificate_pem=late, ca_pem=AUTHORITY.ca_pem
+        )
+        endpoint = await one.listen(ANY, world.arrived.put)
+        one.credentials.renew(AUTHORITY.issue(MEMBER.public_key, MEMBER.node_id, "peer"))
+        await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
+        await one.dial(world.endpoint, expect=world.node_b, deadline_s=5)
+        other = Identity.generate()
+        with pytest.raises(ProtocolError, match="another node"):
+            one.credentials.renew(AUTHORITY.issue(other.public_key, other.node_id, "peer"))
+        await one.close()
+
+    claim(body)
+
+
+def test_a_stranger_redeems_with_the_proven_coordinator_only() -> None:
+    message = m.Redeem(invite="ff1x", public_key=bytes(32), name="ann")
+
+    async def answer(world: World) -> None:
+        link = await world.arrived.get()
+        assert link.remote is None
+        assert await link.receive() == message
+        await link.send(m.Refuse(sentence="used up"))
+        link.close()
+
+    async def body(world: World) -> None:
+        serving = asyncio.create_task(answer(world))
+        got = await redeem(world.endpoint, AUTHORITY.public_key, message, deadline_s=5)
+        assert got == m.Refuse(sentence="used up")
+        await serving
+        with pytest.raises(ProtocolError, match="not signed by the run"):
+            await redeem(world.endpoint, bytes(MEMBER.public_key), message, deadline_s=5)
+        link = await world.arrived.get()
+        with pytest.raises(LinkDown):  # nothing was said to the impostor
+            await link.receive()
+        assert link.received_bytes == 0
+
+    claim(body, role="coordinator")
+
+
+def test_a_peer_cannot_pose_as_the_coordinator_to_a_stranger() -> None:
+    async def body(world: World) -> None:
+        with pytest.raises(ProtocolError, match="not the coordinator"):
+            await dial_stranger(world.endpoint, ca_public_key=AUTHORITY.public_key, deadline_s=5)
+
+    claim(body, role="peer")
+
+
+def test_what_cannot_be_reached_is_link_down_with_a_sentence() -> None:
+    async def body(world: World) -> None:
+        free = socket.create_server(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        with pytest.raises(LinkDown, match=r"no answer in 0\.2 s"):
+            await world.a.dial(Endpoint(f"127.0.0.1:{port}"), expect=None, deadline_s=0.2)
+        free.close()
+        with pytest.raises(LinkDown, match=f"cannot reach 127.0.0.1:{port}: connection refused"):
+            await world.a.dial(Endpoint(f"127.0.0.1:{port}"), expect=None, deadline_s=5)
+        with pytest.raises(LinkDown, match="does not resolve"):
+            await world.a.dial(Endpoint("nowhere.invalid:1"), expect=None, deadline_s=5)
+        with pytest.raises(LinkDown, match="HOST:PORT"):
+            await world.a.dial(Endpoint("nowhere"), expect=None, deadline_s=5)
+        with pytest.raises(LinkDown, match="cannot listen on .*in use"):
+            await world.a.listen(world.endpoint, world.arrived.put)
+
+    claim(body)
+
+
+def test_a_name_is_resolved_and_tls_1_2_is_refused() -> None:
+    async def body(world: World) -> None:
+        _, port = split_endpoint(world.endpoint)
+        link = await world.a.dial(Endpoint(f"localhost:{port}"), expect=world.node_b, deadline_s=5)
+        assert link.remote == world.node_b
+        await world.arrived.get()
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname = False
+        old.verify_mode = ssl.CERT_NONE
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises(OSError, match=r"(?i)protocol version|alert|closed|eof|reset"):
+            await asyncio.to_thread(raw_client, world, old)
+
+    claim(body)
+
+
+def test_a_rule_broken_in_accept_closes_the_connection_and_is_counted() -> None:
+    async def body(world: World) -> None:
+        async def strict(link: Connection) -> None:
+            await link.receive()
+            raise ProtocolError("a stranger may only redeem an invite")
+
+        endpoint = await world.b.listen(ANY, strict)
+        link = await world.a.dial(endpoint, expect=world.node_b, deadline_s=5)
+        await link.send(m.Catalogue())
+        with pytest.raises(LinkDown):
+            await link.receive()
+        assert world.counters.rejected["protocol"] == 1
+
+    claim(body)
+
+
+def test_closing_a_transport_ends_its_listeners_connections_and_tasks() -> None:
+    async def body(world: World) -> None:
+        async def read_on(link: Connection) -> None:
+            while True:
+                await link.receive()
+
+        one = transport(MEMBER)
+        endpoint = await one.listen(ANY, read_on)
+        link = await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
+        await link.send(m.Catalogue())
+        await one.close()
+        with pytest.raises(LinkDown):
+            await link.receive()
+        with pytest.raises(LinkDown):
+            await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
+
+    claim(body)
