@@ -11,11 +11,10 @@ The built-in trainer (inner/trainer.py) is such a loop. One thread; needs torch.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -25,7 +24,6 @@ from torch import Tensor, nn
 
 from farflung.config.run import RunSpec
 from farflung.errors import LinkDown, ProtocolError, UserError
-from farflung.inner import progress
 from farflung.inner.channel import (
     ENV_GENESIS,
     ENV_SOCKET,
@@ -38,19 +36,21 @@ from farflung.inner.channel import (
     Land,
     Landed,
     Landing,
-    Lease,
     Progress,
     Reset,
     ResetDone,
     StopEarly,
-    Trained,
     TrainerChannel,
     Welcome,
 )
 from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
-from farflung.inner.optimizer import HasParamGroups, set_lr_factor
+from farflung.inner.lease import LrSetter, TrainLease
+from farflung.inner.optimizer import HasParamGroups
+from farflung.inner.progress import Speed
 from farflung.inner.seam import SharedState
+
+__all__ = ["Peer", "TrainLease", "attach"]
 
 PROGRESS_S = 0.2
 """Least time between two Progress messages of one phase."""
@@ -105,98 +105,6 @@ def _greet(channel: TrainerChannel, flat: FlatParameters, optimizer: HasParamGro
     return Peer(channel, flat, shared, optimizer, welcome)
 
 
-class TrainLease:
-    """Work for one round. Over when its batches are trained, or when the agent ends it early."""
-
-    def __init__(self, serial: int, lease: Lease, spec: RunSpec, rate: LrSetter) -> None:
-        self.spec = spec
-        self.round = lease.round
-        self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
-        """Batches to train."""
-        self.over = False
-        self.serial = serial
-        self._lease = lease
-        self._rate = rate
-        self._stopping = False
-        self._done = 0
-        self._tokens = 0
-        self._loss_sum = 0.0
-        self._compute_s = 0.0
-        self._note = ""
-
-    def rows(self) -> list[int]:
-        """All positions of the lease, in order."""
-        return list(progress.positions(self._lease))
-
-    def batches(self) -> Iterator[list[int]]:
-        """Positions of each batch still to train; ends when the lease is over.
-
-        Call `peer.step` after each.
-        """
-        rows = self.spec.inner.batch_rows
-        for index, batch in enumerate(progress.batches(self._lease, rows)):
-            if self.over:
-                return
-            if index >= self._done:
-                yield batch
-
-    def lr_factor(self) -> float:
-        """What the peak learning rates are multiplied by in the coming step."""
-        return self._rate.factor(self._lease, self._done, self.steps)
-
-    # ---- for Peer --------------------------------------------------------------------------
-
-    @property
-    def departs(self) -> tuple[int, int]:
-        """(slot, fragment)"""
-        return self._lease.slot, self._lease.fragment
-
-    @property
-    def finished(self) -> bool:
-        return self._stopping or self._done >= self.steps
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    def count(self, tokens: int, loss: float, seconds: float) -> None:
-        self._done += 1
-        self._tokens += tokens
-        self._compute_s += seconds
-        if math.isfinite(loss):
-            self._loss_sum += loss
-        elif not self._note:
-            self._note = f"non-finite loss at step {self._done}"
-
-    def outcome(self, parameters_finite: bool, wait_s: float) -> Trained:
-        note = self._note or ("" if parameters_finite else "non-finite parameters")
-        return Trained(
-            round=self.round,
-            rows=self._done * self.spec.inner.batch_rows,
-            steps=self._done,
-            tokens=self._tokens,
-            loss_sum=self._loss_sum,
-            finite=not note,
-            compute_s=self._compute_s,
-            wait_s=wait_s,
-            note=note,
-        )
-
-
-class LrSetter:
-    """Keeps the optimizer's learning rates on the run's schedule."""
-
-    def __init__(self, spec: RunSpec, optimizer: HasParamGroups) -> None:
-        self._rate = progress.LearningRate(spec)
-        self._optimizer = optimizer
-        self.own_steps = 0
-
-    def factor(self, lease: Lease, step: int, steps: int) -> float:
-        return self._rate.factor(lease, step, steps, self.own_steps)
-
-    def apply(self, lease: TrainLease) -> None:
-        set_lr_factor(self._optimizer, lease.lr_factor())
-
-
 class Peer:
     """This trainer's place in the run. Not thread-safe: all calls from the training thread."""
 
@@ -215,7 +123,7 @@ class Peer:
         self._flat = flat
         self._shared = shared
         self._rate = LrSetter(self.spec, optimizer)
-        self._speed = progress.Speed()
+        self._speed = Speed()
         self._lease: TrainLease | None = None
         self._granted: Grant | None = None
         self._closed = False

@@ -132,8 +132,8 @@ def test_survivors_commit_when_a_peer_dies_and_a_new_one_joins() -> None:
         swarm.spawn("late")
         await swarm.finished()
 
-    swarm = play(story, spec(rounds=12), peers=3)
-    assert swarm.picture.committed == 12
+    swarm = play(story, spec(rounds=60), peers=3)
+    assert swarm.picture.committed == 60
     assert swarm.picture.deaths == 1
     late = swarm.nodes["late"].node
     assert any(c.node == late for commit in swarm.commits() for c in commit.contributors)

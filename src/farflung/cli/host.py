@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from farflung.cli import aio
-from farflung.config.load import load_spec
+from farflung.config.load import check_endpoints, load_json, load_spec
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
 from farflung.events import (
@@ -45,6 +45,9 @@ def host(
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
+    spec_json: Annotated[
+        Path | None, typer.Option(help="A resolved spec (JSON), as a run's folder keeps it.")
+    ] = None,
 ) -> None:
     """Start a run (coordinator and keeper) and print its invite.
 
@@ -56,7 +59,12 @@ def host(
     """
     from farflung.run.host import HostOptions, open_host
 
-    spec = load_spec(spec_file, overrides or ()) if spec_file or overrides else None
+    check_endpoints([bind, *(advertise or ())])
+    spec = None
+    if spec_json is not None:
+        spec = load_json(spec_json)
+    elif spec_file or overrides:
+        spec = load_spec(spec_file, overrides or ())
     folder = _folder(spec, run_name)
     options = HostOptions(bind=bind, advertise=tuple(advertise or ()), keeper=keeper)
     with locked(folder):

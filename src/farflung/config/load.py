@@ -21,6 +21,16 @@ def load_spec(path: Path | None, overrides: Iterable[str] = ()) -> RunSpec:
     return from_table({} if path is None else _read(path), overrides)
 
 
+def load_json(path: Path) -> RunSpec:
+    """A resolved spec as `spec_bytes` writes it. Raises ConfigError."""
+    try:
+        return from_table(msgspec.json.decode(path.read_bytes()))
+    except OSError as error:
+        raise ConfigError(f"cannot read the run spec {path}: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"the run spec {path} is not valid JSON: {error}") from None
+
+
 def from_table(table: dict[str, Any], overrides: Iterable[str] = ()) -> RunSpec:
     """A checked spec from a nested table; overrides look like `outer.rounds=50`."""
     for override in overrides:

@@ -69,7 +69,13 @@ def pack(documents: Iterable[Document]) -> bytes:
 
 def train_bpe(documents: Iterable[Document]) -> bytes:
     """tokenizer.json of a byte-level BPE that has seen the training part only."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import (  # type: ignore[import-untyped]
+        Tokenizer,
+        decoders,
+        models,
+        pre_tokenizers,
+        trainers,
+    )
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

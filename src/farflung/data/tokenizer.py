@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from farflung.data.corpus import shipped_bpe
 from farflung.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tokenizers import Encoding
-    from tokenizers import Tokenizer as Engine
 
 END_OF_TEXT = "<|endoftext|>"
 END_NAMES = (
@@ -110,7 +107,7 @@ class JsonTokenizer:
     def json(self) -> bytes:
         return self._content
 
-    def _counted(self, text: str, encoding: Encoding) -> Encoded:
+    def _counted(self, text: str, encoding: Any) -> Encoded:
         ids = np.array(encoding.ids, np.int64)
         if self._lengths is not None:
             n_bytes = self._lengths[ids]
@@ -140,8 +137,9 @@ def tokenizer_from_bytes(content: bytes, name: str = "tokenizer.json") -> Tokeni
     return JsonTokenizer(content, name) if content else ByteTokenizer()
 
 
-def _engine(content: bytes, name: str) -> Engine:
-    from tokenizers import Tokenizer as Engine
+def _engine(content: bytes, name: str) -> Any:
+    """A `tokenizers.Tokenizer` (the library carries no types)."""
+    from tokenizers import Tokenizer as Engine  # type: ignore[import-untyped]
 
     try:
         engine = Engine.from_str(content.decode("utf-8"))
@@ -159,8 +157,6 @@ def _byte_level_lengths(content: bytes, vocabulary: dict[str, int], size: int) -
 
     None when the file does not say that its pre-tokenizer is byte-level.
     """
-    import msgspec
-
     parts: dict[str, Any] = msgspec.json.decode(content)
     stages = parts.get("pre_tokenizer") or {}
     kinds = {s.get("type") for s in [stages, *stages.get("pretokenizers", [])]}

@@ -3,7 +3,8 @@
 AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 1 MiB.
 The trainer dials and says Attach; the agent answers Welcome, whose length prefix carries the
 descriptor of the shared block (SCM_RIGHTS), or Refuse. From then on the agent asks (Grant, Land,
-Reset: each with a serial that the answer repeats) and the trainer answers in order. docs/trainer.md.
+Reset: each with a serial that the answer repeats) and the trainer answers in order. See
+docs/trainer.md.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@ Shape suffix: F elements of one fragment.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class FlatParameters:
         self._entries = tuple((name, tuple(shape)) for name, shape in layout)
         self._parameters = [self._named[name] for name, _ in self._entries]
         sizes = [p.numel() for p in self._parameters]
-        self._offsets = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
+        self._offsets = [0, *accumulate(sizes)]
 
     @torch.no_grad()
     def read(self, ranges: Ranges, out_F: Float32) -> None:
@@ -79,7 +80,7 @@ class FlatParameters:
         """local := values."""
         source = torch.from_numpy(values_F)
         for parameter, start, stop, at in self._pieces(ranges):
-            with _window(parameter, start, stop) as local:
+            with _Window(parameter, start, stop) as local:
                 local.copy_(source[at : at + stop - start])
 
     @torch.no_grad()
@@ -87,7 +88,7 @@ class FlatParameters:
         """local := local + addend."""
         source = torch.from_numpy(addend_F)
         for parameter, start, stop, at in self._pieces(ranges):
-            with _window(parameter, start, stop) as local:
+            with _Window(parameter, start, stop) as local:
                 local.add_(source[at : at + stop - start].to(local.device))
 
     @torch.no_grad()
@@ -95,7 +96,7 @@ class FlatParameters:
         """local := alpha * local + (1 - alpha) * anchor (Streaming DiLoCo, arXiv 2501.18512)."""
         source = torch.from_numpy(anchor_F)
         for parameter, start, stop, at in self._pieces(ranges):
-            with _window(parameter, start, stop) as local:
+            with _Window(parameter, start, stop) as local:
                 theirs = source[at : at + stop - start].to(local.device)
                 local.mul_(alpha).add_(theirs * (1.0 - alpha))
 
@@ -103,7 +104,7 @@ class FlatParameters:
         """(parameter, start and stop inside it, offset inside the fragment)."""
         at = 0
         for first, last in ranges:
-            index = int(np.searchsorted(self._offsets, first, side="right")) - 1
+            index = bisect_right(self._offsets, first) - 1
             while first < last:
                 base, end = self._offsets[index], min(last, self._offsets[index + 1])
                 if first < end:
@@ -113,7 +114,7 @@ class FlatParameters:
                 index += 1
 
 
-class _window:
+class _Window:
     """`parameter.view(-1)[start:stop]` to change in place, whatever the memory format."""
 
     def __init__(self, parameter: nn.Parameter, start: int, stop: int) -> None:

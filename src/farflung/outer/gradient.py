@@ -1,4 +1,4 @@
-"""The pseudo-gradient and its encoding into committed chunks."""
+"""A peer's contribution: pseudo-gradient, encoded chunks, and the commitment to them."""
 
 from __future__ import annotations
 
@@ -11,26 +11,38 @@ from farflung.hashing import digest, merkle_root
 from farflung.ids import Hash
 from farflung.outer.codecs import Codec
 
+# legend: F = elements of one fragment
 Float32 = npt.NDArray[np.float32]
+
+_CHUNK = 65_536
 
 
 def pseudo_gradient(anchor_F: Float32, local_F: Float32, out: Float32) -> None:
-    """out = anchor - local: the direction of descent (DiLoCo, arXiv 2311.08105, eq. 2)."""
-    np.subtract(anchor_F, local_F, out=out)
+    """out <- anchor - local: a descent direction with the sign of a gradient (DiLoCo, eq. 2).
+
+    `out` may be either input. Diverged parameters give non-finite values and no warning: ask
+    `all_finite`. Raises ValueError when the lengths differ.
+    """
+    if not anchor_F.shape == local_F.shape == out.shape:
+        raise ValueError(f"anchor {anchor_F.shape}, local {local_F.shape}, out {out.shape} differ")
+    with np.errstate(all="ignore"):
+        np.subtract(anchor_F, local_F, out=out)
 
 
 def all_finite(x: Float32) -> bool:
-    return bool(np.isfinite(x).all())
+    """No NaN and no infinity; stops at the first chunk that has one."""
+    return all(bool(np.isfinite(x[at : at + _CHUNK]).all()) for at in range(0, x.size, _CHUNK))
 
 
 def encode_chunks(
     x_F: Float32, codec: Codec, chunk_elements: int
 ) -> tuple[list[bytes], list[Hash]]:
-    """Encoded chunks and their hashes."""
-    chunks = [codec.encode(x_F[i : i + chunk_elements]) for i in range(0, x_F.size, chunk_elements)]
+    """(encoded chunk, its hash) for every `chunk_elements` of x; the last may be short."""
+    cuts = (x_F[at : at + chunk_elements] for at in range(0, x_F.size, chunk_elements))
+    chunks = [codec.encode(cut) for cut in cuts]
     return chunks, [digest(chunk) for chunk in chunks]
 
 
 def commitment(hashes: Sequence[bytes]) -> Hash:
-    """What READY promises: the root over the hashes of the encoded chunks."""
+    """Root over the chunks' hashes: an owner that sees one slice can check it."""
     return merkle_root(hashes)

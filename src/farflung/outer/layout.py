@@ -1,22 +1,34 @@
-"""The layout: the canonical order of all parameters in one flat fp32 vector."""
+"""The canonical order of all parameters in one flat fp32 vector; its hash names the run's model."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
-from farflung.errors import ProtocolError
+import msgspec
+
+from farflung.errors import ConfigError
 from farflung.hashing import digest
 from farflung.ids import Hash
 
-MAX_JSON_BYTES = 64 << 20
+MAX_JSON_BYTES = 16 << 20
+"""A layout of 100,000 tensors needs 8 MB; more is no model."""
+MAX_ELEMENTS = 1 << 42
+"""4.4e12 parameters: offsets and byte counts then stay far inside 63 bits."""
+MAX_NAME = 512
+MAX_RANK = 16
+
+_Dimension = Annotated[int, msgspec.Meta(ge=0, le=MAX_ELEMENTS)]
+_Shape = Annotated[tuple[_Dimension, ...], msgspec.Meta(max_length=MAX_RANK)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
+    """One parameter tensor: elements [offset, offset + size) of the flat vector, row-major."""
+
     name: str
     shape: tuple[int, ...]
     offset: int
@@ -28,48 +40,64 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
+    """Entries in order, without gaps. ConfigError for what breaks that (see `_check_entry`)."""
+
     entries: tuple[Entry, ...]
 
+    def __post_init__(self) -> None:
+        names: set[str] = set()
+        offset = 0
+        for entry in self.entries:
+            _check_entry(entry, names, offset)
+            names.add(entry.name)
+            offset += entry.size
+        if offset > MAX_ELEMENTS:
+            raise ConfigError(f"the layout has {offset} elements; at most {MAX_ELEMENTS} fit")
+
     @classmethod
-    def from_entries(cls, entries: Iterable[tuple[str, Iterable[int]]]) -> Layout:
-        """ValueError for duplicate names and negative dimensions."""
-        out: list[Entry] = []
-        seen: set[str] = set()
-        at = 0
+    def from_entries(cls, entries: Iterable[tuple[str, Sequence[int]]]) -> Layout:
+        """The layout of `(name, shape)` pairs, in their order. Raises ConfigError."""
+        placed: list[Entry] = []
+        offset = 0
         for name, shape in entries:
-            dims = tuple(int(d) for d in shape)
-            if name in seen:
-                raise ValueError(f"layout: {name!r} appears twice")
-            if any(d < 0 for d in dims):
-                raise ValueError(f"layout: {name!r} has a negative dimension in {dims}")
-            seen.add(name)
-            out.append(Entry(name, dims, at))
-            at += out[-1].size
-        return cls(tuple(out))
-
-    @property
-    def size(self) -> int:
-        """Elements of the flat vector."""
-        return self.entries[-1].offset + self.entries[-1].size if self.entries else 0
-
-    def to_json(self) -> bytes:
-        """Canonical: [[name, [dims]], ...] without spaces."""
-        plain = [[e.name, list(e.shape)] for e in self.entries]
-        return json.dumps(plain, separators=(",", ":"), ensure_ascii=True).encode()
+            placed.append(Entry(name, tuple(int(d) for d in shape), offset))
+            offset += placed[-1].size
+        return cls(tuple(placed))
 
     @classmethod
     def from_json(cls, data: bytes) -> Layout:
-        """ProtocolError for anything but the canonical form."""
+        """The inverse of `to_json`; white space is allowed. Raises ConfigError for all else."""
         if len(data) > MAX_JSON_BYTES:
-            raise ProtocolError(f"a layout of {len(data)} bytes is above {MAX_JSON_BYTES}")
+            raise ConfigError(f"the layout has {len(data)} bytes; at most {MAX_JSON_BYTES} fit")
         try:
-            layout = cls.from_entries([(str(name), shape) for name, shape in json.loads(data)])
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ProtocolError(f"the layout is malformed: {error}") from None
-        if layout.to_json() != data:
-            raise ProtocolError("the layout is not in canonical form")
-        return layout
+            pairs = msgspec.json.decode(data, type=list[tuple[str, _Shape]])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the layout must be JSON [[name, [dimension, ...]], ...]: {error}"
+            ) from None
+        return cls.from_entries(pairs)
+
+    def to_json(self) -> bytes:
+        """Canonical: `[[name,[dimension,...]],...]` in UTF-8, without white space."""
+        return msgspec.json.encode([(entry.name, entry.shape) for entry in self.entries])
+
+    @cached_property
+    def size(self) -> int:
+        """Elements of the flat vector."""
+        return sum(entry.size for entry in self.entries)
 
     @cached_property
     def hash(self) -> Hash:
+        """BLAKE3 of `to_json`."""
         return digest(self.to_json())
+
+
+def _check_entry(entry: Entry, names: set[str], offset: int) -> None:
+    if not 0 < len(entry.name) <= MAX_NAME:
+        raise ConfigError(f"parameter name {entry.name[:40]!r} must have 1 to {MAX_NAME} letters")
+    if entry.name in names:
+        raise ConfigError(f"parameter {entry.name!r} is listed twice; tied weights are sent once")
+    if any(dimension < 0 for dimension in entry.shape):
+        raise ConfigError(f"parameter {entry.name!r} has a negative dimension in {entry.shape}")
+    if entry.offset != offset:
+        raise ConfigError(f"parameter {entry.name!r} is at {entry.offset}, expected {offset}")

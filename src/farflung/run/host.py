@@ -15,8 +15,6 @@ import msgspec
 
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec, spec_hash
-from farflung.data.ensure import shipped_folder
-from farflung.data.shards import blobs, open_rows
 from farflung.disk import RealDisk
 from farflung.errors import InviteError, MismatchError, UserError
 from farflung.events import Emit, EventLog
@@ -187,6 +185,8 @@ class Host:
         )
         data = self.folder / "data"
         if self.genesis.data:
+            from farflung.data.shards import blobs
+
             for name, path in blobs(data).items():
                 keeper.blobs.add_file(name, path)
         return keeper
@@ -299,6 +299,9 @@ def _create(
 def _material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:
     if spec.data.source == "synthetic":
         return Material(rows=spec.data.rows), None
+    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
+    from farflung.data.shards import open_rows
+
     data = folder / "data"
     if spec.data.source == "shakespeare":
         if not (data / "manifest.json").exists():

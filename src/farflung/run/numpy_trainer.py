@@ -1,148 +1,199 @@
-"""The NumPy trainer: a real (if easy) problem, in the agent's process, in virtual time if wanted.
+"""The trainer's twin inside the agent's process: a quadratic problem in NumPy.
 
-Row r has a target vector t(r), a cosine of its number; loss = mean((theta - t)^2) / 2, plain SGD.
-It converges to the mean of the targets, so every swarm test also sees learning.
+For `model.preset = "quadratic"`: protocol tests, simulation, demonstrations without torch. Each
+row r has a target t(r) = c + noise(r); the loss of a batch is the mean of 0.5 (theta - t)^2 over
+coordinates and rows, and a step is SGD along each coordinate,
+
+    theta <- theta - lr * (theta - mean over rows of t(r)).
+
+Everything follows from the spec and the positions: equal leases give equal bits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
+import math
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from farflung.config.run import RunSpec
-from farflung.inner.seam import SharedState
-from farflung.run.trainer_port import Landing, Lease, Trained
+from farflung.inner.channel import Entry, Landing, Lease, Trained
+from farflung.inner.progress import LearningRate, batches
+from farflung.inner.seam import Float32, SharedState
+from farflung.run.trainer_port import TrainerDied
 
 LAYERS = 8
-Float32 = npt.NDArray[np.float32]
+NOISE = 0.1
+NOISE_PERIOD = 4093
+"""Rows draw their noise as windows of one long table; a prime, so that batches differ."""
+_BUSY_S = 0.001
 
 
 def quadratic_genesis(spec: RunSpec) -> tuple[list[tuple[str, tuple[int, ...]]], Float32]:
-    """Layout entries and initial weights of the quadratic model."""
+    """(layout entries, initial float32 vector) of `spec.model.parameters` elements.
+
+    The entries look like layers, so that several fragments can be cut.
+    """
     n = spec.model.parameters
-    cuts = [n * i // LAYERS for i in range(LAYERS + 1)]
-    entries = [(f"model.layers.{i}.w", (cuts[i + 1] - cuts[i],)) for i in range(LAYERS)]
-    rng = np.random.default_rng(spec.seed)
-    return entries, rng.standard_normal(n).astype(np.float32)
+    layers = max(1, min(LAYERS, n))
+    entries: list[Entry] = [
+        (f"model.layers.{layer}.w", (n // layers + (layer < n % layers),))
+        for layer in range(layers)
+    ]
+    return entries, _normal(spec.seed, 0, n)
 
 
 class NumpyTrainer:
-    """In-process TrainerPort for `model.preset = "quadratic"`."""
+    """TrainerPort without a process. One step takes `step_s` of the loop's (virtual) time."""
 
-    def __init__(self, shared: SharedState, spec: RunSpec, *, step_s: float = 0.0) -> None:
+    def __init__(self, shared: SharedState, spec: RunSpec, step_s: float = 0.0) -> None:
         self.shared = shared
+        self.step_s = step_s
         self.steps = 0
-        self.steps_per_s = 0.0
         self.phase = "loading"
+        self.local: Float32 = np.zeros(shared.n, np.float32)
         self._spec = spec
-        self._step_s = step_s
-        self._local = np.zeros(shared.anchor.size, np.float32)
-        self._phases = np.linspace(0, 20, shared.anchor.size, dtype=np.float32)
-        self._stop = False
-        self._landings: list[tuple[Landing, asyncio.Future[None]]] = []
-        self._training = False
-        self._idle_since = 0.0
+        self._rate = LearningRate(spec)
+        self._own_steps = 0
+        self._centre = _normal(spec.seed, 1, shared.n)
+        self._noise = _normal(spec.seed, 2, shared.n + NOISE_PERIOD) * np.float32(NOISE)
+        self._stopping = False
+        self._dead = ""
+        self._idle_since_s = 0.0
+
+    @property
+    def steps_per_s(self) -> float:
+        """Unknown (0) when steps take no time."""
+        return 1.0 / self.step_s if self.step_s > 0 else 0.0
 
     async def start(self) -> None:
+        self._dead = ""
+        self._own_steps = 0
+        self._rate = LearningRate(self._spec)
         await self.reset()
         self.phase = "waiting"
-        self._idle_since = self._now()
-
-    async def reset(self) -> None:
-        self._drop_landings()
-        self._local[:] = self.shared.anchor
+        self._idle_since_s = self._now()
 
     async def train(self, lease: Lease) -> Trained:
-        batch = self._spec.inner.batch_rows
-        positions = [p for start, stop in lease.ranges for p in range(start, stop)]
-        self._stop, self._training, self.phase = False, True, "training"
-        waited, started = self._now() - self._idle_since, self._now()
-        losses: list[float] = []
+        self._check_alive()
+        started_s = self._now()
+        self._stopping = False
+        self.phase = "training"
         try:
-            while len(losses) < len(positions) // batch and not self._stop:
-                at = len(losses) * batch
-                losses.append(self._step(positions[at : at + batch]))
-                await asyncio.sleep(self._step_s)
-                self._merge_all()
+            losses = await self._train(lease)
         finally:
-            self._training, self.phase = False, "waiting"
-            self._idle_since = self._now()
-        elapsed = self._now() - started
-        if losses and elapsed > 0:
-            self.steps_per_s = len(losses) / elapsed
-        self.shared.sent(lease.slot, lease.fragment)[:] = self._fragment(lease.fragment)
+            self.phase = "waiting"
+        local = self.shared.sent(lease.slot, lease.fragment)
+        self._copy_out(lease.fragment, local)
+        finite = all(math.isfinite(x) for x in losses) and bool(np.isfinite(local).all())
+        wait_s, self._idle_since_s = started_s - self._idle_since_s, self._now()
         return Trained(
             round=lease.round,
-            rows=len(losses) * batch,
+            rows=len(losses) * self._spec.inner.batch_rows,
             steps=len(losses),
             tokens=len(losses) * self._spec.inner_batch_tokens,
-            loss_sum=float(sum(losses)),
-            finite=bool(np.isfinite(self._local).all()),
-            compute_s=elapsed,
-            wait_s=waited,
-            note="",
+            loss_sum=sum(losses),
+            finite=finite,
+            compute_s=self._idle_since_s - started_s,
+            wait_s=wait_s,
+            note="" if finite else "non-finite loss or parameters",
         )
 
-    def _step(self, positions: list[int]) -> float:
-        rows = np.asarray(positions, np.float32)
-        target = np.cos(self._phases + rows[:, None] * np.float32(0.37)).mean(axis=0)
-        gap = self._local - target
-        self._local -= np.float32(self._spec.inner.lr) * gap
-        self.steps += 1
-        return float(np.mean(gap * gap, dtype=np.float64) / 2)
-
     def stop_early(self) -> None:
-        self._stop = True
+        self._stopping = True
 
     async def land(self, landing: Landing) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._landings.append((landing, future))
-        if not self._training:
-            self._merge_all()
-        await future
+        """At once: a step never awaits in its middle."""
+        self._check_alive()
+        fragment = landing.fragment
+        if landing.op == "add":
+            self._merge(fragment, 1.0, self.shared.land(landing.slot, fragment), 1.0)
+            return
+        anchor = await self._anchor(fragment)
+        keep = landing.alpha if landing.op == "blend" else 0.0
+        self._merge(fragment, keep, anchor, 1.0 - keep)
 
-    def _merge_all(self) -> None:
-        landings, self._landings = self._landings, []
-        for landing, future in landings:
-            self._merge(landing)
-            if not future.done():
-                future.set_result(None)
-
-    def _drop_landings(self) -> None:
-        landings, self._landings = self._landings, []
-        for _, future in landings:
-            future.cancel()
-
-    def _merge(self, landing: Landing) -> None:
-        local = self._fragment(landing.fragment)
-        new = np.empty_like(local)
-        self.shared.read_fragment(landing.fragment, new)
-        alpha = np.float32(landing.alpha)
-        match landing.op:
-            case "replace":
-                local = new
-            case "blend":
-                local = alpha * local + (np.float32(1) - alpha) * new
-            case "add":
-                local = local + self.shared.land(landing.slot, landing.fragment)
-        at = 0
-        for start, stop in self.shared.fragments[landing.fragment]:
-            self._local[start:stop] = local[at : at + stop - start]
-            at += stop - start
-
-    def _fragment(self, fragment: int) -> Float32:
-        parts = [self._local[a:b] for a, b in self.shared.fragments[fragment]]
-        return np.concatenate(parts)
-
-    @staticmethod
-    def _now() -> float:
-        try:
-            return asyncio.get_running_loop().time()
-        except RuntimeError:
-            return time.monotonic()
+    async def reset(self) -> None:
+        self._check_alive()
+        self._stopping = True
+        for fragment in range(len(self.shared.fragments)):
+            self._merge(fragment, 0.0, await self._anchor(fragment), 1.0)
 
     async def close(self) -> None:
-        self._drop_landings()
+        self._stopping = True
+        self.phase = "waiting"
+
+    def die(self, reason: str) -> None:
+        """As a crash would: whatever runs or is asked raises TrainerDied until `start`."""
+        self._dead = reason
+
+    # ---- inside ----------------------------------------------------------------------------
+
+    async def _train(self, lease: Lease) -> list[float]:
+        losses: list[float] = []
+        for batch in batches(lease, self._spec.inner.batch_rows):
+            await asyncio.sleep(self.step_s)
+            self._check_alive()
+            if self._stopping:
+                break
+            factor = self._rate.factor(lease, len(losses), lease.steps, self._own_steps)
+            losses.append(self._step(batch, factor))
+        return losses
+
+    def _step(self, batch: Sequence[int], factor: float) -> float:
+        """One SGD step on the rows at these positions; returns the loss before it."""
+        mean = self._target(batch[0])
+        for position in batch[1:]:
+            mean += self._target(position)
+        mean /= np.float32(len(batch))
+        gap = self.local - mean
+        loss = 0.5 * float(np.mean(np.square(gap), dtype=np.float64))
+        self.local -= gap * np.float32(self._spec.inner.lr * factor)
+        self.steps += 1
+        self._own_steps += 1
+        return loss
+
+    def _target(self, position: int) -> Float32:
+        """float32[n]; the order of rows is that of the positions."""
+        row = position % self._spec.data.rows
+        start = row * 2654435761 % NOISE_PERIOD
+        return self._centre + self._noise[start : start + self.shared.n]
+
+    def _copy_out(self, fragment: int, out: Float32) -> None:
+        at = 0
+        for start, stop in self.shared.fragments[fragment]:
+            out[at : at + stop - start] = self.local[start:stop]
+            at += stop - start
+
+    def _merge(self, fragment: int, keep: float, values: Float32, share: float) -> None:
+        """local := keep * local + share * values; a factor of 1 or 0 is exact."""
+        at = 0
+        for start, stop in self.shared.fragments[fragment]:
+            part = values[at : at + stop - start]
+            if keep == 0.0:
+                self.local[start:stop] = part
+            else:
+                self.local[start:stop] *= np.float32(keep)
+                self.local[start:stop] += part * np.float32(share)
+            at += stop - start
+
+    async def _anchor(self, fragment: int) -> Float32:
+        """The writer may need this very loop to finish, so waiting must not block it."""
+        values = np.empty(self.shared.elements(fragment), np.float32)
+        while not self.shared.try_read(fragment, values):  # noqa: ASYNC110 - no event exists
+            await asyncio.sleep(_BUSY_S)
+        return values
+
+    def _check_alive(self) -> None:
+        if self._dead:
+            raise TrainerDied(self._dead)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _normal(seed: int, stream: int, n: int) -> Float32:
+    """float32[n] of standard normals from a counter-based generator."""
+    philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    return np.random.Generator(philox).standard_normal(n, np.float32)

@@ -263,7 +263,7 @@ class ProcessTrainer:
             raise TrainerDied("the trainer is not running")
         return self._link
 
-    async def _watcher(self, process: asyncio.subprocess.Process, link: _Link) -> None:
+    async def _watcher(self, process: asyncio.subprocess.Process, link: TrainerLink) -> None:
         """Fail everything that waits when the process ends; end it when it hangs up."""
         ended = asyncio.create_task(process.wait())
         hung_up = asyncio.create_task(link.lost.wait())

@@ -20,6 +20,8 @@ SAME_SPEED = 0.8
 def open_rounds(step: Step) -> None:
     """Open as many rounds as the window allows, or say why none may open."""
     while not step.state.finished and len(step.state.rounds) < _window(step.state):
+        if step.now_s < step.state.hold_until_s:
+            return
         obstacle = _obstacle(step.state)
         if obstacle:
             if obstacle != step.state.waiting:

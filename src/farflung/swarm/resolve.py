@@ -29,6 +29,9 @@ FORGET_EDGES_AFTER = 10
 """Rounds after which links that failed are tried again."""
 
 
+FIRST_HOLD_S = 0.5
+MAX_HOLD_S = 8.0
+"""Pause after an abandoned round; doubles with each one in a row."""
 KEPT_ROOTS = 16
 """State roots of this many last rounds are compared with what peers report."""
 
@@ -177,6 +180,8 @@ def apply_commit(state: State, record: Commit) -> State:
         fragment_rounds=tuple(rounds),
         since=since,
         committed=state.committed + 1,
+        abandoned_in_row=0,
+        hold_until_s=0.0,
     )
 
 
@@ -217,6 +222,9 @@ def abandon(step: Step, round_: Round, reason: str) -> None:
     )
     thaw(step, round_.number)
     step.drop_round(round_.number)
+    row = step.state.abandoned_in_row + 1
+    hold_s = min(MAX_HOLD_S, FIRST_HOLD_S * 2 ** (row - 1))
+    step.state = replace(step.state, abandoned_in_row=row, hold_until_s=step.now_s + hold_s)
     step.tell(RoundAbandoned(round=round_.number, fragment=round_.fragment, reason=reason))
     step.because(f"round {round_.number} abandoned: {reason}")
 

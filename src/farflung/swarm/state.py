@@ -156,6 +156,9 @@ class State:
     medians: Mapping[int, float] = field(default_factory=dict)
     """Fragment -> median of norm / sqrt(tokens) in its last committed round."""
     dead_edges: frozenset[Edge] = frozenset()
+    abandoned_in_row: int = 0
+    hold_until_s: float = 0.0
+    """After an abandon no round opens before this: a run in trouble must not spin."""
     waiting: str = ""
     """Why no round may open; empty: rounds are open."""
     finished: bool = False

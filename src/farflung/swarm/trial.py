@@ -61,6 +61,9 @@ def begin(step: Step, round_: Round, reason: str) -> str:
     keepers = [m.node for m in members if not m.trains]
     usable = [m.node for m in members if m.node not in round_.excluded]
     owners = choose_owners(able, keepers, usable, reach)
+    if not owners and step.state.dead_edges:  # better a second try over a bad link than none
+        step.state = replace(step.state, dead_edges=frozenset())
+        owners = choose_owners(able, keepers, usable, replace(reach, dead=frozenset()))
     if not owners:
         return "no node can be reached by every contributor; start the host with a keeper"
     _send_attempt(step, round_, able, owners, reason)
@@ -335,6 +338,8 @@ def _guilty(step: Step, round_: Round, lost: set[str]) -> set[str]:
     step.state = replace(step.state, dead_edges=frozenset(edges))
     if not trial.accusations and not lost:
         guilty |= _idle_owners(trial)
+    if guilty >= set(trial.candidates) - lost:
+        return set(lost)  # everybody blames everybody: leave out only those who are gone
     return guilty
 
 

@@ -72,7 +72,7 @@ def claim(body: Body, *, limits: Limits | None = None, role: str = "peer") -> No
     """Run the body on the standard loop and on uvloop."""
     for factory in (asyncio.new_event_loop, uvloop.new_event_loop):
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(asyncio.wait_for(_with_world(body, limits, role), 30))
+            runner.run(asyncio.wait_for(_with_world(body, limits, role), 8))
 
 
 async def _with_world(body: Body, limits: Limits | None, role: str) -> None:
@@ -90,7 +90,7 @@ async def _with_world(body: Body, limits: Limits | None, role: str) -> None:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    while not done():
+    while not done():  # noqa: ASYNC110  # the counters have no event
         await asyncio.sleep(0.01)
 
 
@@ -438,10 +438,13 @@ def test_a_stranger_redeems_with_the_proven_coordinator_only() -> None:
         await serving
         with pytest.raises(ProtocolError, match="not signed by the run"):
             await redeem(world.endpoint, bytes(MEMBER.public_key), message, deadline_s=5)
-        link = await world.arrived.get()
-        with pytest.raises(LinkDown):  # nothing was said to the impostor
-            await link.receive()
-        assert link.received_bytes == 0
+        # The dialler hangs up at once: the handshake may or may not have ended at the server.
+        await until(lambda: not world.arrived.empty() or world.counters.rejected["handshake"] > 0)
+        if not world.arrived.empty():
+            link = world.arrived.get_nowait()
+            with pytest.raises(LinkDown):
+                await link.receive()
+            assert link.received_bytes == 0  # nothing was said to the impostor
 
     claim(body, role="coordinator")
 
@@ -467,7 +470,7 @@ def test_what_cannot_be_reached_is_link_down_with_a_sentence() -> None:
             await world.a.dial(Endpoint("nowhere.invalid:1"), expect=None, deadline_s=5)
         with pytest.raises(LinkDown, match="HOST:PORT"):
             await world.a.dial(Endpoint("nowhere"), expect=None, deadline_s=5)
-        with pytest.raises(LinkDown, match="cannot listen on .*in use"):
+        with pytest.raises(LinkDown, match=r"cannot listen on .*in use"):
             await world.a.listen(world.endpoint, world.arrived.put)
 
     claim(body)
