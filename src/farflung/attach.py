@@ -165,7 +165,8 @@ class Peer:
                 "peer.step() came without a running lease; "
                 "take batches from lease.batches(), which ends when the lease is over"
             )
-        loss = float((metrics or {}).get("loss", 0.0))
+        value = (metrics or {}).get("loss", 0.0)
+        loss = float(value.detach() if isinstance(value, Tensor) else value)  # waits for the GPU
         took_s = time.perf_counter() - self._resumed_s
         lease.count(tokens, loss, took_s)
         self._speed.note(took_s)

@@ -156,7 +156,9 @@ class SharedState:
         end_s = time.monotonic() + deadline_s
         while not self.try_read(fragment, values):
             if time.monotonic() > end_s:
-                raise LinkDown(f"the agent is still writing fragment {fragment} after {READ_S} s")
+                raise LinkDown(
+                    f"the agent is still writing fragment {fragment} after {deadline_s} s"
+                )
             time.sleep(_PAUSE_S)
         return values
 

@@ -5,7 +5,6 @@ Shape suffixes: B rows of the batch, T tokens of a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -70,31 +69,25 @@ def pick_micro_rows(model: nn.Module, inner: Inner, seq_len: int, vocab: int) ->
 
     On CPUs the whole batch. On an accelerator measured by one backward pass each, with room for
     the optimizer's state; parameters are unchanged and gradients freed.
-    Raises torch.OutOfMemoryError when not even one row fits.
+    One row is returned untried: the first step says whether it fits.
     """
     device = next(model.parameters()).device
     rows = inner.batch_rows
     if device.type == "cpu":
         return rows
-    while rows > 1 and not _fits(lambda n=rows: _probe(model, inner, n, seq_len, vocab), model):  # type: ignore[misc]
+    while rows > 1 and not _fits(model, inner, rows, seq_len, vocab):
         rows = -(-rows // 2)
     return rows
 
 
-def _probe(model: nn.Module, inner: Inner, rows: int, seq_len: int, vocab: int) -> None:
-    device = next(model.parameters()).device
-    tokens_BT = torch.randint(vocab, (rows, seq_len), device=device)
-    accumulate(model, tokens_BT, tokens_BT, inner, rows)
-    torch.cuda.synchronize(device)
-
-
-def _fits(probe: Callable[[], None], model: nn.Module) -> bool:
+def _fits(model: nn.Module, inner: Inner, rows: int, seq_len: int, vocab: int) -> bool:
     parameters = list(model.parameters())
     device = parameters[0].device
     state_bytes = OPTIMIZER_COPIES * 4 * sum(p.numel() for p in parameters)
+    tokens_BT = torch.randint(vocab, (rows, seq_len), device=device)
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        probe()
+        accumulate(model, tokens_BT, tokens_BT, inner, rows)
         peak = torch.cuda.max_memory_reserved(device) + state_bytes
         return peak <= (1 - KEEP_FREE) * torch.cuda.get_device_properties(device).total_memory
     except torch.OutOfMemoryError:

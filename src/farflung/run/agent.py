@@ -85,6 +85,7 @@ class Agent:
             workers=world.workers,
             clock=world.clock,
             emit=world.emit,
+            keeps_genesis=config.role != "trainer",
         )
         self.mesh = Mesh(
             node=config.node,

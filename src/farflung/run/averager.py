@@ -73,7 +73,7 @@ class Averager:
         key = (attempt.term, attempt.round, attempt.attempt)
         if key in self._exchanges or attempt.round < self._follower.state.next_round:
             return
-        self._end(lambda k: k[1] == attempt.round)
+        self._end(lambda k: k[1] == attempt.round and k < key)
         self._mesh.know(attempt.members)
         exchange = Exchange(
             node=self._node,

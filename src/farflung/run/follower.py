@@ -63,7 +63,9 @@ class Follower:
         workers: Workers,
         clock: Clock,
         emit: Emit,
+        keeps_genesis: bool,
     ) -> None:
+        self._keeps_genesis = keeps_genesis
         self.disk = disk
         self.journal = journal
         self.blobs = blobs
@@ -345,6 +347,12 @@ class Follower:
             data = None if kept is None else self.blobs.get(bytes.fromhex(kept.manifest))
             if kept is not None and data is not None:
                 names |= names_of(kept, decode_manifest(data, run))
+        if self._keeps_genesis and self._genesis is not None:
+            data = self.blobs.get(self._genesis.snapshot)
+            if data is not None:
+                manifest = decode_manifest(data, run)
+                names |= {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves}
+                names.add(self._genesis.snapshot)
         self.blobs.keep_only(names)
         self._previous = pointer
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -155,6 +154,7 @@ def test_a_lease_ends_early_and_a_landing_arrives_between_steps(tmp_path: Path) 
     within(60, main)
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_is_noticed_and_can_be_started_again(tmp_path: Path) -> None:
     async def main() -> None:
         async with toy(tmp_path, TOY_STEP_S="0.02") as port:
@@ -174,6 +174,33 @@ def test_a_killed_trainer_is_noticed_and_can_be_started_again(tmp_path: Path) ->
             assert port.steps == before + 3
 
     within(60, main)
+
+
+def test_a_trainer_without_its_agent_ends_by_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_STEP_S="0.02") as port:
+            await port.start()
+            training = asyncio.create_task(port.train(lease(0, rows=4000)))
+            await asyncio.sleep(0.2)
+            assert port._link is not None
+            port._link.close()  # what the trainer sees when its agent is killed
+            with pytest.raises(TrainerDied, match=r"exit code 0\)"):
+                await training
+        assert "the agent is gone; the trainer ends" in (tmp_path / "trainer.log").read_text()
+
+    within(30, main)
+
+
+def test_it_works_on_uvloop_too(tmp_path: Path) -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with asyncio.timeout(30), toy(tmp_path) as port:
+            await port.start()
+            assert (await port.train(lease(0))).steps == 3
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 def test_a_program_that_fails_gives_its_last_line(tmp_path: Path) -> None:
@@ -257,4 +284,3 @@ async def _run(*command: str) -> int:
 def test_an_oversized_frame_is_refused_before_allocation() -> None:
     with pytest.raises(channel.FrameError):
         channel.frame_length(b"\xff\xff\xff\xff")
-    assert socket.AF_UNIX

@@ -87,6 +87,6 @@ def _fill(wide_N: Float64, mean: float, sigma: float, numbers_N: UInt8) -> Float
         numbers_N[:] = _MIDDLE
     count = np.bincount(numbers_N, minlength=BUCKETS)
     total = np.bincount(numbers_N, weights=wide_N, minlength=BUCKETS)
-    centre: Float64 = low + (np.arange(BUCKETS) + 0.5) * width
+    centre = low + (np.arange(BUCKETS, dtype=np.float64) + 0.5) * width
     np.divide(total, count, out=centre, where=count > 0)
     return centre

@@ -1,0 +1,109 @@
+"""Claims about outer/merge.py and outer/gradient.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from outer_samples import Float32, sample
+
+from farflung.hashing import digest, merkle_root
+from farflung.outer.codecs import get_codec
+from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
+from farflung.outer.merge import blend, carry, overwrite, rebase
+
+N = 70_000
+
+
+@pytest.fixture
+def local() -> Float32:
+    return sample(N, 1)
+
+
+def test_overwrite_and_alpha_zero_are_the_anchor(local: Float32) -> None:
+    new, other = sample(N, 2), local.copy()
+    overwrite(local, new)
+    blend(other, new, 0.0)
+    np.testing.assert_array_equal(local, new)
+    np.testing.assert_array_equal(other, new)
+    assert not np.shares_memory(local, new)
+
+
+def test_alpha_one_changes_no_bit(local: Float32) -> None:
+    before = local.tobytes()
+    blend(local, np.full(N, np.nan, np.float32), 1.0)
+    assert local.tobytes() == before
+
+
+def test_blend_weighs_the_local_parameters_with_alpha(local: Float32) -> None:
+    new = sample(N, 2)
+    expected = np.float32(0.25) * local + np.float32(0.75) * new
+    blend(local, new, 0.25)
+    np.testing.assert_array_equal(local, expected)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_outside_the_unit_interval_is_refused(local: Float32, alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        blend(local, local, alpha)
+
+
+def test_carry_leaves_exactly_the_progress_since_departure(local: Float32) -> None:
+    sent, new = sample(N, 2), sample(N, 3)
+    progress = local - sent
+    carry(local, new, sent)
+    np.testing.assert_allclose(local - new, progress, rtol=0, atol=1e-5)
+
+
+def test_rebase_keeps_the_pseudo_gradient(local: Float32) -> None:
+    old, new = sample(N, 2), sample(N, 3)
+    before, after = np.empty_like(local), np.empty_like(local)
+    pseudo_gradient(old, local, before)
+    rebase(local, new, old)
+    pseudo_gradient(new, local, after)
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", [carry, rebase, lambda x, y, _: overwrite(x, y),
+                                lambda x, y, _: blend(x, y, 0.5)])  # fmt: skip
+def test_a_vector_of_one_element_is_not_broadcast(
+    local: Float32, op: Callable[[Float32, Float32, Float32], None]
+) -> None:
+    with pytest.raises(ValueError, match="one length"):
+        op(local, sample(1, 1), local)
+
+
+def test_pseudo_gradient_is_anchor_minus_local_also_in_place(local: Float32) -> None:
+    anchor = sample(N, 2)
+    out = anchor.copy()
+    pseudo_gradient(out, local, out)
+    np.testing.assert_array_equal(out, anchor - local)
+    with pytest.raises(ValueError, match="differ"):
+        pseudo_gradient(anchor, local[:1], out)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 65_536, N - 1])
+def test_one_bad_value_anywhere_is_found(local: Float32, bad: float, at: int) -> None:
+    assert all_finite(local)
+    local[at] = bad
+    assert not all_finite(local)
+
+
+def test_a_diverged_worker_raises_no_warning() -> None:
+    infinite, out = np.full(3, np.inf, np.float32), np.empty(3, np.float32)
+    pseudo_gradient(infinite, infinite, out)
+    assert not all_finite(out)
+    assert all_finite(np.empty(0, np.float32))
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int8-sigma"])
+def test_chunks_are_encoded_alone_and_committed_in_order(local: Float32, name: str) -> None:
+    codec = get_codec(name)
+    chunks, hashes = encode_chunks(local, codec, 32_768)
+    assert [len(c) for c in chunks] == [codec.encoded_size(n) for n in (32_768, 32_768, 4464)]
+    assert chunks[2] == codec.encode(local[65_536:])
+    assert hashes == [digest(c) for c in chunks]
+    assert commitment(hashes) == merkle_root(hashes)
+    assert encode_chunks(local[:0], codec, 32_768) == ([], [])
