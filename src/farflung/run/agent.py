@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import newest
@@ -149,7 +150,7 @@ class Agent:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()
+                _result(task)
             return "left" if self._leaving.is_set() else "finished"
         finally:
             for task in tasks:
@@ -548,3 +549,12 @@ class Agent:
         for node, chunks in inputs.items():
             path = f"inputs/{attempt.round}-{attempt.attempt}/{index}-{node}"
             self.world.disk.replace(path, b"".join(chunks))
+
+
+def _result(task: asyncio.Task[Any]) -> None:
+    """Raise what ended a task; of a group of failures the first, without its wrapping."""
+    error = task.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error
