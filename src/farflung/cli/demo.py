@@ -162,8 +162,7 @@ def _rows(r: dict[str, Any]) -> list[tuple[str, str]]:
         ("loss, first and last round", f"{r['loss_first']:.3f} -> {r['loss_last']:.3f}"),
         (
             "bits per byte, held out",
-            f"swarm {number(r['bpb_last'], '.3f')}   one peer alone "
-            f"{number(r['solo_bpb'], '.3f')}",
+            f"swarm {number(r['bpb_last'], '.3f')}   one peer alone {number(r['solo_bpb'], '.3f')}",
         ),
         (
             "seconds",

@@ -10,55 +10,48 @@ Tasks, all on one loop (docs/threads.md):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from farflung.checkpoint.blob_store import BlobStore
-from farflung.checkpoint.snapshot import newest
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import (
     CorruptState,
-    LinkDown,
     MismatchError,
     ProtocolError,
     Refused,
-    StorageError,
 )
 from farflung.events import (
     AgentStarted,
-    Applied,
     Resynced,
-    Skipped,
-    TrainerRestarted,
-    Warned,
 )
 from farflung.network.messages import (
     Attempt,
     Beat,
-    BulkHeader,
-    CatalogueReply,
     Control,
     Donors,
     Hello,
     Journal,
     Leave,
-    Moved,
     Plan,
     Synced,
     Verdict,
     Welcome,
 )
 from farflung.outer.layout import Layout
+from farflung.run.applier import Applier
 from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
-from farflung.run.follower import RETRY_S, Follower
+from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World
 from farflung.run.outer_state import OuterState
+from farflung.run.plant import NodePlant
 from farflung.run.round import RoundRunner
-from farflung.run.trainer_port import TrainerDied, TrainerPort
+from farflung.run.supervisor import Supervisor
+from farflung.run.trainer_port import TrainerPort
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.records import Admin, AnyRecord, Close, Commit, Contributor, Gen, Genesis
+from farflung.swarm.records import Admin, AnyRecord, Close, Gen, Genesis
 
 Provision = Callable[["Agent", Genesis], Awaitable[None]]
 """Fetches what the trainer needs (token shards, tokenizer) before it starts."""
@@ -88,11 +81,12 @@ class Agent:
             emit=world.emit,
             keeps_genesis=config.role != "trainer",
         )
+        self.plant = NodePlant(self.follower, self.blobs, world.disk)
         self.mesh = Mesh(
             node=config.node,
             run=config.run,
             transport=world.transport,
-            plant=self,
+            plant=self.plant,
             emit=world.emit,
         )
         self.control = ControlLink(
@@ -105,6 +99,15 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
+        self.applier = Applier(
+            config=config,
+            world=world,
+            follower=self.follower,
+            mesh=self.mesh,
+            control=self.control,
+            donors=self.donors,
+        )
+        self.supervisor: Supervisor | None = None
         self.trainer: TrainerPort | None = None
         self.runner: RoundRunner | None = None
         self.averager: Averager | None = None
@@ -114,18 +117,15 @@ class Agent:
         self._endpoints: tuple[str, ...] = ()
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._term = 0
-        self._generation = 0
         self._asked = False
+        self._journal_ended = False
         self._journal_target = 0
         self._news = asyncio.Event()
-        self._generation_ended = asyncio.Event()
         self._finished = asyncio.Event()
         self._leaving = asyncio.Event()
         self._phase = "syncing"
-        self._moved_bytes = (0, 0)
         self._leave_reason = ""
         self._distrust = False
-        self._drain: asyncio.Task[None] | None = None
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -191,9 +191,9 @@ class Agent:
             await self._bring_up(genesis)
             try:
                 async with asyncio.TaskGroup() as group:
+                    if self.supervisor is not None:
+                        group.create_task(self.supervisor.run())
                     group.create_task(self._apply_loop())
-                    if self.trainer is not None:
-                        group.create_task(self._train_loop())
             except* CorruptState as errors:
                 reason = str(errors.exceptions[0])
                 self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
@@ -217,7 +217,17 @@ class Agent:
             state, self.donors, self.mesh.blobs, trust_disk=not self._distrust
         )
         self._distrust = False
-        self.averager = Averager(
+        if self.trainer is not None:
+            self._phase = "loading"
+            self.supervisor = Supervisor(
+                trainer=self.trainer,
+                make_runner=self._make_runner,
+                on_runner=self._on_runner,
+                lost=self._lost_progress,
+                emit=self.world.emit,
+            )
+        self.applier.trainer = self.trainer
+        self.averager = self.applier.averager = self.plant.averager = Averager(
             node=self.config.node,
             follower=self.follower,
             mesh=self.mesh,
@@ -225,125 +235,20 @@ class Agent:
             workers=self.world.workers,
             sign=self.world.sign,
             contribution=self._contribution,
-            keep_inputs=self._keep_inputs if spec.record == "all" else None,
+            keep_inputs=self.plant.keep_inputs if spec.record == "all" else None,
             emit=self.world.emit,
         )
 
     async def _forget_state(self, reason: str) -> None:
         """My state is not the journal's: leave the round, take a donor's."""
         self._distrust = True
-        if self._generation:
-            await self.control.send(Leave(reason=reason))
-        self._end_generation()
+        await self._lost_progress(reason)
         if self.averager is not None:
             await self.averager.close()
 
     def donors(self) -> list[str]:
         """Keepers first: they have everything and train nothing."""
         return [d for d in self._donors if d != self.config.node]
-
-    # ---- the apply loop --------------------------------------------------------------------
-
-    async def _apply_loop(self) -> None:
-        while True:
-            resolved, commit = self.follower.next_resolution()
-            if not resolved:
-                await self._ask_in()
-                self._news.clear()
-                await self._news.wait()
-            elif commit is None:
-                self._skip(self.follower.state.next_round)
-            else:
-                await self._apply(commit)
-
-    async def _apply(self, commit: Commit) -> None:
-        results = await self._results(commit)
-        if self.runner is not None:
-            await self.runner.settled()
-        shared = None if self.trainer is None else self.trainer.shared
-        applied = await self.follower.apply(
-            commit,
-            results,
-            before=lambda: shared.begin_write(commit.fragment) if shared else None,
-            after=lambda: shared.end_write(commit.fragment) if shared else None,
-        )
-        if self.averager is not None:
-            self.averager.resolved(commit.round)
-        mine = self._mine(commit)
-        if self.runner is not None and self._generation:
-            self.runner.on_commit(applied, None if mine is None else mine.credited)
-        state = self.follower.state
-        self.world.emit(
-            Applied(
-                round=commit.round,
-                fragment=commit.fragment,
-                attempt=commit.attempt,
-                fragment_hash=commit.fragment_hash.hex(),
-                state_root=state.root.hex(),
-                contributed=mine is not None,
-            )
-        )
-        await self._report(commit.round)
-        await self._keep_house(commit.round)
-
-    async def _results(self, commit: Commit) -> Sequence[bytes]:
-        """The averaged bytes: from my exchange, my round log, or by hash from a holder."""
-        results: Sequence[bytes] | None = None
-        if self.averager is not None and not self._behind():
-            results = await self.averager.results_of(commit)
-        if results is None:
-            results = self.follower.stored(commit)
-        while results is None:
-            try:
-                results = await self.follower.fetch_results(commit, self.donors(), self.mesh.blobs)
-            except (LinkDown, CorruptState, StorageError) as error:
-                self.world.emit(Warned(sentence=f"round {commit.round} is not here yet: {error}"))
-                await asyncio.sleep(RETRY_S)
-        return results
-
-    def _behind(self) -> bool:
-        """More than the window behind the journal: no exchange of mine can be in flight."""
-        state = self.follower.state
-        return self.follower.resolved - state.next_round > state.outer.window
-
-    def _mine(self, commit: Commit) -> Contributor | None:
-        for contributor in commit.contributors:
-            if (contributor.node, contributor.generation) == (
-                self.config.node,
-                self._generation,
-            ):
-                return contributor
-        return None
-
-    def _skip(self, round_: int) -> None:
-        self.follower.skip(round_)
-        if self.averager is not None:
-            self.averager.resolved(round_)
-        if self.runner is not None:
-            self.runner.on_abandon(round_)
-        self.world.emit(Skipped(round=round_))
-
-    async def _report(self, round_: int) -> None:
-        """Bytes moved since the last report, and my own state root."""
-        up = self.mesh.sent_bytes()
-        down = self.mesh.received_bytes()
-        before_up, before_down = self._moved_bytes
-        self._moved_bytes = (up, down)
-        await self.control.send(
-            Moved(
-                round=round_,
-                bytes_up=up - before_up,
-                bytes_down=down - before_down,
-                state_root=self.follower.state.root,
-            )
-        )
-
-    async def _keep_house(self, round_: int) -> None:
-        rules = self.follower.spec.swarm
-        if self.config.role == "trainer":
-            self.follower.log.trim(round_ + 1 - rules.keep_rounds)
-        if (round_ + 1) % rules.snapshot_every == 0 and not self._behind():
-            await self.follower.snapshot(self.config.run)
 
     # ---- taking part -----------------------------------------------------------------------
 
@@ -354,7 +259,7 @@ class Agent:
         if self.config.role == "source" or not ready or behind:
             return
         state = self.follower.state
-        if not self._generation or not self._asked:
+        if not self.applier.generation or not self._asked:
             self._asked = True
             await self.control.send(
                 Synced(
@@ -364,53 +269,37 @@ class Agent:
                 )
             )
 
-    async def _train_loop(self) -> None:
-        """Start the trainer, run rounds; a trainer that dies is started again."""
-        assert self.trainer is not None
-        first = True
+    async def _apply_loop(self) -> None:
         while True:
-            try:
-                self._phase = "loading"
-                await self.trainer.start()
-                self.runner = RoundRunner(
-                    spec=self.follower.spec,
-                    follower=self.follower,
-                    trainer=self.trainer,
-                    control=self.control,
-                    workers=self.world.workers,
-                    emit=self.world.emit,
-                )
-                self._phase = "waiting"
+            while await self.applier.step():
                 self._news.set()
-                await self._rounds()
-            except TrainerDied as error:
-                self.runner = None
-                self.world.emit(TrainerRestarted(reason=str(error)))
-                if first and not self.trainer.steps:
-                    raise  # it never trained: starting it again would fail in the same way
-                first = False
-                if self._generation:
-                    await self.control.send(Leave(reason=f"trainer died: {error}"))
-                self._end_generation()
+            await self._ask_in()
+            if self._journal_ended:
+                self._finished.set()
+            self._news.clear()
+            await self._news.wait()
 
-    async def _rounds(self) -> None:
-        """One generation after the other: each begins from the anchor."""
-        assert self.trainer is not None and self.runner is not None
-        while True:
-            self._generation_ended.clear()
-            await self.trainer.reset()
-            self.runner.forget()
-            rounds = asyncio.create_task(self.runner.run())
-            ended = asyncio.create_task(self._generation_ended.wait())
-            try:
-                await asyncio.wait({rounds, ended}, return_when=asyncio.FIRST_COMPLETED)
-                if rounds.done():
-                    rounds.result()
-                self.trainer.stop_early()
-            finally:
-                for task in (rounds, ended):
-                    task.cancel()
-                await asyncio.gather(rounds, ended, return_exceptions=True)
+    def _make_runner(self) -> RoundRunner:
+        assert self.trainer is not None
+        return RoundRunner(
+            spec=self.follower.spec,
+            follower=self.follower,
+            trainer=self.trainer,
+            control=self.control,
+            workers=self.world.workers,
+            emit=self.world.emit,
+        )
+
+    def _on_runner(self, runner: RoundRunner | None) -> None:
+        self.runner = self.applier.runner = runner
+        self._phase = "loading" if runner is None else "waiting"
+        self._news.set()
+
+    async def _lost_progress(self, reason: str) -> None:
+        """What was trained since the last commit is gone: this stay ends."""
+        if self.applier.generation:
+            await self.control.send(Leave(reason=reason))
+        self._end_generation()
 
     # ---- the control link ------------------------------------------------------------------
 
@@ -427,7 +316,7 @@ class Agent:
             journal_length=self.follower.journal.length,
             journal_head=self.follower.journal.head,
             session=self._session,
-            generation=self._generation,
+            generation=self.applier.generation,
         )
 
     def _on_welcome(self, welcome: Welcome) -> None:
@@ -458,7 +347,7 @@ class Agent:
                 self.mesh.know(message.members)
                 self._donors = tuple(m.node for m in message.members)
             case Plan():
-                if self.runner is not None and message.generation == self._generation:
+                if self.runner is not None and message.generation == self.applier.generation:
                     self.runner.on_plan(message)
             case Attempt():
                 if self.averager is not None and message.term == self._term:
@@ -472,28 +361,23 @@ class Agent:
     def _on_record(self, record: AnyRecord) -> None:
         match record:
             case Gen(node=self.config.node, generation=generation) if self._asked:
-                self._generation = generation
-                self._moved_bytes = (self.mesh.sent_bytes(), self.mesh.received_bytes())
-            case Close(node=self.config.node, generation=self._generation):
+                self.applier.generation = generation
+                self.applier.count_bytes_from_now()
+            case Close(node=self.config.node, generation=self.applier.generation):
                 self._end_generation()
             case Admin(action="finish"):
-                self._drain = asyncio.create_task(self._drain_and_finish())
+                self._journal_ended = True
             case _:
                 pass
 
-    async def _drain_and_finish(self) -> None:
-        """The journal says that the run is complete: apply what is left of it, then end."""
-        if self.follower.ready:
-            await self.follower.reached(self.follower.resolved)
-        self._finished.set()
-
     def _end_generation(self) -> None:
         """My stay was closed: local parameters start again from the anchor."""
-        self._generation = 0
+        self.applier.generation = 0
         self._asked = False
         if self.runner is not None:
             self.runner.drop_landings()
-        self._generation_ended.set()
+        if self.supervisor is not None:
+            self.supervisor.end_generation()
         self._news.set()
 
     async def _beats(self) -> None:
@@ -510,45 +394,8 @@ class Agent:
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
 
-    # ---- what the mesh asks ----------------------------------------------------------------
-
-    def expected_bytes(self, header: BulkHeader) -> int:
-        if self.averager is None:
-            raise ProtocolError("still starting")
-        return self.averager.expected_bytes(header)
-
-    def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None:
-        if self.averager is not None:
-            self.averager.on_bulk(sender, header, payload)
-
-    def on_link_lost(self, node: str) -> None:
-        if self.averager is not None:
-            self.averager.on_link_lost(node)
-
-    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
-        found = self.follower.log.read(name, offset, length)
-        return found if found is not None else self.blobs.read(name, offset, length)
-
-    def catalogue(self) -> CatalogueReply:
-        pointer = newest(self.world.disk)
-        if pointer is None:
-            return CatalogueReply(manifest=b"", manifest_bytes=0, next_round=0)
-        return CatalogueReply(
-            manifest=bytes.fromhex(pointer.manifest),
-            manifest_bytes=pointer.n_bytes,
-            next_round=pointer.next_round,
-        )
-
     def _contribution(self, round_: int) -> Sequence[bytes] | None:
         return None if self.runner is None else self.runner.contribution(round_)
-
-    def _keep_inputs(
-        self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]
-    ) -> None:
-        """`--record all`: what I reduced, for verify."""
-        for node, chunks in inputs.items():
-            path = f"inputs/{attempt.round}-{attempt.attempt}/{index}-{node}"
-            self.world.disk.replace(path, b"".join(chunks))
 
 
 def _result(task: asyncio.Task[Any]) -> None:

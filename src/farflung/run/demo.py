@@ -186,7 +186,8 @@ class Follower:
         self._watch = watch
         self._offset = 0
 
-    def poll(self) -> None:
+    def poll(self) -> bool:
+        """Read what is new. True when the run is finished."""
         for fields in self._new_lines():
             event = parse_event(fields)
             if event is None:
@@ -197,6 +198,7 @@ class Follower:
                     Timed(round=event.round, at_s=float(fields["t"]), took_s=event.took_s)
                 )
             self._watch.picture(self.picture)
+        return self.picture.finished
 
     def _new_lines(self) -> Iterator[dict[str, Any]]:
         if not self._path.exists():
@@ -220,9 +222,8 @@ def _drive(swarm: Swarm, follower: Follower, invite: str, options: DemoOptions) 
     killed: int | None = None
     joined = not options.fault
     progress, since = -1, time.monotonic()
-    while not follower.picture.finished:
+    while not follower.poll():
         time.sleep(0.1)
-        follower.poll()
         picture = follower.picture
         if picture.committed != progress:
             progress, since = picture.committed, time.monotonic()
@@ -234,8 +235,7 @@ def _drive(swarm: Swarm, follower: Follower, invite: str, options: DemoOptions) 
             joined = True
         failure = swarm.failed()
         if failure or time.monotonic() - since > STALL_S:
-            follower.poll()
-            if follower.picture.finished:
+            if follower.poll():
                 break
             stalled = f"no round was committed for {STALL_S:g} s"
             raise UserError(f"{failure or stalled}; logs are in {options.out}")

@@ -19,6 +19,7 @@ import numpy as np
 
 from farflung.clock import Workers
 from farflung.config.run import RunSpec
+from farflung.errors import FarflungError
 from farflung.events import Emit, Trained, Warned
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
@@ -28,6 +29,10 @@ from farflung.run.trainer_port import Landing, Lease, TrainerPort
 from farflung.run.trainer_port import Trained as TrainerReport
 from farflung.swarm import ranges
 from farflung.swarm.records import Commit, Ranges
+
+
+class ProgressLost(FarflungError):
+    """Local parameters are not finite: what was trained since the last landing is worthless."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class RoundRunner:
     # ---- the loop --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Live through rounds until cancelled. Raises TrainerDied."""
+        """Live through rounds until cancelled. Raises TrainerDied, ProgressLost."""
         while True:
             plan = await self._next_plan()
             departed = self._departed.get(plan.round)
@@ -102,6 +107,8 @@ class RoundRunner:
                 report = await self._train(plan)
                 departed = await self._depart(plan, report)
             await self._announce(plan, departed)
+            if not departed.ready.commitment:
+                raise ProgressLost(departed.ready.note)
 
     async def _next_plan(self) -> Plan:
         """The oldest plan that was not dealt with; plans of resolved rounds are dropped."""
