@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
@@ -44,7 +43,7 @@ from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
-from farflung.run.node import NodeConfig, TrainerFactory, World
+from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import NodePlant
 from farflung.run.round import RoundRunner
@@ -150,7 +149,7 @@ class Agent:
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                _result(task)
+                outcome(task)
             return "left" if self._leaving.is_set() else "finished"
         finally:
             for task in tasks:
@@ -396,12 +395,3 @@ class Agent:
 
     def _contribution(self, round_: int) -> Sequence[bytes] | None:
         return None if self.runner is None else self.runner.contribution(round_)
-
-
-def _result(task: asyncio.Task[Any]) -> None:
-    """Raise what ended a task; of a group of failures the first, without its wrapping."""
-    error = task.exception()
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    if error is not None:
-        raise error

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from farflung.clock import Clock, Workers
-from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
+from farflung.config.run import PROTOCOL_VERSION
 from farflung.errors import FarflungError, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, RunStarted, Warned
 from farflung.ids import Endpoint
@@ -30,10 +30,10 @@ from farflung.network.messages import (
     Vote,
     Welcome,
 )
-from farflung.swarm import ranges
+from farflung.run.welcome import AwakeClock, orphans, refuse, serves
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.records import AnyRecord, Return
+from farflung.swarm.records import AnyRecord
 from farflung.swarm.records import Term as TermRecord
 from farflung.swarm.replay import replay
 from farflung.swarm.state import (
@@ -41,8 +41,6 @@ from farflung.swarm.state import (
     Connected,
     Disconnected,
     Input,
-    Link,
-    Node,
     Received,
     Send,
     State,
@@ -52,8 +50,6 @@ from farflung.swarm.state import (
 from farflung.swarm.votes import vote_body
 
 TICK_S = 0.1
-GAP_S = 1.0
-"""A gap between two looks at the clock above this means that this process was suspended."""
 HELLO_S = 5.0
 CATCH_UP_BYTES = 512 << 10
 OUTBOX_MESSAGES = 10_000
@@ -61,23 +57,6 @@ OUTBOX_MESSAGES = 10_000
 RETRY_DISK_S = 1.0
 FAREWELL_S = 15.0
 """How long a finished run waits for its peers to say goodbye."""
-
-
-class AwakeClock:
-    """Seconds in which this process ran: a suspension moves no deadline."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._last = clock.now()
-        self._asleep = 0.0
-
-    def now(self) -> float:
-        raw = self._clock.now()
-        gap = raw - self._last
-        if gap > GAP_S:
-            self._asleep += gap - TICK_S
-        self._last = raw
-        return raw - self._asleep
 
 
 @dataclass
@@ -226,7 +205,7 @@ class Coordinator:
         return await self._workers.run(lambda: self._journal.append_all(records)), first
 
     def _update_donors(self) -> None:
-        serving = [n for n in self.state.nodes.values() if n.endpoints and _serves(n)]
+        serving = [n for n in self.state.nodes.values() if n.endpoints and serves(n)]
         members = sorted(serving, key=lambda m: (m.trains, m.node))
         donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
         if donors != self._donors:
@@ -287,7 +266,9 @@ class Coordinator:
 
     async def _member(self, link: Connection, node: str, hello: Hello) -> None:
         await self._inbox.join()  # its admission may still be on its way
-        refusal = self._refusal(node, hello)
+        refusal = refuse(
+            self.state, self._journal, node, hello, node in self._sessions, self._clock.now()
+        )
         if refusal:
             self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
             await link.send(Refuse(sentence=refusal))
@@ -362,72 +343,6 @@ class Coordinator:
         body = vote_body(vote.term, vote.round, vote.attempt, vote.bytes_root, vote.fragment_hash)
         return self._check_vote(self.state.nodes[node].public_key, body, vote.signature)
 
-    # ---- who may come in -------------------------------------------------------------------
-
-    def _refusal(self, node: str, hello: Hello) -> str:
-        """One sentence with both values, or '' to let it in."""
-        if hello.protocol != PROTOCOL_VERSION:
-            return (
-                f"you speak protocol {hello.protocol}, this run {PROTOCOL_VERSION}; install the "
-                f"same farflung version as the host"
-            )
-        if hello.arithmetic != ARITHMETIC_VERSION:
-            return (
-                f"your arithmetic version is {hello.arithmetic}, the run's "
-                f"{ARITHMETIC_VERSION}; install the same farflung version as the host"
-            )
-        if hello.run != self.state.run:
-            return f"you want run {hello.run}, this is {self.state.run}; use its own invite"
-        if node not in self.state.nodes:
-            return "this run does not know your key; redeem an invite first"
-        if hello.term > self.state.term:
-            return (
-                f"you have followed term {hello.term}, mine is {self.state.term}: a newer "
-                f"coordinator exists, or my journal is old; stop me"
-            )
-        return self._journal_refusal(hello) or self._double_start(node, hello)
-
-    def _journal_refusal(self, hello: Hello) -> str:
-        if hello.journal_length > self._journal.length:
-            return (
-                f"your journal has {hello.journal_length} records, mine {self._journal.length}: "
-                f"my disk lost some; restore it before the run goes on"
-            )
-        if self._journal.hash_at(hello.journal_length) != hello.journal_head:
-            return "your journal is not a prefix of mine; remove your copy of this run"
-        return ""
-
-    def _double_start(self, node: str, hello: Hello) -> str:
-        """A live session of the same key is kept; only a silent one gives way."""
-        known = self.state.nodes[node]
-        if node not in self._sessions or known.session in ("", hello.session):
-            return ""
-        silence = self._clock.now() - known.last_beat_s
-        if known.link is Link.GONE or silence > self.state.spec.swarm.suspect_s:
-            return ""
-        return (
-            f"the key of {known.name} is already connected (last beat {silence:.1f} s ago); "
-            f"stop the other process or use another FARFLUNG_HOME"
-        )
-
     def _name(self, node: str) -> str:
         known = self.state.nodes.get(node)
         return known.name if known else node[:8]
-
-
-def _serves(node: Node) -> bool:
-    """Active members have state; a source serves genesis and data without taking part."""
-    if node.role == "source":
-        return node.link is not Link.GONE
-    return node.open and node.link is Link.ACTIVE
-
-
-def orphans(state: State) -> list[AnyRecord]:
-    """Leases of closed stays that an attempt held when the former incarnation ended: its
-    attempts are void, so they become free now."""
-    found: list[AnyRecord] = []
-    for (node, generation), held in sorted(state.ledger.held.items()):
-        known = state.nodes[node]
-        if held and not (known.open and known.generation == generation):
-            found.append(Return(node=node, generation=generation, ranges=ranges.normalise(held)))
-    return found

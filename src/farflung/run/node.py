@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from farflung.clock import Clock, Workers
 from farflung.config.run import RunSpec
@@ -48,3 +50,12 @@ class World:
 
 TrainerFactory = Callable[[RunSpec, OuterState], TrainerPort]
 """Makes the trainer and lets the state share its anchor."""
+
+
+def outcome(task: asyncio.Task[Any]) -> None:
+    """Raise what ended a task; of a group of failures the first, without its wrapping."""
+    error = task.exception()
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if error is not None:
+        raise error

@@ -1,0 +1,101 @@
+"""Who may connect to the coordinator, and what a new incarnation of it starts from."""
+
+from __future__ import annotations
+
+from farflung.clock import Clock
+from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
+from farflung.network.messages import Hello
+from farflung.swarm import ranges
+from farflung.swarm.journal import Journal
+from farflung.swarm.records import AnyRecord, Return
+from farflung.swarm.state import Link, Node, State
+
+GAP_S = 1.0
+"""A gap between two looks at the clock above this means that this process was suspended."""
+USUAL_GAP_S = 0.1
+
+
+class AwakeClock:
+    """Seconds in which this process ran: a suspension moves no deadline."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._last = clock.now()
+        self._asleep = 0.0
+
+    def now(self) -> float:
+        raw = self._clock.now()
+        gap = raw - self._last
+        if gap > GAP_S:
+            self._asleep += gap - USUAL_GAP_S
+        self._last = raw
+        return raw - self._asleep
+
+
+def refuse(
+    state: State, journal: Journal, node: str, hello: Hello, connected: bool, now_s: float
+) -> str:
+    """One sentence with both values, or '' to let the node in."""
+    if hello.protocol != PROTOCOL_VERSION:
+        return (
+            f"you speak protocol {hello.protocol}, this run {PROTOCOL_VERSION}; install the "
+            f"same farflung version as the host"
+        )
+    if hello.arithmetic != ARITHMETIC_VERSION:
+        return (
+            f"your arithmetic version is {hello.arithmetic}, the run's {ARITHMETIC_VERSION}; "
+            f"install the same farflung version as the host"
+        )
+    if hello.run != state.run:
+        return f"you want run {hello.run}, this is {state.run}; use its own invite"
+    if node not in state.nodes:
+        return "this run does not know your key; redeem an invite first"
+    if hello.term > state.term:
+        return (
+            f"you have followed term {hello.term}, mine is {state.term}: a newer coordinator "
+            f"exists, or my journal is old; stop me"
+        )
+    return _journal_refusal(journal, hello) or _double_start(state, node, hello, connected, now_s)
+
+
+def _journal_refusal(journal: Journal, hello: Hello) -> str:
+    if hello.journal_length > journal.length:
+        return (
+            f"your journal has {hello.journal_length} records, mine {journal.length}: my disk "
+            f"lost some; restore it before the run goes on"
+        )
+    if journal.hash_at(hello.journal_length) != hello.journal_head:
+        return "your journal is not a prefix of mine; remove your copy of this run"
+    return ""
+
+
+def _double_start(state: State, node: str, hello: Hello, connected: bool, now_s: float) -> str:
+    """A live session of the same key is kept; only a silent one gives way."""
+    known = state.nodes[node]
+    if not connected or known.session in ("", hello.session):
+        return ""
+    silence = now_s - known.last_beat_s
+    if known.link is Link.GONE or silence > state.spec.swarm.suspect_s:
+        return ""
+    return (
+        f"the key of {known.name} is already connected (last beat {silence:.1f} s ago); stop "
+        f"the other process or use another FARFLUNG_HOME"
+    )
+
+
+def serves(node: Node) -> bool:
+    """Active members have state; a source serves genesis and data without taking part."""
+    if node.role == "source":
+        return node.link is not Link.GONE
+    return node.open and node.link is Link.ACTIVE
+
+
+def orphans(state: State) -> list[AnyRecord]:
+    """Leases of closed stays that an attempt held when the former incarnation ended: its
+    attempts are void, so they become free now."""
+    found: list[AnyRecord] = []
+    for (node, generation), held in sorted(state.ledger.held.items()):
+        known = state.nodes[node]
+        if held and not (known.open and known.generation == generation):
+            found.append(Return(node=node, generation=generation, ranges=ranges.normalise(held)))
+    return found
