@@ -78,6 +78,9 @@ class RoundRunner:
         self._plans.clear()
         self._departed.clear()
         self._trained: Ranges = ()
+        self._owed: Ranges = ()
+        """Leased and not trained, in the order of the leases: what an early end or a round that
+        was resolved without me left over is trained first, so that claims stay a prefix."""
         self._tokens = 0
         self._since = [0] * fragments
         """Tokens trained in this generation when each fragment last landed."""
@@ -88,6 +91,8 @@ class RoundRunner:
     def on_plan(self, plan: Plan) -> None:
         """PLAN(r), perhaps repeated by a coordinator that restarted: then READY is repeated."""
         self._plans[plan.round] = plan
+        known = ranges.union(self._trained, self._owed)
+        self._owed = (*self._owed, *ranges.subtract(plan.ranges, known))
         self._news.set()
 
     def contribution(self, round_: int) -> Sequence[bytes] | None:
@@ -125,7 +130,7 @@ class RoundRunner:
         return plan.round - self._spec.outer.window + 1
 
     async def _train(self, plan: Plan) -> TrainerReport:
-        todo = ranges.subtract(plan.ranges, self._trained)
+        todo = self._todo(plan)
         lease = Lease(
             round=plan.round,
             fragment=plan.fragment,
@@ -143,6 +148,7 @@ class RoundRunner:
             self._training = None
         done, _ = ranges.take(todo, report.rows)
         self._trained = ranges.union(self._trained, done)
+        self._owed = ranges.subtract(self._owed, done)
         self._tokens += report.tokens
         self._emit(
             Trained(
@@ -155,6 +161,14 @@ class RoundRunner:
             )
         )
         return report
+
+    def _todo(self, plan: Plan) -> Ranges:
+        """What is owed up to the last position of this plan."""
+        last = 0
+        for i, piece in enumerate(self._owed, 1):
+            if ranges.intersect((piece,), plan.ranges):
+                last = i
+        return self._owed[:last]
 
     async def _depart(self, plan: Plan, report: TrainerReport) -> Departed:
         """Pseudo-gradient = anchor - local, encoded; the trainer's copy is the send snapshot."""

@@ -177,7 +177,9 @@ def ready(step: Step, sender: str, message: Ready) -> None:
         return
     if len(message.commitment) not in (0, 32):
         raise ProtocolError(f"a commitment has 32 bytes, not {len(message.commitment)}")
-    ledger = state.ledger.train(sender, message.generation, message.round, message.trained)
+    # A commit may have credited part of the claim while it was on its way.
+    claim = ranges.subtract(message.trained, state.ledger.credited)
+    ledger = state.ledger.train(sender, message.generation, message.round, claim)
     step.state = replace(state, ledger=ledger)
     known = message.round in state.rounds and sender in round_.ready
     step.set_round(replace(round_, ready={**round_.ready, sender: message}))
