@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -318,3 +319,13 @@ class Peer:
         self._closed = True
         if self._lease is not None:
             self._lease.over = True
+
+
+class _Callable(ModuleType):
+    """`farflung.attach(...)` works, whether the name is this module or the function in it."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Peer:
+        return attach(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from farflung.averaging.reduce import ChunkGrid, reduce_slice, statistics
 from farflung.clock import Workers
 from farflung.errors import LinkDown, ProtocolError
+from farflung.failpoints import hit
 from farflung.hashing import digest, merkle_root
 from farflung.ids import Hash
 from farflung.network.messages import (
@@ -155,6 +156,7 @@ class Exchange:
         order = list(enumerate(self.attempt.slices))
         order = order[start % len(order) :] + order[: start % len(order)]
         await asyncio.gather(*(self._send_slice(i, place) for i, place in order))
+        hit("contribution.sent")
 
     async def _send_slice(self, index: int, place: Slice) -> None:
         assert self._mine is not None
@@ -183,6 +185,7 @@ class Exchange:
         }
         sums = await self._workers.run(lambda: statistics(self._grid, place.first, inputs))
         await self._ports.tell(Statistics(**self._fence(), slice=index, partials=sums))
+        hit("statistics.sent")
         verdict = await self._verdict
         encoded = await self._workers.run(
             lambda: reduce_slice(self._grid, place.first, inputs, verdict.included, verdict.divisor)
@@ -190,6 +193,7 @@ class Exchange:
         if self._ports.keep_inputs is not None:
             self._ports.keep_inputs(self.attempt, index, inputs)
         await self._ports.tell(Result(**self._fence(), slice=index, hash=digest(b"".join(encoded))))
+        hit("result.sent")
         self._results[index] = dict(enumerate(encoded, start=place.first))
         self._changed.set()
         others = [m.node for m in self.attempt.members if m.node != self._node]

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.disk import Disk
 from farflung.errors import CorruptState
+from farflung.failpoints import hit
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.outer.state_hash import LEAF_ELEMENTS
@@ -100,6 +101,7 @@ def write_snapshot(
                 leaves=tuple(leaf.hex() for leaf in leaves),
             )
         )
+    hit("snapshot.chunks-written")
     manifest = Manifest(
         version=SNAPSHOT_VERSION, run=run, next_round=next_round, fragments=tuple(versions)
     )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from farflung.cli import aio
-from farflung.errors import UserError
+from farflung.errors import LinkDown, UserError
 from farflung.run.home import find_only, home_folder, role_folder
 
 
@@ -26,7 +26,14 @@ def status(
 
       farflung status --json
     """
-    picture = aio.run(_ask(run_name))
+    try:
+        picture = aio.run(_ask(run_name))
+    except (LinkDown, TimeoutError) as error:
+        folder = _folder(run_name, "host")
+        if folder is None:
+            raise LinkDown(f"the coordinator does not answer ({error}); is the host up?") from None
+        _print_offline(folder)
+        return
     if as_json:
         typer.echo(json.dumps(picture, indent=2))
     else:
@@ -51,6 +58,19 @@ def _folder(run_name: str, role: str) -> Path | None:
     if not any(p.is_dir() for p in home_folder().glob(f"*/{role}")):
         return None
     return find_only(home_folder(), role)
+
+
+def _print_offline(folder: Path) -> None:
+    from farflung.run.status import offline
+
+    last = offline(folder)
+    typer.echo(f"{folder.parent.name} ({last.run})  the host does not run; from its journal:")
+    typer.echo(
+        f"round {last.committed}  abandoned {last.abandoned}  {last.rows:,} samples credited  "
+        f"state {last.state_root[:16] or '-'}"
+    )
+    for name, role, rounds, rows in last.members:
+        typer.echo(f"  {name:24s} {role:8s} rounds {rounds:5d}  samples {rows:9,d}")
 
 
 def _print(picture: dict[str, Any]) -> None:

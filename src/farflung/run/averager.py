@@ -12,6 +12,7 @@ from farflung.averaging.exchange import Exchange, Ports
 from farflung.clock import Workers
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, Voted, Warned
+from farflung.failpoints import hit
 from farflung.hashing import digest, merkle_root
 from farflung.ids import NodeId
 from farflung.network.messages import (
@@ -130,6 +131,7 @@ class Averager:
         bytes_root = await self._workers.run(
             lambda: self._follower.log.store(attempt.round, results)
         )
+        hit("vote.stored")
         async with self._follower.lock:
             if state.next_round > attempt.round:
                 return  # committed meanwhile by the others' votes
@@ -152,6 +154,7 @@ class Averager:
                 signature=self._sign(body),
             )
         )
+        hit("vote.sent")
         self._emit(
             Voted(
                 round=attempt.round,

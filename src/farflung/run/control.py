@@ -59,7 +59,8 @@ class ControlLink:
                 self._link = None
 
     async def run(self) -> None:
-        """Connect, read, reconnect, until cancelled.
+        """Connect, read, reconnect, until cancelled. Cancelling leaves the link up, so that a
+        last message can be sent; `close` ends it.
 
         Raises Refused or MismatchError when the coordinator says that this node may not be here.
         """
@@ -76,13 +77,13 @@ class ControlLink:
                 if first:
                     self._emit(Warned(sentence=f"{error}; trying again"))
             except (Refused, MismatchError):
+                self._drop()
                 raise
             except ProtocolError as error:
                 self._emit(Warned(sentence=f"coordinator: {error}"))
-            finally:
-                if self._link is not None:
-                    lost_s = self._clock.now()
-                self._drop()
+            if self._link is not None:
+                lost_s = self._clock.now()
+            self._drop()
             await asyncio.sleep(self._rng.uniform(0, backoff_s))
             backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
 

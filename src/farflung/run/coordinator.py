@@ -15,6 +15,7 @@ from farflung.clock import Clock, Workers
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.errors import FarflungError, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, RunStarted, Warned
+from farflung.failpoints import hit
 from farflung.ids import Endpoint
 from farflung.network.link import BulkFrame, Connection, Transport
 from farflung.network.messages import (
@@ -90,6 +91,7 @@ class Coordinator:
         admission: Admission,
         check_vote: VoteCheck,
         status: Callable[[], str],
+        on_append: Callable[[int, list[AnyRecord]], None] | None = None,
     ) -> None:
         self._transport = transport
         self._clock = AwakeClock(clock)
@@ -99,6 +101,7 @@ class Coordinator:
         self._admission = admission
         self._check_vote = check_vote
         self._status = status
+        self._on_append = on_append
         self._sessions: dict[str, Session] = {}
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -182,6 +185,8 @@ class Coordinator:
             state, actions, _ = decide(self.state, event, self._clock.now())
             records = [a.record for a in actions if isinstance(a, Append)]
             try:
+                if records:
+                    hit("coordinator.before-append")
                 frames, first = await self._append(records)
             except StorageError as error:
                 self._emit(Warned(sentence=f"nothing is committed: {error}"))
@@ -190,6 +195,7 @@ class Coordinator:
             break
         self.state = state
         if frames:
+            hit("coordinator.appended")
             self._broadcast(Journal(first=first, frames=tuple(frames)))
         for action in actions:
             if isinstance(action, Send):
@@ -202,7 +208,10 @@ class Coordinator:
         first = self._journal.length
         if not records:
             return [], first
-        return await self._workers.run(lambda: self._journal.append_all(records)), first
+        frames = await self._workers.run(lambda: self._journal.append_all(records))
+        if self._on_append is not None:
+            self._on_append(first, records)
+        return frames, first
 
     def _update_donors(self) -> None:
         serving = [n for n in self.state.nodes.values() if n.endpoints and serves(n)]

@@ -29,6 +29,7 @@ from farflung.config.run import RunSpec
 from farflung.disk import Disk
 from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Emit, SnapshotFetched, Warned
+from farflung.failpoints import hit
 from farflung.ids import Hash
 from farflung.run.blobs import BlobExchange
 from farflung.run.outer_state import Float32, OuterState
@@ -272,6 +273,7 @@ class Follower:
                 lambda: state.decode(commit.fragment, commit.slices, results)
             )
             old = state.anchor_of(commit.fragment)
+            hit("apply.before-step")
             before()
             try:
                 new_hash = await self._workers.run(
@@ -285,6 +287,7 @@ class Follower:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
             state.rounds[commit.fragment] = commit.round
             self._advance(commit.round)
+        hit("apply.stepped")
         await self._workers.run(self.journal.sync)
         self.log.resolved(commit.round, commit.bytes_root)
         return Applied(commit, old, state.anchor_of(commit.fragment))

@@ -32,6 +32,7 @@ from farflung.run.coordinator import Coordinator
 from farflung.run.genesis import Material, describe, genesis_record, make_weights
 from farflung.run.home import EVENTS
 from farflung.swarm.identity import Identity
+from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Genesis
@@ -40,6 +41,7 @@ from farflung.swarm.state import Admitted
 
 SETTINGS = "host.json"
 INVITE = "invite.txt"
+INDEX = "index.sqlite"
 INVITE_DAYS = 30
 
 Say = Callable[[str], None]
@@ -86,6 +88,8 @@ class Host:
         self.genesis = genesis
         self.spec: RunSpec = genesis_spec(genesis)
         self.invite = ""
+        self.index = Index(folder / INDEX)
+        self.index.catch_up(journal.records(), journal.length)
         self.coordinator: Coordinator | None = None
         self.keeper: Agent | None = None
         log.listen(self._see)
@@ -118,6 +122,7 @@ class Host:
             admission=gate.redeem,
             check_vote=verify_vote,
             status=lambda: json.dumps(to_json(self.picture)),
+            on_append=self.index.add,
         )
         endpoint = await self.coordinator.start(Endpoint(self.settings.bind))
         self._remember(endpoint)
@@ -142,6 +147,7 @@ class Host:
             coordinating.cancel()
             await asyncio.gather(coordinating, return_exceptions=True)
             await self.coordinator.close()
+            self.index.close()
 
     # ---- parts -----------------------------------------------------------------------------
 

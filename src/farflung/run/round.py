@@ -21,6 +21,7 @@ from farflung.clock import Workers
 from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
 from farflung.events import Emit, Trained, Warned
+from farflung.failpoints import hit
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
 from farflung.run.control import ControlLink
@@ -220,6 +221,7 @@ class RoundRunner:
         newest = self._plans.pop(plan.round, plan)
         if plan.round >= self._follower.state.next_round:
             await self._control.send(msgspec.structs.replace(departed.ready, term=newest.term))
+            hit("ready.sent")
 
     # ---- after the resolution --------------------------------------------------------------
 

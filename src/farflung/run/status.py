@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,23 @@ from farflung.ids import Endpoint, RunId, split_endpoint
 from farflung.network.messages import Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
-from farflung.run.host import SETTINGS, Settings
+from farflung.run.assemble import open_replica
+from farflung.run.host import INDEX, SETTINGS, Settings
 from farflung.run.join import load_membership
 from farflung.swarm.identity import Identity
+from farflung.swarm.index import Index
 from farflung.swarm.invite import parse_invite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offline:
+    run: str
+    committed: int
+    abandoned: int
+    rows: int
+    state_root: str
+    members: list[tuple[str, str, int, int]]
+    """(name, role, rounds contributed, rows credited)."""
 
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
@@ -32,6 +46,26 @@ async def ask_as_host(folder: Path) -> dict[str, Any]:
     host, port = split_endpoint(settings.bind)
     where = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else settings.bind
     return await _ask((where,), identity.private_pem, certificate, authority.ca_pem)
+
+
+def offline(folder: Path) -> Offline:
+    """What the journal of a host that does not run says, through its index."""
+    settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
+    journal = open_replica(RealDisk(folder))
+    index = Index(folder / INDEX)
+    try:
+        index.catch_up(journal.records(), journal.length)
+        committed, abandoned, rows, root = index.totals()
+        return Offline(
+            run=settings.run,
+            committed=committed,
+            abandoned=abandoned,
+            rows=rows,
+            state_root=root,
+            members=index.credited(),
+        )
+    finally:
+        index.close()
 
 
 async def ask_as_peer(folder: Path) -> dict[str, Any]:

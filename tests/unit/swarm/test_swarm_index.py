@@ -1,0 +1,82 @@
+"""The SQLite index is derived: rebuilt, never trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from farflung.swarm.index import Index
+from farflung.swarm.records import Abandon, AnyRecord, Commit, Contributor, Join, Term
+
+
+def _records() -> list[AnyRecord]:
+    zero = bytes(32)
+    commit = Commit(
+        term=1,
+        round=0,
+        attempt=1,
+        fragment=0,
+        base_hash=zero,
+        base_round=-1,
+        codec="int8",
+        contributors=(
+            Contributor(
+                node="a",
+                generation=1,
+                credited=((0, 8), (16, 24)),
+                tokens=256,
+                commitment=zero,
+                clip=0,
+                base_round=-1,
+            ),
+        ),
+        rejected=(),
+        divisor=256,
+        slices=(),
+        bytes_root=zero,
+        outer_lr=0,
+        outer_momentum=0,
+        fragment_hash=zero,
+        state_root=b"\x01" * 32,
+        holders=("a",),
+        votes=(),
+    )
+    joins = [
+        Join(node=n, name=f"peer-{n}", region="", role="trainer", public_key=zero, invite=b"")
+        for n in ("a", "b")
+    ]
+    return [Term(term=1), *joins, commit, Abandon(term=1, round=1, fragment=0, reason="nobody")]
+
+
+def test_totals_and_credits_answer_from_the_records(tmp_path: Path) -> None:
+    index = Index(tmp_path / "i.sqlite")
+    index.catch_up(_records(), len(_records()))
+    assert index.totals() == (1, 1, 16, "01" * 32)
+    assert index.credited() == [("peer-a", "trainer", 1, 16), ("peer-b", "trainer", 0, 0)]
+    index.close()
+
+
+def test_catching_up_adds_only_what_is_missing(tmp_path: Path) -> None:
+    index = Index(tmp_path / "i.sqlite")
+    index.catch_up(_records()[:3], 3)
+    index.catch_up(_records(), 5)
+    assert index.length == 5
+    assert index.totals()[:3] == (1, 1, 16)
+    index.close()
+
+
+def test_an_index_ahead_of_the_journal_starts_again(tmp_path: Path) -> None:
+    index = Index(tmp_path / "i.sqlite")
+    index.catch_up(_records(), 5)
+    index.catch_up(_records()[:3], 3)
+    assert index.length == 3
+    assert index.totals()[0] == 0
+    index.close()
+
+
+def test_a_damaged_database_is_rebuilt(tmp_path: Path) -> None:
+    path = tmp_path / "i.sqlite"
+    path.write_bytes(b"this is no database" * 100)
+    index = Index(path)
+    index.catch_up(_records(), 5)
+    assert index.totals()[0] == 1
+    index.close()
