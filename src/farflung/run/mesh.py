@@ -69,6 +69,7 @@ class Mesh:
     def know(self, members: tuple[Member, ...]) -> None:
         for member in members:
             self._endpoints[member.node] = member.endpoints
+        self._arrived.set()  # who waits to be dialled may dial now
 
     def sent_bytes(self) -> int:
         return self.bytes_up + sum(c.sent_bytes for ls in self._links.values() for c in ls)

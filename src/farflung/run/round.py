@@ -240,7 +240,10 @@ class RoundRunner:
                 departed.tokens_before if departed is not None and kept else self._tokens
             )
         self._bases[commit.fragment] = commit.round
-        self._landings.append(asyncio.create_task(self._trainer.land(landing)))
+        task = asyncio.create_task(self._trainer.land(landing))
+        # A trainer's death is reported by `train`; a landing that dies with it says nothing new.
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        self._landings.append(task)
 
     def on_abandon(self, round_: int) -> None:
         self._stop_if_late(round_)

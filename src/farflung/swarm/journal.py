@@ -101,17 +101,26 @@ class Journal:
         return data[at:end]
 
     def _cut_tail(self, data: bytes, at: int) -> None:
-        """Only the last write may be torn: a good frame behind the bad one means damage."""
-        if at + _PREFIX.size <= len(data):
-            length, _ = _PREFIX.unpack_from(data, at)
-            end = at + _PREFIX.size + length
-            if length <= MAX_FRAME and end < len(data):
-                raise CorruptState(
-                    f"{self._path} is damaged at byte {at}, before its end; "
-                    f"restore it from a peer's copy"
-                )
+        """Only the last write may be torn: anything whole behind the bad frame means damage."""
+        if self._goes_on(data, at):
+            raise CorruptState(
+                f"{self._path} is damaged at byte {at}, before its end; "
+                f"restore it from a peer's copy"
+            )
         self.cut_bytes = len(data) - at
         self._disk.truncate(self._path, at)
+
+    def _goes_on(self, data: bytes, at: int) -> bool:
+        """Whether the bad frame ends before the file does, or a good frame follows it.
+
+        The length itself may be what is damaged, so that every later byte may begin a frame.
+        """
+        if at + _PREFIX.size > len(data):
+            return False
+        length, _ = _PREFIX.unpack_from(data, at)
+        if _FIXED <= length <= MAX_FRAME and at + _PREFIX.size + length < len(data):
+            return True
+        return any(self._frame_at(data, later) for later in range(at + 1, len(data)))
 
     # ---- reading ---------------------------------------------------------------------------
 

@@ -37,6 +37,8 @@ def open_rounds(step: Step) -> None:
 
 def _window(state: State) -> int:
     """Rounds that may be unresolved, never more than are left to commit."""
+    if state.spec.outer.tokens:
+        return state.spec.outer.window
     return min(state.spec.outer.window, state.spec.outer.rounds - state.committed)
 
 

@@ -84,6 +84,8 @@ class Trial:
     """One attempt in flight."""
 
     message: Attempt
+    weights: Mapping[str, int]
+    """Tokens of every candidate, fixed here: it may leave before the verdict and still count."""
     started_s: float
     deadline_s: float
     statistics: Mapping[int, tuple[Partial, ...]] = field(default_factory=dict)

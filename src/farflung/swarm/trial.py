@@ -109,7 +109,12 @@ def _send_attempt(
     thaw(step, round_.number)
     frozen = [(c.node, c.generation) for c in message.candidates]
     step.state = replace(step.state, ledger=step.state.ledger.freeze(round_.number, frozen))
-    trial = Trial(message=message, started_s=step.now_s, deadline_s=step.now_s + 1.5 * duration_s)
+    trial = Trial(
+        message=message,
+        weights={n: weight_tokens(step.state, round_, n) for n in able},
+        started_s=step.now_s,
+        deadline_s=step.now_s + 1.5 * duration_s,
+    )
     step.set_round(replace(round_.enter(Phase.EXCHANGE), trial=trial, attempts=number))
     for member in message.members:
         step.send(member.node, message)
@@ -166,7 +171,7 @@ def give_verdict(step: Step, round_: Round) -> str:
     for partials in round_.trial.statistics.values():
         for partial in partials:
             squares[partial.node] += partial.square
-    scaled = {n: _scaled(step.state, round_, n, square) for n, square in squares.items()}
+    scaled = {n: _scaled(round_.trial, n, square) for n, square in squares.items()}
     finite = [v for v in scaled.values() if math.isfinite(v)]
     limit = step.state.medians.get(round_.fragment, math.inf) * step.spec.swarm.norm_band
     reasons = {n: _reject(v, limit) for n, v in scaled.items()}
@@ -185,15 +190,15 @@ def give_verdict(step: Step, round_: Round) -> str:
         for n in round_.trial.candidates
         if reasons[n]
     )
-    _send_verdict(step, replace(round_, rejected=round_.rejected + rejected), good, scaled)
+    _send_verdict(step, replace(round_, rejected=rejected), good, scaled)
     return ""
 
 
-def _scaled(state: State, round_: Round, node: str, square: float) -> float:
+def _scaled(trial: Trial, node: str, square: float) -> float:
     """norm / sqrt(tokens), so that slow peers and carried progress are not punished."""
     if not math.isfinite(square) or square < 0:
         return math.inf
-    return math.sqrt(square / weight_tokens(state, round_, node))
+    return math.sqrt(square / trial.weights[node])
 
 
 def _reject(scaled: float, limit: float) -> str:
@@ -210,9 +215,7 @@ def _tell_rejected(step: Step, number: int, node: str, reason: str) -> None:
 
 def _send_verdict(step: Step, round_: Round, good: list[str], scaled: dict[str, float]) -> None:
     assert round_.trial is not None
-    included = tuple(
-        Included(node=n, weight=weight_tokens(step.state, round_, n), clip=NO_CLIP) for n in good
-    )
+    included = tuple(Included(node=n, weight=round_.trial.weights[n], clip=NO_CLIP) for n in good)
     attempt = round_.trial.message
     verdict = Verdict(
         term=attempt.term,
@@ -256,6 +259,11 @@ def take_accusation(step: Step, sender: str, message: Accuse) -> None:
     round_ = current(step, message)
     if round_ is None or round_.trial is None:
         return
+    members = {m.node for m in round_.trial.message.members}
+    if sender not in members:
+        return
+    if not members >= set(message.nodes):
+        raise ProtocolError("an accusation names a node that is not in the attempt")
     new = tuple((sender, accused, message.kind) for accused in message.nodes)
     trial = replace(
         round_.trial,

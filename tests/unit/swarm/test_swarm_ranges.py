@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def listed(given_ranges: Pairs) -> list[int]:
 
 def assert_normal(given_ranges: Pairs) -> None:
     assert all(start < stop for start, stop in given_ranges)
-    assert all(a[1] < b[0] for a, b in zip(given_ranges, given_ranges[1:], strict=False))
+    assert all(a[1] < b[0] for a, b in itertools.pairwise(given_ranges))
 
 
 @quick
