@@ -104,8 +104,7 @@ def test_a_used_up_invite_is_refused(live: Swarm, tmp_path: Path) -> None:
 
 
 def taken_port() -> socket.socket:
-    sock = socket.create_server(("127.0.0.1", 0))
-    return sock
+    return socket.create_server(("127.0.0.1", 0))
 
 
 def test_host_on_a_taken_port_says_so(tmp_path: Path) -> None:
@@ -284,7 +283,7 @@ def test_a_full_disk_holds_commits_back_until_there_is_room(tmp_path: Path) -> N
         pid = host.process.pid
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (room, hard))
-        until(lambda: "nothing is committed" in host.text, "the host says that it is full")
+        until(lambda: "nothing is committed" in host.text, "the host says that it is full", 20)
         stuck = swarm.n_committed()
         assert journal.stat().st_size <= room
         said = host.text.count("nothing is committed")

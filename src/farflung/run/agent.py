@@ -228,6 +228,7 @@ class Agent:
         self.applier.trainer = self.trainer
         self.averager = self.applier.averager = self.plant.averager = Averager(
             node=self.config.node,
+            run=self.config.run,
             follower=self.follower,
             mesh=self.mesh,
             control=self.control,

@@ -17,7 +17,7 @@ from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
 from farflung.run.agent import Agent, Provision
 from farflung.run.genesis import trainer_program
-from farflung.run.home import EVENTS, JOURNAL
+from farflung.run.home import EVENTS, JOURNAL, private_folder
 from farflung.run.node import NodeConfig, TrainerFactory, World
 from farflung.run.numpy_trainer import NumpyTrainer
 from farflung.run.outer_state import OuterState
@@ -62,6 +62,7 @@ class NodeFiles:
 
 def open_node(folder: Path) -> NodeFiles:
     """Keys, disk and event log of a node folder. Raises StorageError, CorruptState."""
+    private_folder(folder)
     disk = RealDisk(folder)
     identity = Identity.load_or_create(disk, "node.key")
     log = EventLog(folder / EVENTS, identity.node_id, time.monotonic)

@@ -44,6 +44,7 @@ class Averager:
         self,
         *,
         node: NodeId,
+        run: str,
         follower: Follower,
         mesh: Mesh,
         control: ControlLink,
@@ -54,6 +55,7 @@ class Averager:
         emit: Emit,
     ) -> None:
         self._node = node
+        self._run = run
         self._follower = follower
         self._mesh = mesh
         self._control = control
@@ -143,7 +145,9 @@ class Averager:
                     attempt.fragment, gradient, fp32_bits(outer.lr), fp32_bits(outer.momentum)
                 )
             )
-        body = vote_body(attempt.term, attempt.round, attempt.attempt, bytes_root, fragment_hash)
+        body = vote_body(
+            self._run, attempt.term, attempt.round, attempt.attempt, bytes_root, fragment_hash
+        )
         await self._control.send(
             Vote(
                 term=attempt.term,

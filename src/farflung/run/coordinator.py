@@ -349,7 +349,14 @@ class Coordinator:
                 self.submit(Received(node=session.node, message=received))
 
     def _valid_vote(self, node: str, vote: Vote) -> bool:
-        body = vote_body(vote.term, vote.round, vote.attempt, vote.bytes_root, vote.fragment_hash)
+        body = vote_body(
+            self.state.run,
+            vote.term,
+            vote.round,
+            vote.attempt,
+            vote.bytes_root,
+            vote.fragment_hash,
+        )
         return self._check_vote(self.state.nodes[node].public_key, body, vote.signature)
 
     def _name(self, node: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec, spec_hash
 from farflung.disk import RealDisk
 from farflung.errors import InviteError, MismatchError, UserError
-from farflung.events import Emit, EventLog
+from farflung.events import Emit, EventLog, Warned
 from farflung.hashing import digest
 from farflung.ids import Endpoint, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
@@ -35,7 +36,7 @@ from farflung.swarm.identity import Identity
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Genesis
+from farflung.swarm.records import AnyRecord, Genesis
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.state import Admitted
 
@@ -43,6 +44,7 @@ SETTINGS = "host.json"
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
+RENEW_EVERY_S = 3600.0
 
 Say = Callable[[str], None]
 
@@ -87,7 +89,9 @@ class Host:
         assert isinstance(genesis, Genesis)
         self.genesis = genesis
         self.spec: RunSpec = genesis_spec(genesis)
+        self._certified: list[tuple[TcpTransport, Identity, str]] = []
         self.invite = ""
+        self._indexing = True
         self.index = Index(folder / INDEX)
         self.index.catch_up(journal.records(), journal.length)
         self.coordinator: Coordinator | None = None
@@ -96,6 +100,16 @@ class Host:
 
     def _see(self, event: object) -> None:
         self.picture = see(self.picture, event)  # type: ignore[arg-type]
+
+    def _add_to_index(self, first: int, records: list[AnyRecord]) -> None:
+        """The index is disposable: a disk that refuses it does not stop the run."""
+        if not self._indexing:
+            return
+        try:
+            self.index.add(first, records)
+        except sqlite3.Error as error:
+            self._indexing = False
+            self.log.emit(Warned(sentence=f"the index waits for the next start: {error}"))
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -122,7 +136,7 @@ class Host:
             admission=gate.redeem,
             check_vote=verify_vote,
             status=lambda: json.dumps(to_json(self.picture)),
-            on_append=self.index.add,
+            on_append=self._add_to_index,
         )
         endpoint = await self.coordinator.start(Endpoint(self.settings.bind))
         self._remember(endpoint)
@@ -134,6 +148,7 @@ class Host:
         assert self.coordinator is not None and self.keeper is not None
         keeping = asyncio.create_task(self.keeper.run())
         coordinating = asyncio.create_task(self.coordinator.run())
+        renewing = asyncio.create_task(self._renew())
         try:
             await asyncio.wait({keeping, coordinating}, return_when=asyncio.FIRST_EXCEPTION)
             for task in (keeping, coordinating):
@@ -141,6 +156,7 @@ class Host:
                     task.result()
             return "finished"
         finally:
+            renewing.cancel()
             self.keeper.leave("the host stops")
             with contextlib.suppress(TimeoutError, Exception):
                 await asyncio.wait_for(keeping, 5)
@@ -153,11 +169,22 @@ class Host:
 
     def _transport(self, role: str, identity: Identity) -> TcpTransport:
         certificate = self.authority.issue(identity.public_key, identity.node_id, role)
-        return TcpTransport.for_node(
+        transport = TcpTransport.for_node(
             key_pem=identity.private_pem,
             certificate_pem=certificate,
             ca_pem=self.authority.ca_pem,
         )
+        self._certified.append((transport, identity, role))
+        return transport
+
+    async def _renew(self) -> None:
+        """Certificates last a day; the coordinator's and the keeper's are replaced in time."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            for transport, identity, role in self._certified:
+                transport.credentials.renew(
+                    self.authority.issue(identity.public_key, identity.node_id, role)
+                )
 
     def _build_keeper(self, endpoint: Endpoint) -> Agent:
         """The keeper dials the coordinator like everybody else."""

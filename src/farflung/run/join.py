@@ -12,7 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from farflung.errors import InviteError, LinkDown, Refused, UserError
+from farflung.errors import FarflungError, InviteError, LinkDown, ProtocolError, Refused, UserError
+from farflung.events import Warned
 from farflung.ids import Endpoint, short
 from farflung.network.messages import Redeem, Redeemed, Refuse
 from farflung.network.tcp import TcpTransport, redeem
@@ -24,6 +25,7 @@ from farflung.swarm.invite import Invite, parse_invite
 
 MEMBERSHIP = "membership.json"
 RENEW_BELOW_S = 12 * 3600.0
+RENEW_EVERY_S = 1800.0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,7 +109,7 @@ async def _redeem_anywhere(
                 ),
                 deadline_s=10.0,
             )
-        except LinkDown as error:
+        except (LinkDown, ProtocolError) as error:
             failure = error
             continue
         if isinstance(answer, Refuse):
@@ -121,15 +123,41 @@ async def _redeem_anywhere(
 class Joined:
     """A node that is a member and ready to run."""
 
-    def __init__(self, files: NodeFiles, agent: Agent, membership: Membership) -> None:
+    def __init__(
+        self,
+        files: NodeFiles,
+        agent: Agent,
+        membership: Membership,
+        options: JoinOptions,
+        transport: TcpTransport,
+    ) -> None:
+        self.options = options
+        self.transport = transport
         self.files = files
         self.agent = agent
         self.membership = membership
 
     async def run(self) -> str:
         """Until the run is finished or SIGINT/SIGTERM asks to leave."""
-        with leaving_on_signals(self.agent.leave):
-            return await self.agent.run()
+        renewing = asyncio.create_task(self._renew())
+        try:
+            with leaving_on_signals(self.agent.leave):
+                return await self.agent.run()
+        finally:
+            renewing.cancel()
+
+    async def _renew(self) -> None:
+        """A certificate lasts a day; a run lasts longer. Open connections are not touched."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            try:
+                self.membership, _ = await obtain_membership(
+                    self.files, self.membership.invite, self.options
+                )
+            except (FarflungError, OSError) as error:
+                self.files.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
+                continue
+            self.transport.credentials.renew(self.membership.certificate_pem)
 
 
 async def prepare(
@@ -159,7 +187,7 @@ async def prepare(
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,
     )
-    return Joined(files, agent, membership)
+    return Joined(files, agent, membership, options, transport)
 
 
 def _named(options: JoinOptions, files: NodeFiles) -> JoinOptions:

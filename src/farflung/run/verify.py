@@ -80,7 +80,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
             f"the run has arithmetic version {genesis.arithmetic}, this farflung "
             f"{ARITHMETIC_VERSION}; verify it with the version that made it"
         )
-    _check_chain(records, findings)
+    _check_chain(genesis.run, records, findings)
     _check_ledger(records, genesis, findings)
     disks = [RealDisk(p.parent) for p in paths]
     _recompute(records, genesis, disks, findings, progress)
@@ -112,7 +112,7 @@ def _longest(paths: list[Path]) -> Journal:
 # ---- the journal alone ---------------------------------------------------------------------
 
 
-def _check_chain(records: list[AnyRecord], findings: Findings) -> None:
+def _check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
     term, next_round = 0, 0
     keys: dict[str, bytes] = {}
     for record in records:
@@ -131,13 +131,13 @@ def _check_chain(records: list[AnyRecord], findings: Findings) -> None:
                     raise Violation(f"round {record.round} is resolved where {next_round} is due")
                 next_round += 1
                 if isinstance(record, Commit):
-                    _check_commit(record, keys, findings)
+                    _check_commit(run, record, keys, findings)
                 findings.abandoned += isinstance(record, Abandon)
             case _:
                 pass
 
 
-def _check_commit(commit: Commit, keys: dict[str, bytes], findings: Findings) -> None:
+def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Findings) -> None:
     findings.commits += 1
     if commit.divisor != sum(c.tokens for c in commit.contributors) or commit.divisor <= 0:
         raise Violation(f"round {commit.round}: the divisor is not the sum of the weights")
@@ -145,7 +145,7 @@ def _check_commit(commit: Commit, keys: dict[str, bytes], findings: Findings) ->
         raise Violation(f"round {commit.round}: the slices do not make up the bytes root")
     for vote in commit.votes:
         body = vote_body(
-            commit.term, commit.round, commit.attempt, vote.bytes_root, vote.fragment_hash
+            run, commit.term, commit.round, commit.attempt, vote.bytes_root, vote.fragment_hash
         )
         key = keys.get(vote.node)
         if key is None or not verify(key, DOMAIN, body, vote.signature):

@@ -63,13 +63,8 @@ class Ledger:
     # ---- trained ---------------------------------------------------------------------------
 
     def train(self, node: str, generation: int, round_: int, trained: Ranges) -> Ledger:
-        """READY's cumulative claim. ProtocolError when it is no prefix of the holder's leases.
-
-        With a window of 2 it may have been sent before the last COMMIT arrived: what that one
-        credited is no longer part of it.
-        """
+        """READY's cumulative claim. ProtocolError when it is no prefix of the holder's leases."""
         key = (node, generation)
-        trained = ranges.subtract(ranges.normalise(trained), self.credited)
         held = self.held.get(key, ())
         prefix, _ = ranges.take(held, ranges.count(ranges.normalise(trained)))
         if ranges.normalise(prefix) != ranges.normalise(trained):

@@ -8,7 +8,13 @@ DOMAIN = b"vote"
 
 
 def vote_body(
-    term: int, round_: int, attempt: int, bytes_root: bytes, fragment_hash: bytes
+    run: str, term: int, round_: int, attempt: int, bytes_root: bytes, fragment_hash: bytes
 ) -> bytes:
-    """The signed bytes; signed under `DOMAIN` together with the run by the caller's key."""
-    return struct.pack("<QQQ", term, round_, attempt) + bytes_root + fragment_hash
+    """The bytes that a voter signs under `DOMAIN`: a vote counts in one run, term and attempt."""
+    return (
+        run.encode()
+        + b"\0"
+        + struct.pack("<QQQ", term, round_, attempt)
+        + bytes_root
+        + fragment_hash
+    )

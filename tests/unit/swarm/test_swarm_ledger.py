@@ -91,15 +91,6 @@ def test_a_claim_for_a_later_round_must_hold_the_earlier_ones() -> None:
     assert ledger.train("a", 1, 1, ((0, 6),)).pending("a", 1, 1) == ((0, 6),)
 
 
-def test_a_claim_that_crosses_a_commit_on_its_way_counts_what_is_left() -> None:
-    """Window 2: READY(1) is cumulative and may be sent before COMMIT(0) has arrived."""
-    ledger, _ = Ledger(4).grant("a", 1, 8)
-    ledger, done = ledger.train("a", 1, 0, ((0, 4),)).credit(0, "a", 1)
-    assert done == ((0, 4),)
-    ledger = ledger.train("a", 1, 1, ((0, 8),))
-    assert ledger.pending("a", 1, 1) == ((4, 8),)
-
-
 def test_what_another_holder_got_credited_cannot_be_claimed_again() -> None:
     ledger, _ = Ledger(4).grant("a", 1, 4)
     ledger, _ = ledger.train("a", 1, 0, ((0, 4),)).credit(0, "a", 1)
