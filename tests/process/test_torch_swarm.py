@@ -47,9 +47,7 @@ def test_trainers_with_different_vector_units_stay_bit_identical(tmp_path: Path)
             if before is not None:
                 os.environ["ATEN_CPU_CAPABILITY"] = before
         assert host.wait(200) == 0
-        roots = [
-            {e.round: e.state_root for e in swarm.events(c, Applied)} for c in capabilities
-        ]
+        roots = [{e.round: e.state_root for e in swarm.events(c, Applied)} for c in capabilities]
         assert len(roots[0]) == 6
         assert roots[0] == roots[1] == roots[2]
         committed = swarm.events("host", RoundCommitted)

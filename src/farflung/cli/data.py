@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from farflung.data.manifest import Manifest
-from farflung.data.prepare import prepare
-from farflung.data.split import Document
-from farflung.data.tokenizer import load_tokenizer
 from farflung.errors import ConfigError
+
+if TYPE_CHECKING:  # every command loads this module: the agent's start must stay fast
+    from farflung.data.manifest import Manifest
+    from farflung.data.split import Document
 
 app = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
 
@@ -43,6 +41,12 @@ def prepare_command(
     held_out: Annotated[float, typer.Option(help="Share of the text kept for evaluation.")] = 0.02,
 ) -> None:
     """Tokenize, split and pack text into rows; the same input gives the same bytes."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from farflung.data.prepare import prepare
+    from farflung.data.tokenizer import load_tokenizer
+
     paths = find_files(inputs)
     chosen = load_tokenizer(tokenizer)
     names = ", ".join(p.name for p in paths[:5]) + (", ..." if len(paths) > 5 else "")
@@ -81,6 +85,8 @@ def find_files(inputs: list[Path]) -> list[Path]:
 
 def read_documents(paths: list[Path]) -> Iterator[Document]:
     """One document per text file, one per line of .jsonl; ConfigError names file and line."""
+    from farflung.data.split import Document
+
     for path in paths:
         try:
             if path.suffix == ".jsonl":
@@ -92,6 +98,8 @@ def read_documents(paths: list[Path]) -> Iterator[Document]:
 
 
 def _json_lines(path: Path) -> Iterator[Document]:
+    from farflung.data.split import Document
+
     decoder = msgspec.json.Decoder(_Line)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -248,6 +248,9 @@ class SimSwarm:
             for node in self.nodes.values():
                 if node.task is not None and node.task.done() and not node.task.cancelled():
                     node.task.result()
+            coordinating = self._coordinator_task
+            if coordinating is not None and coordinating.done() and not coordinating.cancelled():
+                coordinating.result()
             if asyncio.get_running_loop().time() > end:
                 raise TimeoutError(f"not in {deadline_s:g} s: {to_json(self.picture)}")
             await asyncio.sleep(0.05)

@@ -121,8 +121,8 @@ def send_plan(step: Step, round_: Round, node: str) -> None:
     """PLAN(r) for one peer. After a restart or reconnection it is sent again, unchanged."""
     state = step.state
     generation = round_.planned[node]
-    untrained = _share(state, round_, node)
-    steps = ranges.count(untrained) // step.spec.inner.batch_rows
+    untrained, rows = _share(state, round_, node)
+    steps = rows // step.spec.inner.batch_rows
     start, end = _progress(state, round_.number)
     step.send(
         node,
@@ -139,13 +139,19 @@ def send_plan(step: Step, round_: Round, node: str) -> None:
     )
 
 
-def _share(state: State, round_: Round, node: str) -> Ranges:
-    """What of the node's untrained leases belongs to this round; the newest takes all the rest."""
+def _share(state: State, round_: Round, node: str) -> tuple[Ranges, int]:
+    """The node's untrained leases up to the end of this round's share, and the share's rows.
+
+    The newest round takes all the rest. Earlier rounds' rows are named again: an earlier plan may
+    have been sent with fewer of them, and a claim must not skip a row.
+    """
     untrained = state.ledger.untrained(node, round_.planned[node])
-    _, rest = ranges.take(untrained, _needed_before(state, node, round_.number))
+    total = ranges.count(untrained)
+    before = min(total, _needed_before(state, node, round_.number))
     if round_.number + 1 == state.next_round:
-        return rest
-    return ranges.take(rest, round_.budgets[node])[0]
+        return untrained, total - before
+    rows = min(total - before, round_.budgets[node])
+    return ranges.take(untrained, before + rows)[0], rows
 
 
 def _progress(state: State, number: int) -> tuple[float, float]:

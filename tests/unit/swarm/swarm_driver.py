@@ -27,6 +27,7 @@ from farflung.network.messages import (
     Verdict,
     Vote,
 )
+from farflung.run.welcome import orphans
 from farflung.swarm import ranges
 from farflung.swarm.decide import decide
 from farflung.swarm.ledger import Ledger, audit
@@ -57,7 +58,9 @@ ELEMENTS = 512
 """Of each fragment: two chunks of 256."""
 
 
-def driver_spec(*, window: int = 1, fragments: int = 2, **more: object) -> RunSpec:
+def driver_spec(
+    *, window: int = 1, fragments: int = 2, start_peers: int = 1, **more: object
+) -> RunSpec:
     outer = {"inner_steps": 4, "rounds": 8, "chunk_elements": 256}
     outer |= {"window": window, "fragments": fragments, **more}
     return from_table(
@@ -66,6 +69,7 @@ def driver_spec(*, window: int = 1, fragments: int = 2, **more: object) -> RunSp
             "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
             "inner": {"batch_rows": 4},
             "outer": outer,
+            "swarm": {"start_peers": start_peers},
         }
     )
 
@@ -123,7 +127,7 @@ class Peer:
             case Attempt():
                 self.todo += sums(self.node, message)
             case Verdict():
-                self.todo += outcome(self.node, message, self._slices[message.round])
+                self.todo += outcome(self.node, self._slices[message.round])
             case _:
                 pass
         if isinstance(message, Attempt):
@@ -164,7 +168,7 @@ def vote_for(attempt: Attempt) -> Vote:
     )
 
 
-def outcome(node: str, verdict: Verdict, attempt: Attempt) -> list[Control]:
+def outcome(node: str, attempt: Attempt) -> list[Control]:
     """Results of the slices that this node owns, and its vote."""
     results: list[Control] = [
         Result(
@@ -370,10 +374,18 @@ class Driver:
 
     def restart(self) -> None:
         """A new incarnation of the coordinator, from the journal alone."""
-        self.records.append(Term(term=self.state.term + 1))
+        self.records += [Term(term=self.state.term + 1), *orphans(self.state)]
         self.state = replay(self.records, self.elements, self.now_s)
         for peer in self.peers.values():
             peer.linked = False
+        self.feed(Tick())
+
+    def settle(self) -> None:
+        """Until this moment has nothing more to decide."""
+        before = None
+        while before is not self.state:
+            before = self.state
+            self.feed(Tick())
 
     # ---- whole stories ---------------------------------------------------------------------
 
@@ -484,6 +496,7 @@ class Chaos:
 
     def _stale(self, peer: Peer) -> None:
         """Words of an older term or attempt, or of a resolved round, change nothing."""
+        self.driver.settle()
         state = self.driver.state
         for message in stale_messages(state):
             after, actions, _ = decide(
