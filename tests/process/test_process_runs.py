@@ -7,7 +7,7 @@ from pathlib import Path
 
 from processes import ENDLESS, Swarm, number, quad_spec
 
-from farflung.events import Applied, RoundCommitted
+from farflung.events import Applied, RoundCommitted, Trained
 
 
 def test_host_and_two_joins_finish_and_verify(tmp_path: Path) -> None:
@@ -17,6 +17,7 @@ def test_host_and_two_joins_finish_and_verify(tmp_path: Path) -> None:
         assert [p.wait() for p in peers] == [0, 0]
         assert host.wait() == 0
         assert "run finished" in host.text
+        assert "abandoned" not in host.text
         assert len(swarm.commits()) == 20
         assert all("finished" in p.text for p in peers)
         done = swarm.verify()
@@ -82,6 +83,7 @@ def test_one_peer_with_the_keeper_is_replicated(tmp_path: Path) -> None:
         committed = swarm.events("host", RoundCommitted)
         assert [e.replicated for e in committed] == [True] * 5
         assert "not replicated" not in host.text
+        assert_landed_before_trained(swarm, "a")
         assert swarm.verify().returncode == 0
 
 
@@ -95,3 +97,13 @@ def test_one_peer_without_a_keeper_says_not_replicated(tmp_path: Path) -> None:
         assert [(e.holders, e.replicated) for e in committed] == [(1, False)] * 5
         assert host.text.count("not replicated") == 5
         assert swarm.verify().returncode == 0
+
+
+def assert_landed_before_trained(swarm: Swarm, name: str) -> None:
+    """With a window of 1 no round is trained before the one before it is applied."""
+    applied = -1
+    for event in swarm.events(name):
+        if isinstance(event, Applied):
+            applied = event.round
+        elif isinstance(event, Trained):
+            assert event.round == applied + 1

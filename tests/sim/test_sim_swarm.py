@@ -6,11 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
-from farflung.events import Applied, RoundCommitted, StateReported
+from farflung.events import (
+    Applied,
+    GenerationClosed,
+    Paused,
+    PeerReady,
+    RoundCommitted,
+    StateReported,
+    Warned,
+)
 from farflung.ids import NodeId
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import KEEPER, SimSwarm
@@ -101,7 +110,6 @@ def test_peers_that_accept_no_connection_average_through_the_keeper() -> None:
 
 def one_peer() -> RunSpec:
     table_spec = spec(rounds=3)
-    import msgspec
 
     return msgspec.structs.replace(
         table_spec, swarm=msgspec.structs.replace(table_spec.swarm, start_peers=1)
@@ -220,4 +228,79 @@ def test_a_slow_peer_contributes_and_costs_nothing() -> None:
     slow = swarm.nodes["slow"].node
     times = [c for c in swarm.commits() if slow in {x.node for x in c.contributors}]
     assert times
+    assert_sound(swarm)
+
+
+def test_a_peer_whose_weights_turn_non_finite_abstains_and_starts_again() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        trainer = swarm.nodes["p1"].trainer
+        assert trainer is not None
+        trainer.local[7] = float("nan")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=40), peers=3)
+    node = swarm.nodes["p1"].node
+    notes = [e.note for e in swarm.events if isinstance(e, PeerReady) and e.note]
+    assert len(notes) == 1
+    assert "non-finite" in notes[0]
+    reasons = [e.reason for e in swarm.events if isinstance(e, GenerationClosed) and e.node == node]
+    assert len(reasons) == 1
+    assert "non-finite" in reasons[0]
+    last = {c.node: c.generation for c in swarm.commits()[-1].contributors}
+    assert last[node] == 2
+    assert_sound(swarm)
+
+
+def test_frames_that_overtake_their_attempt_are_kept() -> None:
+    """A contribution may arrive before the ATTEMPT that names it: another link, less delay."""
+
+    async def story(swarm: SimSwarm) -> None:
+        slow = swarm.nodes["p1"].node
+        swarm.network.set_delay(slow, NodeId("coordinator"), 0.4)
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=20), peers=3)
+    assert swarm.picture.committed == 20
+    assert swarm.picture.attempts == 20
+    assert_sound(swarm)
+
+
+def test_below_min_peers_the_swarm_pauses_and_resumes_by_itself() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        await swarm.kill("p0")
+        await swarm.kill("p1")
+        await swarm.until(lambda: bool(swarm.picture.paused))
+        held = swarm.picture.committed
+        await asyncio.sleep(30)
+        assert swarm.picture.committed == held
+        swarm.spawn("p0")
+        await swarm.committed(held + 3)
+
+    run_spec = spec(rounds=1000)
+    run_spec = msgspec.structs.replace(
+        run_spec, swarm=msgspec.structs.replace(run_spec.swarm, min_peers=2)
+    )
+    swarm = play(story, run_spec, peers=3)
+    assert [e.reason for e in swarm.events if isinstance(e, Paused)][
+        -1
+    ] == "paused: 1 of min 2 peers"
+    assert_sound(swarm)
+
+
+def test_a_full_disk_of_the_coordinator_commits_nothing_and_goes_on_with_room() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        swarm.disk.full = True
+        held = swarm.picture.committed
+        await asyncio.sleep(20)
+        assert swarm.picture.committed <= held + 1  # one decision may have been on its way
+        assert len(swarm.commits()) == swarm.picture.committed
+        swarm.disk.full = False
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=12), peers=3)
+    assert swarm.picture.committed == 12
+    assert any("no space" in e.sentence for e in swarm.events if isinstance(e, Warned))
     assert_sound(swarm)

@@ -238,8 +238,9 @@ class Exchange:
         while self._missing_from():
             new = self._accused - told
             if new:
-                await self._accuse(new, "unreachable")
                 told |= new
+                await self._accuse(new, "unreachable")
+                continue  # things may have changed meanwhile
             self._changed.clear()
             await self._changed.wait()
 

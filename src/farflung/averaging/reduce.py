@@ -124,7 +124,8 @@ def reduce_slice(
         sum_C, scaled_C = np.zeros(n, np.float32), np.empty(n, np.float32)
         for entry in included:
             values_C = _decoded(grid, inputs[entry.node][k], n)
-            np.multiply(values_C, coefficient(entry, divisor), out=scaled_C)
-            np.add(sum_C, scaled_C, out=sum_C)
+            with np.errstate(all="ignore"):  # an overflow is a value, the same everywhere
+                np.multiply(values_C, coefficient(entry, divisor), out=scaled_C)
+                np.add(sum_C, scaled_C, out=sum_C)
         out.append(grid.codec.encode(sum_C))
     return out

@@ -13,6 +13,7 @@ from farflung.hashing import digest
 from farflung.ids import Hash
 
 FOLDER = "blobs"
+HASH_BYTES = 32
 
 
 class BlobStore:
@@ -29,6 +30,8 @@ class BlobStore:
         return name
 
     def has(self, name: bytes) -> bool:
+        if len(name) != HASH_BYTES:
+            return False
         return name in self._files or self._disk.size(_path(name)) is not None
 
     def add_file(self, name: bytes, path: Path) -> None:
@@ -36,13 +39,15 @@ class BlobStore:
         self._files[bytes(name)] = path
 
     def get(self, name: bytes) -> bytes | None:
+        if len(name) != HASH_BYTES:
+            return None
         if name in self._files:
             return self._files[name].read_bytes()
         return self._disk.read(_path(name))
 
     def read(self, name: bytes, offset: int, length: int) -> bytes | None:
         """A piece; None when the blob is not here."""
-        if len(name) != 32:
+        if len(name) != HASH_BYTES or offset < 0 or length < 0:
             return None
         if name in self._files:
             with self._files[name].open("rb") as file:
@@ -53,8 +58,9 @@ class BlobStore:
         return self._disk.read_at(_path(name), offset, length)
 
     def keep_only(self, names: set[bytes]) -> int:
-        """Remove every stored blob that is not named; returns how many went."""
-        gone = [n for n in self._disk.names(FOLDER) if bytes.fromhex(n) not in names]
+        """Remove every stored file that is not one of these blobs; returns how many went."""
+        kept = {name.hex() for name in names}
+        gone = [n for n in self._disk.names(FOLDER) if n not in kept]
         for name in gone:
             self._disk.remove(f"{FOLDER}/{name}")
         return len(gone)

@@ -43,6 +43,10 @@ class RoundLog:
             self._slices[bytes(name)] = (path, at, length)
             at += length
 
+    def has(self, hashes: Sequence[bytes]) -> bool:
+        """Whether a file for these slices is here, intact or not."""
+        return self._disk.size(_path(merkle_root(hashes))) is not None
+
     def load(self, hashes: Sequence[bytes], lengths: Sequence[int]) -> list[bytes] | None:
         """The results with these slice hashes; None when absent or damaged."""
         data = self._disk.read(_path(merkle_root(hashes)))
@@ -60,7 +64,9 @@ class RoundLog:
     def read(self, name: bytes, offset: int, length: int) -> bytes | None:
         """A piece of one slice's result; None when it is not here."""
         place = self._slices.get(bytes(name))
-        if place is None or offset + length > place[2] or self._disk.size(place[0]) is None:
+        if place is None or self._disk.size(place[0]) is None:
+            return None
+        if offset < 0 or length < 0 or offset + length > place[2]:
             return None
         return self._disk.read_at(place[0], place[1] + offset, length)
 

@@ -6,6 +6,7 @@ may take it from anybody.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -22,6 +23,7 @@ from farflung.outer.state_hash import LEAF_ELEMENTS
 
 SNAPSHOT_VERSION = 1
 POINTER = "snapshot.json"
+LEAF_NAME = re.compile("[0-9a-f]{64}")
 
 Float32 = npt.NDArray[np.float32]
 
@@ -70,9 +72,17 @@ def decode_manifest(data: bytes, run: str) -> Manifest:
             f"expected {run}, version {SNAPSHOT_VERSION}"
         )
     for fragment in manifest.fragments:
-        if len(fragment.leaves) != 2 * leaf_count(fragment.elements):
-            raise CorruptState("the snapshot manifest lists a wrong number of chunks")
+        _check_version(fragment)
     return manifest
+
+
+def _check_version(fragment: FragmentVersion) -> None:
+    if fragment.elements < 0 or fragment.round < -1:
+        raise CorruptState("the snapshot manifest holds an impossible size or round")
+    if len(fragment.leaves) != 2 * leaf_count(fragment.elements):
+        raise CorruptState("the snapshot manifest lists a wrong number of chunks")
+    if not all(LEAF_NAME.fullmatch(leaf) for leaf in fragment.leaves):
+        raise CorruptState("the snapshot manifest names a chunk by something that is no hash")
 
 
 def leaf_count(elements: int) -> int:
@@ -119,8 +129,12 @@ def _leaves(part: Float32) -> list[memoryview]:
 
 
 def newest(disk: Disk) -> Pointer | None:
+    """None when there is no snapshot. Raises CorruptState when the pointer is damaged."""
     data = disk.read(POINTER)
-    return None if data is None else msgspec.json.decode(data, type=Pointer)
+    try:
+        return None if data is None else msgspec.json.decode(data, type=Pointer)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"{POINTER} is malformed ({error}); remove it to start anew") from None
 
 
 def chunk_bytes(fragment: FragmentVersion, index: int) -> int:
@@ -133,7 +147,10 @@ def chunk_bytes(fragment: FragmentVersion, index: int) -> int:
 def assemble(
     fragment: FragmentVersion, chunk: Callable[[bytes], bytes | None]
 ) -> tuple[Float32, Float32]:
-    """(anchor, momentum) of a fragment from its chunks. Raises CorruptState for a missing one."""
+    """(anchor, momentum) of a fragment from its chunks, to be checked against its hash.
+
+    Raises CorruptState for a missing chunk or a wrong size.
+    """
     count = leaf_count(fragment.elements)
     parts: list[bytes] = []
     for leaf in fragment.leaves:
@@ -141,11 +158,10 @@ def assemble(
         if data is None:
             raise CorruptState(f"snapshot chunk {leaf[:12]} is missing")
         parts.append(data)
-    anchor = np.frombuffer(b"".join(parts[:count]), np.float32)
-    momentum = np.frombuffer(b"".join(parts[count:]), np.float32)
-    if anchor.size != fragment.elements or momentum.size != fragment.elements:
+    anchor, momentum = b"".join(parts[:count]), b"".join(parts[count:])
+    if len(anchor) != 4 * fragment.elements or len(momentum) != 4 * fragment.elements:
         raise CorruptState("snapshot chunks have the wrong size")
-    return anchor, momentum
+    return np.frombuffer(anchor, np.float32), np.frombuffer(momentum, np.float32)
 
 
 def names_of(pointer: Pointer, manifest: Manifest) -> set[bytes]:

@@ -170,6 +170,7 @@ class Agent:
             await self.averager.close()
         if self.trainer is not None:
             await self.trainer.close()
+        await self.applier.close()
         if self.follower.ready and self.follower.state.next_round > 0:
             await self.follower.snapshot(self.config.run)
         self.control.close()

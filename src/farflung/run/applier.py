@@ -38,6 +38,7 @@ class Applier:
         self._control = control
         self._donors = donors
         self._moved_bytes = (0, 0)
+        self._saving: asyncio.Task[None] | None = None
         self.trainer: TrainerPort | None = None
         self.runner: RoundRunner | None = None
         self.averager: Averager | None = None
@@ -85,7 +86,7 @@ class Applier:
             )
         )
         await self._report(commit.round)
-        await self._keep_house(commit.round)
+        self._keep_house(commit.round)
 
     async def _results(self, commit: Commit) -> Sequence[bytes]:
         """The averaged bytes: from my exchange, my round log, or by hash from a holder."""
@@ -140,9 +141,16 @@ class Applier:
             )
         )
 
-    async def _keep_house(self, round_: int) -> None:
+    def _keep_house(self, round_: int) -> None:
         rules = self._follower.spec.swarm
         if self._config.role == "trainer":
             self._follower.log.trim(round_ + 1 - rules.keep_rounds)
-        if (round_ + 1) % rules.snapshot_every == 0 and not self._behind():
-            await self._follower.snapshot(self._config.run)
+        due = (round_ + 1) % rules.snapshot_every == 0 and not self._behind()
+        idle = self._saving is None or self._saving.done()  # else the disk is slower than that
+        if due and idle:
+            self._saving = asyncio.create_task(self._follower.snapshot(self._config.run))
+
+    async def close(self) -> None:
+        """Let a snapshot that is being written come to its end."""
+        if self._saving is not None:
+            await asyncio.gather(self._saving, return_exceptions=True)

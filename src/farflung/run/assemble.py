@@ -88,7 +88,7 @@ def build_agent(
         transport=transport,
         disk=files.disk,
         clock=LoopClock(),
-        workers=ThreadWorkers(1),
+        workers=ThreadWorkers(2),
         rng=random.Random(secrets.randbits(64)),
         emit=files.log.emit,
         sign=lambda body: identity.sign(votes.DOMAIN, body),

@@ -30,6 +30,8 @@ from farflung.swarm.records import Commit
 from farflung.swarm.resolve import fp32_bits
 from farflung.swarm.votes import vote_body
 
+PUSH_PATIENCE_S = 2.0
+"""After a commit: how long to wait for owners to push the result before asking by hash."""
 MAX_EARLY_BYTES = 64 << 20
 """Frames that overtake their ATTEMPT (another link) are held up to this many bytes."""
 
@@ -224,12 +226,10 @@ class Averager:
         exchange = self._exchanges.get(key)
         if exchange is None:
             return None
-        try:
-            results = await asyncio.shield(exchange.results)
-        except asyncio.CancelledError:
-            if exchange.results.cancelled():
-                return None
-            raise
+        await asyncio.wait({exchange.results}, timeout=PUSH_PATIENCE_S)
+        if not exchange.results.done() or exchange.results.cancelled():
+            return None
+        results = exchange.results.result()
         return results if merkle_root([digest(r) for r in results]) == commit.bytes_root else None
 
     def resolved(self, round_: int) -> None:

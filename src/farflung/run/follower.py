@@ -178,10 +178,10 @@ class Follower:
         self._moved.set()
 
     async def _from_disk(self, state: OuterState) -> bool:
-        pointer = newest(self.disk)
-        if pointer is None or self._genesis is None:
-            return False
         try:
+            pointer = newest(self.disk)
+            if pointer is None or self._genesis is None:
+                return False
             data = self.blobs.get(bytes.fromhex(pointer.manifest))
             if data is None:
                 return False
@@ -285,11 +285,13 @@ class Follower:
                 after()
             if new_hash != commit.fragment_hash or state.root != commit.state_root:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
+            hit("apply.stepped")
+            await self._workers.run(self.journal.sync)
+            self.log.resolved(commit.round, commit.bytes_root)
             state.rounds[commit.fragment] = commit.round
+            # Last, with no await up to the caller's landing: this wakes the training of the next
+            # round, which must find that landing and wait for it.
             self._advance(commit.round)
-        hit("apply.stepped")
-        await self._workers.run(self.journal.sync)
-        self.log.resolved(commit.round, commit.bytes_root)
         return Applied(commit, old, state.anchor_of(commit.fragment))
 
     def skip(self, round_: int) -> None:

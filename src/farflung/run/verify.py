@@ -17,7 +17,7 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
-from farflung.disk import RealDisk
+from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, FarflungError, UserError
 from farflung.events import Applied, RoundCommitted, Voted, parse_event
 from farflung.hashing import digest, merkle_root
@@ -73,6 +73,8 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
     journal = _longest(paths)
     records = list(journal.records())
     findings.records = len(records)
+    if not records:
+        raise Violation(f"no journal below {folder} holds a whole record")
     genesis = records[0]
     assert isinstance(genesis, Genesis)
     if genesis.arithmetic != ARITHMETIC_VERSION:
@@ -89,8 +91,10 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
 
 
 def _open(path: Path) -> Journal:
+    """From a copy in memory: opening cuts a torn tail, and a checker must change no file."""
+    copy = MemoryDisk({path.name: path.read_bytes()})
     try:
-        return Journal.open(RealDisk(path.parent), path.name, verifier=_verify_record, sign=None)
+        return Journal.open(copy, path.name, verifier=_verify_record, sign=None)
     except CorruptState as error:
         raise Violation(f"{path}: {error}") from None
 
@@ -230,12 +234,18 @@ def _genesis_state(genesis: Genesis, disks: list[RealDisk]) -> OuterState:
 
 
 def _results(state: OuterState, commit: Commit, disks: list[RealDisk]) -> list[bytes] | None:
-    lengths = slice_lengths(state, commit)
+    """From the first holder; every other holder's copy must be intact too."""
+    lengths, hashes = slice_lengths(state, commit), [s.hash for s in commit.slices]
+    found: list[bytes] | None = None
     for disk in disks:
-        found = RoundLog(disk).load([s.hash for s in commit.slices], lengths)
-        if found is not None:
-            return found
-    return None
+        log = RoundLog(disk)
+        if not log.has(hashes):
+            continue
+        copy = log.load(hashes, lengths)
+        if copy is None:
+            raise Violation(f"round {commit.round}: the result kept in {disk.root} is damaged")
+        found = found or copy
+    return found
 
 
 def _check_step(state: OuterState, commit: Commit, results: list[bytes]) -> None:
@@ -301,26 +311,25 @@ def _compare_events(folder: Path, records: list[AnyRecord], findings: Findings) 
             event = parse_event(fields)
             match event:
                 case Applied():
-                    _compare_applied(path, event, commits)
+                    _compare_root(path, event.round, event.state_root, commits)
                 case Voted() if event.round in commits:
                     commit = commits[event.round]
                     same = event.fragment_hash == commit.fragment_hash.hex()
                     if event.attempt == commit.attempt and not same:
                         raise Violation(f"{path}: voted for another fragment in {event.round}")
                 case RoundCommitted():
-                    if event.state_root != commits[event.round].state_root.hex():
-                        raise Violation(f"{path}: round {event.round} has another state root")
+                    _compare_root(path, event.round, event.state_root, commits)
                 case _:
                     continue
             findings.events_compared += 1
 
 
-def _compare_applied(path: Path, event: Applied, commits: dict[int, Commit]) -> None:
-    commit = commits.get(event.round)
+def _compare_root(path: Path, round_: int, root: str, commits: dict[int, Commit]) -> None:
+    commit = commits.get(round_)
     if commit is None:
-        raise Violation(f"{path}: round {event.round} was applied but is not in the journal")
-    if event.state_root != commit.state_root.hex():
-        raise Violation(f"{path}: the state after round {event.round} differs from the journal")
+        raise Violation(f"{path}: round {round_} was applied but is not in the journal")
+    if root != commit.state_root.hex():
+        raise Violation(f"{path}: the state after round {round_} differs from the journal")
 
 
 def _lines(path: Path) -> Iterator[dict[str, object]]:

@@ -1,0 +1,274 @@
+"""One attempt among fake ports, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from averaging_samples import attempt, decoded, encoded, grid, included, values, verdict
+
+from farflung.averaging.exchange import Exchange, Ports
+from farflung.averaging.reduce import reduce_slice
+from farflung.clock import InlineWorkers
+from farflung.errors import LinkDown, ProtocolError
+from farflung.hashing import digest
+from farflung.network.messages import (
+    Accuse,
+    Attempt,
+    BulkHeader,
+    Contribution,
+    Control,
+    Result,
+    SliceResult,
+    Statistics,
+)
+from farflung.sim.loop import run_virtual
+
+WEIGHTS = {"a": 640, "b": 1920, "c": 128}
+CHUNKS = {n: encoded(values(i)) for i, n in enumerate(WEIGHTS)}
+MEMBERS = ("a", "b", "c", "k")
+
+
+class Mesh:
+    """Delivers bulk frames between exchanges; what the coordinator is told is kept."""
+
+    def __init__(self, plan: Attempt) -> None:
+        self.plan = plan
+        self.told: list[tuple[str, Control]] = []
+        self.cut: set[tuple[str, str]] = set()
+        self.kept: dict[int, Any] = {}
+        self.exchanges = {m.node: self._exchange(m.node) for m in plan.members}
+
+    def _exchange(self, node: str) -> Exchange:
+        async def send(to: str, head: BulkHeader, data: bytes) -> None:
+            await asyncio.sleep(0.01)
+            if (node, to) in self.cut:
+                raise LinkDown("cut")
+            self.deliver(node, to, head, data)
+
+        async def tell(message: Control) -> None:
+            await asyncio.sleep(0.01)
+            self.told.append((node, message))
+            wanted = len(self.plan.slices)
+            if len([1 for _, m in self.told if isinstance(m, Statistics)]) == wanted:
+                for exchange in self.exchanges.values():
+                    exchange.deliver_verdict(verdict(WEIGHTS))
+
+        return Exchange(
+            node=node,
+            attempt=self.plan,
+            grid=grid(),
+            mine=CHUNKS.get(node),
+            ports=Ports(
+                send_bulk=send,
+                tell=tell,
+                keep_inputs=lambda _, i, inputs: self.kept.update({i: inputs}),
+            ),
+            workers=InlineWorkers(),
+        )
+
+    def deliver(self, sender: str, to: str, head: BulkHeader, data: bytes) -> None:
+        if isinstance(head, Contribution):
+            self.exchanges[to].deliver_contribution(sender, head, memoryview(data))
+        elif isinstance(head, SliceResult):
+            self.exchanges[to].deliver_result(sender, head, memoryview(data))
+
+    def accusations(self) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+        out: dict[str, list[tuple[tuple[str, ...], str]]] = {}
+        for node, message in self.told:
+            if isinstance(message, Accuse):
+                out.setdefault(node, []).append((message.nodes, message.kind))
+        return out
+
+
+def play(story: Callable[[Mesh], Awaitable[None]], plan: Attempt | None = None) -> Mesh:
+    async def main() -> Mesh:
+        mesh = Mesh(plan or attempt(CHUNKS, "abc", MEMBERS))
+        await story(mesh)
+        return mesh
+
+    return run_virtual(main())
+
+
+async def run_all(mesh: Mesh, *without: str) -> list[BaseException | None]:
+    runs: list[Coroutine[Any, Any, None]] = [
+        e.run() for n, e in mesh.exchanges.items() if n not in without
+    ]
+    return await asyncio.gather(*runs, return_exceptions=True)
+
+
+def the_mean() -> list[bytes]:
+    return reduce_slice(grid(), 0, CHUNKS, included(WEIGHTS), sum(WEIGHTS.values()))
+
+
+@pytest.mark.parametrize("owners", ["a", "ab", "abc", "k"])
+def test_every_member_gets_the_same_mean_whoever_owns_the_slices(owners: str) -> None:
+    results: dict[str, list[bytes]] = {}
+
+    async def story(mesh: Mesh) -> None:
+        assert await run_all(mesh) == [None] * 4
+        results.update({n: e.results.result() for n, e in mesh.exchanges.items()})
+
+    play(story, attempt(CHUNKS, owners, MEMBERS))
+    assert {b"".join(r) for r in results.values()} == {b"".join(the_mean())}
+
+
+def test_what_everybody_decodes_was_quantised_exactly_twice() -> None:
+    """Once by each contributor, once by the owner: encode(mean(decode(encode(x))))."""
+    mean = np.zeros_like(values(0))
+    divisor = np.float64(sum(WEIGHTS.values()))
+    for i, (_, weight) in enumerate(WEIGHTS.items()):
+        mean += decoded(encoded(values(i))) * np.float32(weight / divisor)
+    assert the_mean() == encoded(mean)
+
+
+def test_owners_publish_the_hash_of_their_bytes_and_keep_their_inputs() -> None:
+    async def story(mesh: Mesh) -> None:
+        await run_all(mesh)
+
+    mesh = play(story)
+    hashes = {m.slice: m.hash for _, m in mesh.told if isinstance(m, Result)}
+    for i, place in enumerate(mesh.plan.slices):
+        assert hashes[i] == digest(b"".join(the_mean()[place.first : place.stop]))
+        assert mesh.kept[i] == {n: c[place.first : place.stop] for n, c in CHUNKS.items()}
+    assert not mesh.accusations()
+
+
+def frame(mesh: Mesh, index: int, sender: str, **changes: object) -> tuple[Contribution, bytes]:
+    place = mesh.plan.slices[index]
+    fields: dict[str, Any] = {
+        "term": 1,
+        "round": 3,
+        "attempt": 1,
+        "slice": index,
+        "first": place.first,
+        "stop": place.stop,
+        "hashes": tuple(digest(c) for c in CHUNKS[sender]),
+    }
+    data = b"".join(CHUNKS[sender][place.first : place.stop])
+    return Contribution(**{**fields, **changes}), data
+
+
+def refuse(change: Callable[[Mesh], tuple[str, Contribution, bytes]], sentence: str) -> None:
+    async def story(mesh: Mesh) -> None:
+        sender, head, data = change(mesh)
+        with pytest.raises(ProtocolError, match=sentence):
+            mesh.deliver(sender, "a", head, data)
+
+    play(story)
+
+
+def test_a_chunk_that_is_not_the_committed_one_is_refused() -> None:
+    def change(mesh: Mesh) -> tuple[str, Contribution, bytes]:
+        head, data = frame(mesh, 0, "b")
+        return "b", head, data[:-1] + bytes([data[-1] ^ 1])
+
+    refuse(change, "does not match its commitment")
+
+
+def test_a_short_payload_is_refused() -> None:
+    def change(mesh: Mesh) -> tuple[str, Contribution, bytes]:
+        head, data = frame(mesh, 0, "b")
+        return "b", head, data[:-1]
+
+    refuse(change, "does not match its commitment")
+
+
+def test_other_chunk_hashes_than_the_committed_are_refused() -> None:
+    hashes = tuple(digest(c) for c in CHUNKS["c"])
+    refuse(lambda m: ("b", *frame(m, 0, "b", hashes=hashes)), "do not match the commitment")
+    refuse(lambda m: ("b", *frame(m, 0, "b", hashes=hashes[:2])), "2 chunk hashes, 5 expected")
+    refuse(lambda m: ("b", *frame(m, 0, "b", hashes=())), "does not match its commitment")
+
+
+def test_a_contribution_to_another_owner_or_from_a_stranger_is_refused() -> None:
+    refuse(lambda m: ("b", *frame(m, 1, "b")), "is not for me")
+    refuse(lambda m: ("k", *frame(m, 0, "b")), "is not for me")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"slice": -1}, "has no slice"),
+        ({"slice": 9}, "has no slice"),
+        ({"first": 1, "stop": 1}, "outside slice"),
+        ({"stop": 99}, "outside slice"),
+        ({"first": -1}, "outside slice"),
+    ],
+)
+def test_a_frame_outside_the_plan_is_refused(changes: dict[str, int], sentence: str) -> None:
+    refuse(lambda m: ("b", *frame(m, 0, "b", **changes)), sentence)
+
+
+def test_a_result_from_a_node_that_does_not_own_the_slice_is_refused() -> None:
+    async def story(mesh: Mesh) -> None:
+        place = mesh.plan.slices[1]
+        head = SliceResult(term=1, round=3, attempt=1, slice=1, first=place.first, stop=place.stop)
+        with pytest.raises(ProtocolError, match="not owned by its sender"):
+            mesh.deliver("c", "a", head, b"")
+
+    play(story)
+
+
+def test_an_owner_that_cannot_be_reached_is_accused() -> None:
+    async def story(mesh: Mesh) -> None:
+        mesh.cut |= {("a", "b"), ("b", "a")}
+        outcome = await run_all(mesh)
+        assert all(isinstance(o, LinkDown) for o in outcome)
+
+    accusations = play(story).accusations()
+    assert (("b",), "unreachable") in accusations["a"]
+
+
+def test_a_lost_link_is_accused_only_while_something_is_missing() -> None:
+    async def story(mesh: Mesh) -> None:
+        mesh.exchanges["a"].lost("k")  # owns nothing, contributes nothing
+        for exchange in mesh.exchanges.values():
+            exchange.lost("k")
+        assert await run_all(mesh) == [None] * 4
+
+    assert not play(story).accusations()
+
+
+def test_two_links_lost_one_after_the_other_are_both_accused_at_once() -> None:
+    """The second is lost while the first accusation is on its way."""
+
+    async def story(mesh: Mesh) -> None:
+        running = asyncio.create_task(mesh.exchanges["a"].run())
+        await asyncio.sleep(0.001)
+        mesh.exchanges["a"].lost("b")
+        await asyncio.sleep(0.005)
+        mesh.exchanges["a"].lost("c")
+        await asyncio.sleep(0.1)
+        assert mesh.accusations() == {"a": [(("b",), "unreachable"), (("c",), "unreachable")]}
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    play(story)
+
+
+def test_whoever_is_silent_at_the_deadline_is_accused() -> None:
+    results: list[bool] = []
+
+    async def story(mesh: Mesh) -> None:
+        outcome = await run_all(mesh, "c")
+        assert all(isinstance(o, LinkDown) for o in outcome)
+        assert asyncio.get_running_loop().time() == pytest.approx(10.0, abs=0.1)
+        results.extend(e.results.cancelled() for n, e in mesh.exchanges.items() if n != "c")
+
+    accusations = play(story).accusations()
+    assert accusations["a"] == [(("b", "c"), "silent")]  # b could not finish without c either
+    assert all(results)
+
+
+def test_an_attempt_without_verdict_ends_at_its_deadline() -> None:
+    async def story(mesh: Mesh) -> None:
+        mesh.plan = attempt(CHUNKS, "abcdefgh"[:3], MEMBERS)
+        exchange = mesh.exchanges["k"]
+        with pytest.raises(LinkDown, match="3 did not deliver"):
+            await exchange.run()
+
+    assert play(story).accusations() == {"k": [(("a", "b", "c"), "silent")]}

@@ -1,0 +1,137 @@
+"""Rooms know only what they may know; files and functions stay small."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from source_files import imports, modules, path_of
+
+VOCABULARY = {"ids", "errors", "events", "clock", "disk", "hashing", "failpoints"}
+SHARED = VOCABULARY | {"config"}
+ROOMS: dict[str, set[str]] = {
+    "model": set(),
+    "data": set(),
+    "outer": set(),
+    "network": set(),
+    "monitor": set(),
+    "averaging": {"network"},
+    "swarm": {"network", "averaging"},
+    "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
+    "checkpoint": {"model", "network", "outer"},
+}
+ROOMS["run"] = {*ROOMS, "attach"}
+ROOMS["sim"] = {*ROOMS, "attach"}
+ROOMS["cli"] = {*ROOMS, "attach", "web"}
+
+AGENT_ROOMS = {"network", "averaging", "swarm", "outer", "checkpoint", "run", *SHARED}
+AGENT_MODULES = {"inner.seam", "inner.channel", "data.order", "data.shards"}
+HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
+STANDARD = set(sys.stdlib_module_names) | {"blake3"}
+
+MAX_LINES = 400
+MAX_FUNCTION = 60
+
+
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    return {n.split(".")[1] for n in names if n.startswith("farflung.")} - {"__version__"}
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if room(n) in ROOMS])
+def test_a_module_imports_only_the_rooms_that_its_room_may_know(name: str) -> None:
+    allowed = ROOMS[room(name)] | SHARED | {room(name)}
+    assert rooms_of(imports(modules()[name])) <= allowed
+
+
+@pytest.mark.parametrize("name", sorted(VOCABULARY & set(modules())))
+def test_the_vocabulary_needs_the_standard_library_only(name: str) -> None:
+    found = imports(modules()[name])
+    assert rooms_of(found) <= VOCABULARY
+    outside = {n.split(".")[0] for n in found} - STANDARD - {"farflung"}
+    assert not outside
+
+
+def agent_side() -> list[str]:
+    return [n for n in modules() if room(n) in AGENT_ROOMS or n in AGENT_MODULES]
+
+
+@pytest.mark.parametrize("name", agent_side())
+def test_the_agents_side_loads_no_heavy_library(name: str) -> None:
+    found = {n.split(".")[0] for n in imports(modules()[name], at_load=True)}
+    assert not found & HEAVY
+
+
+def test_a_started_agent_and_coordinator_hold_no_heavy_library() -> None:
+    """What is really loaded, through every import of imports."""
+    code = (
+        "import sys, farflung.run.agent, farflung.run.coordinator, farflung.run.assemble\n"
+        f"print(sorted(set(sys.modules) & {HEAVY!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["outer", "network", "averaging", "swarm"])
+def test_rooms_without_tensors_never_import_torch(name: str) -> None:
+    for module, tree in modules().items():
+        if room(module) == name:
+            assert "torch" not in {n.split(".")[0] for n in imports(tree)}, module
+
+
+PURE = [
+    "swarm.state",
+    "swarm.decide",
+    "swarm.membership",
+    "swarm.planning",
+    "swarm.trial",
+    "swarm.resolve",
+    "swarm.replay",
+    "swarm.ledger",
+    "swarm.ranges",
+    "averaging.plan",
+]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_decisions_have_no_clock_socket_or_randomness_inside(name: str) -> None:
+    impure = {"time", "random", "secrets", "asyncio", "socket", "os", "datetime", "threading"}
+    found = {n.split(".")[0] for n in imports(modules()[name])}
+    assert not found & impure
+    assert not rooms_of(imports(modules()[name])) & {"clock", "disk"}
+
+
+def test_all_imports_are_absolute() -> None:
+    relative = [
+        f"{name}:{node.lineno}"
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert not relative
+
+
+def test_files_have_at_most_400_lines() -> None:
+    lengths = {n: len(path_of(n).read_text(encoding="utf-8").splitlines()) for n in modules()}
+    assert not {n: k for n, k in lengths.items() if k > MAX_LINES}
+
+
+def test_functions_have_at_most_60_lines() -> None:
+    """Counted from the first statement: a command's signature is its list of options."""
+    long = {
+        f"{name}.{node.name}": node.end_lineno - node.body[0].lineno + 1
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
+    }
+    assert not {n: k for n, k in long.items() if k > MAX_FUNCTION}
+
+
+def test_every_module_has_a_docstring() -> None:
+    bare = [n for n, tree in modules().items() if tree.body and ast.get_docstring(tree) is None]
+    assert not bare
