@@ -235,6 +235,8 @@ class Journal:
 
 def _build(previous: Hash, body: bytes, signature: bytes) -> bytes:
     content = previous + signature + body
+    if len(content) > MAX_FRAME:
+        raise StorageError(f"a record of {len(body)} bytes is above the limit of {MAX_FRAME}")
     return _PREFIX.pack(len(content), zlib.crc32(content)) + content
 
 

@@ -237,6 +237,7 @@ def take_result(step: Step, sender: str, message: Result) -> Round | None:
     if round_ is None or round_.trial is None or round_.phase is not Phase.REDUCE:
         return None
     _check_owner(round_.trial, sender, message.slice)
+    _check_hashes(message.hash)
     results = {**round_.trial.results, message.slice: Hash(message.hash)}
     round_ = replace(round_, trial=replace(round_.trial, results=results))
     step.set_round(round_)
@@ -249,6 +250,7 @@ def take_vote(step: Step, sender: str, message: Vote) -> Round | None:
         return None
     if sender not in {m.node for m in round_.trial.message.members}:
         return None
+    _check_hashes(message.bytes_root, message.fragment_hash)
     votes = {**round_.trial.votes, sender: message}
     round_ = replace(round_, trial=replace(round_.trial, votes=votes))
     step.set_round(round_)
@@ -271,6 +273,11 @@ def take_accusation(step: Step, sender: str, message: Accuse) -> None:
         settle_s=round_.trial.settle_s or step.now_s + SETTLE_S,
     )
     step.set_round(replace(round_, trial=trial))
+
+
+def _check_hashes(*hashes: bytes) -> None:
+    if any(len(h) != 32 for h in hashes):
+        raise ProtocolError("a hash has 32 bytes")
 
 
 def _check_owner(trial: Trial, sender: str, index: int) -> None:
