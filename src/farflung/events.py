@@ -254,6 +254,8 @@ class EventLog:
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._monotonic = monotonic
         self._listeners: list[Emit] = []
+        self.dropped = 0
+        """Events that the disk did not take."""
         self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": node})
 
     def listen(self, listener: Emit) -> None:
@@ -269,7 +271,11 @@ class EventLog:
 
     def _write(self, fields: dict[str, Any]) -> None:
         stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}
-        self._file.write(json.dumps(stamp | fields) + "\n")
+        try:
+            self._file.write(json.dumps(stamp | fields) + "\n")
+        except OSError:
+            # A full disk must not end the process that would report it; listeners still hear.
+            self.dropped += 1
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:

@@ -270,7 +270,6 @@ def test_another_version_is_refused_with_both_values(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="EventLog.emit raises when the disk of the event log is full too")
 def test_a_full_disk_holds_commits_back_until_there_is_room(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands in for the full disk: the journal may not grow past a size."""
     import resource

@@ -20,15 +20,15 @@ PLACES = [
     "apply.before-step",
     "apply.stepped",
 ]
+OUTER = {**ENDLESS["outer"], "chunk_elements": 8192}
+"""Thirteen chunks: each of three peers owns a slice, so each passes every place."""
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_survivors_commit_on_when_a_peer_dies_at(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = quad_spec(
-        record="all", outer={**ENDLESS["outer"]}, swarm={"start_peers": 3, **QUICK_DEATH}
-    )
+    spec = quad_spec(record="all", outer=OUTER, swarm={"start_peers": 3, **QUICK_DEATH})
     with Swarm(tmp_path, spec) as swarm:
         swarm.host()
         swarm.join("a")
@@ -53,13 +53,13 @@ def test_survivors_commit_on_when_a_peer_dies_at(
 def test_an_attempt_without_the_dead_contributor_has_its_own_divisor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = quad_spec(outer={**ENDLESS["outer"]}, swarm={"start_peers": 3, **QUICK_DEATH})
+    spec = quad_spec(outer=OUTER, swarm={"start_peers": 3, **QUICK_DEATH})
     with Swarm(tmp_path, spec) as swarm:
         swarm.host()
         swarm.join("a")
         swarm.join("b")
         with monkeypatch.context() as armed:
-            armed.setenv(VARIABLE, "ready.sent:3:kill")
+            armed.setenv(VARIABLE, "statistics.sent:3:kill")
             victim = swarm.join("c")
         victim.wait()
         swarm.more(3)

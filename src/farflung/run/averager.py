@@ -23,11 +23,11 @@ from farflung.network.messages import (
     Verdict,
     Vote,
 )
+from farflung.outer.nesterov import bits_of
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
 from farflung.swarm.records import Commit
-from farflung.swarm.resolve import fp32_bits
 from farflung.swarm.votes import vote_body
 
 PUSH_PATIENCE_S = 2.0
@@ -144,7 +144,7 @@ class Averager:
             )
             fragment_hash = await self._workers.run(
                 lambda: state.candidate(
-                    attempt.fragment, gradient, fp32_bits(outer.lr), fp32_bits(outer.momentum)
+                    attempt.fragment, gradient, bits_of(outer.lr), bits_of(outer.momentum)
                 )
             )
         body = vote_body(

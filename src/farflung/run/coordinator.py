@@ -36,7 +36,7 @@ from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal as JournalFile
 from farflung.swarm.records import AnyRecord
 from farflung.swarm.records import Term as TermRecord
-from farflung.swarm.replay import replay
+from farflung.swarm.replay import replay, replay_more
 from farflung.swarm.state import (
     Append,
     Connected,
@@ -114,10 +114,9 @@ class Coordinator:
     async def start(self, bind: Endpoint) -> Endpoint:
         """Begin a new term and listen. Raises StorageError, LinkDown (port in use)."""
         term = self.state.term + 1
-        await self._append([TermRecord(term=term), *orphans(self.state)])
-        self.state = replay(
-            self._journal.records(), self.state.fragment_elements, self._clock.now()
-        )
+        records = [TermRecord(term=term), *orphans(self.state)]
+        await self._append(records)
+        self.state = replay_more(self.state, records, self._clock.now())
         endpoint = await self._transport.listen(bind, self._accept)
         self._emit(
             RunStarted(

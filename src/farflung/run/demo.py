@@ -38,8 +38,10 @@ from farflung.swarm.records import Genesis
 
 START_S = 120.0
 """Until the host has printed its invite."""
+FIRST_ROUND_S = 400.0
+"""Until the first round is committed: a cold start loads torch several times."""
 STALL_S = 120.0
-"""Without a committed round for this long the demo gives up and shows the logs' place."""
+"""Without another committed round for this long the demo gives up and shows the logs' place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,10 +236,11 @@ def _drive(swarm: Swarm, follower: Follower, invite: str, options: DemoOptions) 
             swarm.start_peer(options.peers, invite)
             joined = True
         failure = swarm.failed()
-        if failure or time.monotonic() - since > STALL_S:
+        patience = STALL_S if picture.committed else FIRST_ROUND_S
+        if failure or time.monotonic() - since > patience:
             if follower.poll():
                 break
-            stalled = f"no round was committed for {STALL_S:g} s"
+            stalled = f"no round was committed for {patience:g} s"
             raise UserError(f"{failure or stalled}; logs are in {options.out}")
     return killed
 

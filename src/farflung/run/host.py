@@ -93,7 +93,7 @@ class Host:
         self.invite = ""
         self._indexing = True
         self.index = Index(folder / INDEX)
-        self.index.catch_up(journal.records(), journal.length)
+        self.index.catch_up(journal.records, journal.length)
         self.coordinator: Coordinator | None = None
         self.keeper: Agent | None = None
         log.listen(self._see)

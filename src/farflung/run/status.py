@@ -54,7 +54,7 @@ def offline(folder: Path) -> Offline:
     journal = open_replica(RealDisk(folder))
     index = Index(folder / INDEX)
     try:
-        index.catch_up(journal.records(), journal.length)
+        index.catch_up(journal.records, journal.length)
         committed, abandoned, rows, root = index.totals()
         return Offline(
             run=settings.run,

@@ -7,7 +7,7 @@ also while the coordinator does not run (`farflung status` uses it then).
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from farflung.swarm import ranges
@@ -59,18 +59,16 @@ class Index:
         row = self._db.execute("SELECT COUNT(*) FROM records").fetchone()
         return int(row[0])
 
-    def catch_up(self, records: Iterable[AnyRecord], total: int) -> None:
-        """Bring the index to `total` records; one that is ahead of the journal starts again."""
+    def catch_up(self, records: Callable[[int], Iterable[AnyRecord]], total: int) -> None:
+        """Bring the index to `total` records; one that is ahead of the journal starts again.
+
+        `records(first)` gives the journal's records from `first` on (`Journal.records`).
+        """
         if self.length > total:
             self._db.close()
             self._path.unlink()
             self._db = self._connect()
-        known = self.length
-        self._db.execute("BEGIN")
-        for index, record in enumerate(records):
-            if index >= known:
-                self._add(index, record)
-        self._db.execute("COMMIT")
+        self.add(self.length, records(self.length))
 
     def add(self, first: int, records: Iterable[AnyRecord]) -> None:
         """Index what was just appended."""

@@ -153,8 +153,9 @@ class Journal:
             out.append(frame)
         return out
 
-    def records(self) -> Iterator[AnyRecord]:
-        for index in range(self.length):
+    def records(self, first: int = 0) -> Iterator[AnyRecord]:
+        """Records from entry `first` on."""
+        for index in range(first, self.length):
             yield decode_record(self.frame(index)[_PREFIX.size + _FIXED :])
 
     # ---- writing ---------------------------------------------------------------------------

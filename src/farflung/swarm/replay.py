@@ -42,8 +42,12 @@ def replay(records: Iterable[AnyRecord], fragment_elements: tuple[int, ...], now
     genesis = next(stream, None)
     if not isinstance(genesis, Genesis):
         raise CorruptState("the journal does not begin with GENESIS")
-    state = _initial(genesis, fragment_elements)
-    for record in stream:
+    return replay_more(_initial(genesis, fragment_elements), stream, now_s)
+
+
+def replay_more(state: State, records: Iterable[AnyRecord], now_s: float) -> State:
+    """The state after further records."""
+    for record in records:
         state = _apply(state, record, now_s)
     return state
 

@@ -59,6 +59,12 @@ def _structs(spec: RunSpec) -> dict[str, object]:
     return {name: getattr(spec, name) for name in spec.__struct_fields__}
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact comparisons: no GPU, no autocast, also on machines that have one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def test_one_step_equals_the_plain_recipe(tmp_path: Path) -> None:
     ours, plain = (build(SPEC, tmp_path, fresh=True) for _ in range(2))
     tokens, targets = ours.batch([0, 1, 2, 3])

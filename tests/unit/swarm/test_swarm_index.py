@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from farflung.swarm.index import Index
@@ -47,9 +48,13 @@ def _records() -> list[AnyRecord]:
     return [Term(term=1), *joins, commit, Abandon(term=1, round=1, fragment=0, reason="nobody")]
 
 
+def _from(records: list[AnyRecord]) -> Callable[[int], list[AnyRecord]]:
+    return lambda first: records[first:]
+
+
 def test_totals_and_credits_answer_from_the_records(tmp_path: Path) -> None:
     index = Index(tmp_path / "i.sqlite")
-    index.catch_up(_records(), len(_records()))
+    index.catch_up(_from(_records()), 5)
     assert index.totals() == (1, 1, 16, "01" * 32)
     assert index.credited() == [("peer-a", "trainer", 1, 16), ("peer-b", "trainer", 0, 0)]
     index.close()
@@ -57,8 +62,8 @@ def test_totals_and_credits_answer_from_the_records(tmp_path: Path) -> None:
 
 def test_catching_up_adds_only_what_is_missing(tmp_path: Path) -> None:
     index = Index(tmp_path / "i.sqlite")
-    index.catch_up(_records()[:3], 3)
-    index.catch_up(_records(), 5)
+    index.catch_up(_from(_records()[:3]), 3)
+    index.catch_up(_from(_records()), 5)
     assert index.length == 5
     assert index.totals()[:3] == (1, 1, 16)
     index.close()
@@ -66,8 +71,8 @@ def test_catching_up_adds_only_what_is_missing(tmp_path: Path) -> None:
 
 def test_an_index_ahead_of_the_journal_starts_again(tmp_path: Path) -> None:
     index = Index(tmp_path / "i.sqlite")
-    index.catch_up(_records(), 5)
-    index.catch_up(_records()[:3], 3)
+    index.catch_up(_from(_records()), 5)
+    index.catch_up(_from(_records()[:3]), 3)
     assert index.length == 3
     assert index.totals()[0] == 0
     index.close()
@@ -77,6 +82,6 @@ def test_a_damaged_database_is_rebuilt(tmp_path: Path) -> None:
     path = tmp_path / "i.sqlite"
     path.write_bytes(b"this is no database" * 100)
     index = Index(path)
-    index.catch_up(_records(), 5)
+    index.catch_up(_from(_records()), 5)
     assert index.totals()[0] == 1
     index.close()
