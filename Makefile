@@ -34,7 +34,7 @@ clean:
 
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "farflung needs Python 3.11 or newer: apt-get install python3 python3-venv"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
-		echo "$(PYTHON) cannot create a virtual environment: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
+		echo "$(PYTHON) cannot create a virtual environment: apt-get install $(notdir $(PYTHON))-venv"; exit 1; }
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@

@@ -26,6 +26,14 @@ ROOMS["run"] = {*ROOMS, "attach"}
 ROOMS["sim"] = {*ROOMS, "attach"}
 ROOMS["cli"] = {*ROOMS, "attach", "web"}
 
+ENTRIES: dict[str, set[str]] = {
+    "": {"attach"},  # loads attach on first use, by name
+    "__main__": {"cli"},
+    "attach": {"inner"},
+    "config": set(),
+}
+"""Modules outside the rooms, and what they may import besides vocabulary and config."""
+
 AGENT_ROOMS = {"network", "averaging", "swarm", "outer", "checkpoint", "run", *SHARED}
 AGENT_MODULES = {"inner.seam", "inner.channel", "data.order", "data.shards"}
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
@@ -47,6 +55,16 @@ def rooms_of(names: set[str]) -> set[str]:
 def test_a_module_imports_only_the_rooms_that_its_room_may_know(name: str) -> None:
     allowed = ROOMS[room(name)] | SHARED | {room(name)}
     assert rooms_of(imports(modules()[name])) <= allowed
+
+
+@pytest.mark.parametrize("name", [n for n in modules() if room(n) in ENTRIES])
+def test_an_entry_imports_only_what_it_may_know(name: str) -> None:
+    allowed = ENTRIES[room(name)] | SHARED
+    assert rooms_of(imports(modules()[name])) <= allowed
+
+
+def test_every_module_is_in_a_room_with_rules() -> None:
+    assert {room(n) for n in modules()} <= {*ROOMS, *ENTRIES, *VOCABULARY}
 
 
 @pytest.mark.parametrize("name", sorted(VOCABULARY & set(modules())))
@@ -104,6 +122,19 @@ def test_decisions_have_no_clock_socket_or_randomness_inside(name: str) -> None:
     found = {n.split(".")[0] for n in imports(modules()[name])}
     assert not found & impure
     assert not rooms_of(imports(modules()[name])) & {"clock", "disk"}
+
+
+def test_nothing_but_the_package_itself_imports_by_name() -> None:
+    """A name that is computed would pass all the rules above unseen."""
+    found = {
+        name
+        for name, tree in modules().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute | ast.Name | ast.alias)
+        and getattr(node, "attr", getattr(node, "id", getattr(node, "name", "")))
+        in {"import_module", "__import__"}
+    }
+    assert found == {""}
 
 
 def test_all_imports_are_absolute() -> None:

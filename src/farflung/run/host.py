@@ -17,7 +17,7 @@ import msgspec
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec, spec_hash
 from farflung.disk import RealDisk
-from farflung.errors import InviteError, MismatchError, UserError
+from farflung.errors import InviteError, MismatchError, StorageError, UserError
 from farflung.events import Emit, EventLog, Warned
 from farflung.hashing import digest
 from farflung.ids import Endpoint, RunId, split_endpoint
@@ -91,9 +91,7 @@ class Host:
         self.spec: RunSpec = genesis_spec(genesis)
         self._certified: list[tuple[TcpTransport, Identity, str]] = []
         self.invite = ""
-        self._indexing = True
-        self.index = Index(folder / INDEX)
-        self.index.catch_up(journal.records, journal.length)
+        self.index = self._open_index(journal)
         self.coordinator: Coordinator | None = None
         self.keeper: Agent | None = None
         log.listen(self._see)
@@ -101,14 +99,23 @@ class Host:
     def _see(self, event: object) -> None:
         self.picture = see(self.picture, event)  # type: ignore[arg-type]
 
+    def _open_index(self, journal: Journal) -> Index | None:
+        try:
+            index = Index(self.folder / INDEX)
+            index.catch_up(journal.records, journal.length)
+        except (StorageError, sqlite3.Error, OSError) as error:
+            self.log.emit(Warned(sentence=f"no index this time: {error}"))
+            return None
+        return index
+
     def _add_to_index(self, first: int, records: list[AnyRecord]) -> None:
         """The index is disposable: a disk that refuses it does not stop the run."""
-        if not self._indexing:
+        if self.index is None:
             return
         try:
             self.index.add(first, records)
-        except sqlite3.Error as error:
-            self._indexing = False
+        except (StorageError, sqlite3.Error, OSError) as error:
+            self.index = None
             self.log.emit(Warned(sentence=f"the index waits for the next start: {error}"))
 
     # ---- life ------------------------------------------------------------------------------
@@ -163,7 +170,8 @@ class Host:
             coordinating.cancel()
             await asyncio.gather(coordinating, return_exceptions=True)
             await self.coordinator.close()
-            self.index.close()
+            if self.index is not None:
+                self.index.close()
 
     # ---- parts -----------------------------------------------------------------------------
 

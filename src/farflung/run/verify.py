@@ -168,6 +168,10 @@ def _check_ledger(records: list[AnyRecord], genesis: Genesis, findings: Findings
     findings.partial = _partial(records, len(genesis.fragment_hashes))
     if result.duplicated:
         raise Violation(f"{result.duplicated} samples were credited more than once")
+    if result.unleased:
+        raise Violation(
+            f"{result.unleased} samples were credited to a peer that did not lease them"
+        )
     if result.lost:
         raise Violation(f"{result.lost} samples are neither credited nor leased nor free")
 

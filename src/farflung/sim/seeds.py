@@ -99,6 +99,7 @@ def check(swarm: SimSwarm) -> None:
     assert not differing, f"a node reported another state: {differing}"
     result = audit(swarm.records(), swarm.spec.data.rows)
     assert result.duplicated == 0, f"{result.duplicated} samples were credited twice"
+    assert result.unleased == 0, f"{result.unleased} samples were credited without a lease"
     assert result.lost == 0, f"{result.lost} samples were lost"
 
 

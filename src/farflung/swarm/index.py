@@ -10,11 +10,25 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from farflung.errors import StorageError
+from farflung.hashing import digest
 from farflung.swarm import ranges
-from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Gen, Join
+from farflung.swarm.records import (
+    Abandon,
+    AnyRecord,
+    Close,
+    Commit,
+    Gen,
+    Join,
+    encode_record,
+)
+
+SCHEMA_VERSION = 2
+"""An index of another version is thrown away."""
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS records (idx INTEGER PRIMARY KEY, kind TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS records (
+  idx INTEGER PRIMARY KEY, kind TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS members (node TEXT PRIMARY KEY, name TEXT, role TEXT);
 CREATE TABLE IF NOT EXISTS rounds (
   round INTEGER PRIMARY KEY, fragment INTEGER, attempt INTEGER, committed INTEGER,
@@ -26,20 +40,32 @@ CREATE TABLE IF NOT EXISTS generations (
   node TEXT, generation INTEGER, closed TEXT, PRIMARY KEY (node, generation));
 """
 
+Records = Callable[[int], Iterable[AnyRecord]]
+"""The journal's records from an entry on (`Journal.records`)."""
+
 
 class Index:
-    """One database file. Never the only copy of anything, so it is not synced."""
+    """One database file. Never the only copy of anything, so it is not synced.
+
+    Raises StorageError when it can be neither used nor written anew: no space, or another process
+    has it locked.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._db = self._connect()
+        try:
+            self._db = self._connect()
+        except sqlite3.Error as error:
+            raise _refused(path, error) from error
 
     def _connect(self) -> sqlite3.Connection:
-        """Open; a file that is no database is thrown away."""
+        """Open; a file that is no database, or of another version, is thrown away."""
         try:
             return self._prepare()
+        except sqlite3.OperationalError:
+            raise  # locked or no space: the file itself may be good
         except sqlite3.DatabaseError:
-            self._path.unlink(missing_ok=True)
+            self._remove()
             return self._prepare()
 
     def _prepare(self) -> sqlite3.Connection:
@@ -47,11 +73,25 @@ class Index:
         try:
             db.execute("PRAGMA synchronous=OFF")
             db.execute("PRAGMA journal_mode=WAL")
+            version = int(db.execute("PRAGMA user_version").fetchone()[0])
+            tables = int(db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0])
+            if tables and version != SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"index version {version}, not {SCHEMA_VERSION}")
             db.executescript(SCHEMA)
-        except sqlite3.DatabaseError:
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error:
             db.close()
             raise
         return db
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def _restart(self) -> None:
+        self._db.close()
+        self._remove()
+        self._db = self._connect()
 
     @property
     def length(self) -> int:
@@ -59,27 +99,47 @@ class Index:
         row = self._db.execute("SELECT COUNT(*) FROM records").fetchone()
         return int(row[0])
 
-    def catch_up(self, records: Callable[[int], Iterable[AnyRecord]], total: int) -> None:
-        """Bring the index to `total` records; one that is ahead of the journal starts again.
+    def catch_up(self, records: Records, total: int) -> None:
+        """Bring the index to `total` records.
 
-        `records(first)` gives the journal's records from `first` on (`Journal.records`).
+        It starts again when it is damaged, ahead of the journal, or of another journal.
         """
-        if self.length > total:
-            self._db.close()
-            self._path.unlink()
-            self._db = self._connect()
-        self.add(self.length, records(self.length))
+        try:
+            try:
+                if self.length > total or not self._fits(records):
+                    self._restart()
+                self.add(self.length, records(self.length))
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                self._restart()
+                self.add(0, records(0))
+        except sqlite3.Error as error:
+            raise _refused(self._path, error) from error
+
+    def _fits(self, records: Records) -> bool:
+        """Whether the first and the last record that are indexed are the journal's."""
+        known = self.length
+        return not known or all(self._same(at, records) for at in (0, known - 1))
+
+    def _same(self, at: int, records: Records) -> bool:
+        record = next(iter(records(at)))
+        row = self._db.execute("SELECT hash FROM records WHERE idx = ?", (at,)).fetchone()
+        return row is not None and row[0] == _hash(record)
 
     def add(self, first: int, records: Iterable[AnyRecord]) -> None:
-        """Index what was just appended."""
-        self._db.execute("BEGIN")
-        for index, record in enumerate(records, first):
-            self._add(index, record)
-        self._db.execute("COMMIT")
+        """Index what was just appended: all of it, or (sqlite3.Error) nothing."""
+        with self._db:
+            self._db.execute("BEGIN")
+            for index, record in enumerate(records, first):
+                self._add(index, record)
 
     def _add(self, index: int, record: AnyRecord) -> None:
         run = self._db.execute
-        run("INSERT OR REPLACE INTO records VALUES (?, ?)", (index, type(record).__name__))
+        run(
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?)",
+            (index, type(record).__name__, _hash(record)),
+        )
         match record:
             case Join():
                 run(
@@ -147,3 +207,11 @@ class Index:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _hash(record: AnyRecord) -> str:
+    return digest(encode_record(record)).hex()
+
+
+def _refused(path: Path, error: sqlite3.Error) -> StorageError:
+    return StorageError(f"the index {path} cannot be used: {error}; delete it, it is rebuilt")

@@ -10,6 +10,7 @@ The chain is the integrity check; the crc only tells a torn tail from damage.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,8 @@ class Journal:
         self._hashes: list[Hash] = [EMPTY]
         self._end = len(HEADER)
         self._key = b""
+        self._torn = False
+        """A failed write could not be taken back: the file may go on behind `_end`."""
         self.cut_bytes = 0
         """Bytes of a torn tail that `open` removed."""
 
@@ -63,12 +66,15 @@ class Journal:
         """Read and check everything. A torn tail is cut; damage elsewhere is CorruptState."""
         journal = cls(disk, path, verifier, sign)
         data = disk.read(path)
-        if data is None or len(data) < len(HEADER):
+        if data is None or (len(data) < len(HEADER) and HEADER.startswith(data)):
             disk.replace(path, HEADER)
             journal.cut_bytes = len(data or b"")
             return journal
         if data[: len(HEADER)] != HEADER:
-            raise CorruptState(f"{path} is not a journal of version {FILE_VERSION}")
+            raise CorruptState(
+                f"{path} is not a journal of version {FILE_VERSION}: its header, from byte 0, "
+                f"differs; restore it from a peer's copy or use the farflung that wrote it"
+            )
         journal._scan(data)
         return journal
 
@@ -168,13 +174,12 @@ class Journal:
         """Write several records with one sync: all of them, or (StorageError) none."""
         if self._sign is None:
             raise AssertionError("this journal is a replica: it has no key to sign with")
-        before, frames = self._end, []
-        head = self.head
+        frames, head = [], self.head
         for record in records:
             body = encode_record(record)
             frames.append(_build(head, body, self._sign(head + body)))
             head = _entry_hash(head, body)
-        self._write(frames, sync=True, undo_to=before)
+        self._write(frames, sync=True)
         for record, frame in zip(records, frames, strict=True):
             if isinstance(record, Genesis):
                 self._key = record.run_key
@@ -186,22 +191,31 @@ class Journal:
         if self._frame_at(frame, 0) != frame:
             raise ProtocolError("a journal frame is malformed")
         record = self._check(frame)
-        self._write([frame], sync=sync, undo_to=self._end)
+        self._write([frame], sync=sync)
         self._accept(frame)
         return record
 
     def sync(self) -> None:
         self._disk.sync(self._path)
 
-    def _write(self, frames: Sequence[bytes], *, sync: bool, undo_to: int) -> None:
+    def _write(self, frames: Sequence[bytes], *, sync: bool) -> None:
+        if self._torn:
+            self._cut_back()
         try:
             for frame in frames:
                 self._disk.append(self._path, frame)
             if sync:
                 self._disk.sync(self._path)
         except StorageError:
-            self._disk.truncate(self._path, undo_to)
+            self._torn = True
+            with contextlib.suppress(StorageError):  # the next write tries again, before it writes
+                self._cut_back()
             raise
+
+    def _cut_back(self) -> None:
+        """Remove what a failed write left, or a later frame would stand behind it."""
+        self._disk.truncate(self._path, self._end)
+        self._torn = False
 
     # ---- checking --------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from farflung.errors import ProtocolError
 from farflung.swarm import ranges
-from farflung.swarm.records import AnyRecord, Close, Commit, Lease, Ranges, Return
+from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Lease, Ranges, Return
 
 Holder = tuple[str, int]
 """(node, generation)."""
@@ -38,6 +38,8 @@ class Ledger:
 
     def grant(self, node: str, generation: int, rows: int) -> tuple[Ledger, Ranges]:
         """At least `rows` positions in whole batches: returned ones first, then new ones."""
+        if rows < 0:
+            raise AssertionError(f"rows={rows}: the frontier never moves back")
         wanted = -(-rows // self.batch_rows) * self.batch_rows
         given, rest = ranges.take(self.free, wanted)
         missing = wanted - ranges.count(given)
@@ -187,7 +189,12 @@ class Audit:
     """Positions, counted from the records alone."""
 
     duplicated: int
+    """Credited more than once."""
     lost: int
+    """Below the frontier, and neither credited, nor free, nor leased to a stay that is open or
+    whose end still waits for the rounds that were open then."""
+    unleased: int
+    """Credited to a contributor that did not hold them."""
     credited: int
     leased: int
     free: int
@@ -200,37 +207,84 @@ def audit(records: Sequence[AnyRecord], rows_per_epoch: int) -> Audit:
     counts samples per epoch.
     """
     del rows_per_epoch
-    credited: Ranges = ()
-    granted: dict[Holder, Ranges] = {}
-    duplicated = frontier = 0
-    free: Ranges = ()
+    count = _Count()
     for record in records:
+        count.add(record)
+    return count.result()
+
+
+class _Count:
+    """The audit's running account."""
+
+    def __init__(self) -> None:
+        self.granted: dict[Holder, Ranges] = {}
+        self.credited: Ranges = ()
+        self.free: Ranges = ()
+        self.frontier = self.duplicated = self.unleased = 0
+        self.open_rounds: set[int] = set()
+        self.ended: dict[Holder, set[int]] = {}
+        """Closed stays -> rounds that were open then and still are: these may freeze leases."""
+        self.forgotten: set[Holder] = set()
+        """Closed stays that may hold nothing any more."""
+
+    def add(self, record: AnyRecord) -> None:
         match record:
             case Lease():
-                for g in record.grants:
-                    key = (g.node, g.generation)
-                    granted[key] = ranges.union(granted.get(key, ()), g.ranges)
-                    free = ranges.subtract(free, g.ranges)
-                    frontier = max([frontier, *(stop for _, stop in g.ranges)])
+                self._lease(record)
             case Commit():
                 for c in record.contributors:
-                    key = (c.node, c.generation)
-                    duplicated += ranges.count(ranges.intersect(credited, c.credited))
-                    credited = ranges.union(credited, c.credited)
-                    granted[key] = ranges.subtract(granted.get(key, ()), c.credited)
-            case Close() | Return():
-                what = record.freed if isinstance(record, Close) else record.ranges
+                    self._credit((c.node, c.generation), c.credited)
+                self._resolve(record.round)
+            case Abandon():
+                self._resolve(record.round)
+            case Close():
                 key = (record.node, record.generation)
-                granted[key] = ranges.subtract(granted.get(key, ()), what)
-                free = ranges.union(free, what)
+                self._return(key, record.freed)
+                self.ended[key] = set(self.open_rounds)
+            case Return():
+                self._return((record.node, record.generation), record.ranges)
             case _:
                 pass
-    leased = ranges.normalise(r for held in granted.values() for r in held)
-    known = ranges.union(ranges.union(credited, leased), free)
-    return Audit(
-        duplicated=duplicated,
-        lost=frontier - ranges.count(known),
-        credited=ranges.count(credited),
-        leased=ranges.count(leased),
-        free=ranges.count(free),
-    )
+
+    def _lease(self, record: Lease) -> None:
+        """By the next round's plan everything that the last ones froze has been returned.
+
+        Not before: a crash may come between a round's end and its RETURNs.
+        """
+        self.forgotten |= {k for k, rounds in self.ended.items() if not rounds}
+        self.ended = {k: rounds for k, rounds in self.ended.items() if rounds}
+        self.open_rounds.add(record.round)
+        for grant in record.grants:
+            key = (grant.node, grant.generation)
+            self.granted[key] = ranges.union(self.granted.get(key, ()), grant.ranges)
+            self.free = ranges.subtract(self.free, grant.ranges)
+            self.frontier = max([self.frontier, *(stop for _, stop in grant.ranges)])
+
+    def _credit(self, key: Holder, what: Ranges) -> None:
+        held = self.granted.get(key, ())
+        self.duplicated += ranges.count(ranges.intersect(self.credited, what))
+        self.unleased += ranges.count(ranges.subtract(ranges.normalise(what), held))
+        self.credited = ranges.union(self.credited, what)
+        self.granted[key] = ranges.subtract(held, what)
+
+    def _resolve(self, round_: int) -> None:
+        self.open_rounds.discard(round_)
+        for rounds in self.ended.values():
+            rounds.discard(round_)
+
+    def _return(self, key: Holder, what: Ranges) -> None:
+        self.granted[key] = ranges.subtract(self.granted.get(key, ()), what)
+        self.free = ranges.union(self.free, what)
+
+    def result(self) -> Audit:
+        held = {k: v for k, v in self.granted.items() if k not in self.forgotten}
+        leased = ranges.normalise(r for what in held.values() for r in what)
+        known = ranges.union(ranges.union(self.credited, leased), self.free)
+        return Audit(
+            duplicated=self.duplicated,
+            lost=ranges.count(ranges.subtract(((0, self.frontier),), known)),
+            unleased=self.unleased,
+            credited=ranges.count(self.credited),
+            leased=ranges.count(leased),
+            free=ranges.count(self.free),
+        )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from farflung.errors import StorageError
 from farflung.swarm.index import Index
 from farflung.swarm.records import Abandon, AnyRecord, Commit, Contributor, Join, Term
 
@@ -85,3 +89,66 @@ def test_a_damaged_database_is_rebuilt(tmp_path: Path) -> None:
     index.catch_up(_from(_records()), 5)
     assert index.totals()[0] == 1
     index.close()
+
+
+def test_a_database_with_damaged_pages_is_rebuilt(tmp_path: Path) -> None:
+    path = tmp_path / "i.sqlite"
+    records: list[AnyRecord] = [*_records(), *(Term(term=n) for n in range(2, 2000))]
+    index = Index(path)
+    index.catch_up(_from(records), len(records))
+    index.close()
+    data = path.read_bytes()
+    path.write_bytes(data[:8192] + b"\xaa" * (len(data) - 8192))  # header and schema are good
+    index = Index(path)
+    index.catch_up(_from(records), len(records))
+    assert index.length == len(records)
+    assert index.totals() == (1, 1, 16, "01" * 32)
+    index.close()
+
+
+@pytest.mark.parametrize("shared", [0, 4])
+def test_an_index_of_another_journal_starts_again(shared: int, tmp_path: Path) -> None:
+    """Also of one that began alike: a journal that was restored from a copy and went on."""
+    index = Index(tmp_path / "i.sqlite")
+    index.catch_up(_from(_records()), 5)
+    other: list[AnyRecord] = [*_records()[:shared], *(Term(term=n) for n in range(5, 12))]
+    index.catch_up(_from(other), len(other))
+    assert index.length == len(other)
+    assert index.totals()[:2] == ((1, 0) if shared else (0, 0))
+    index.close()
+
+
+def test_an_index_of_another_version_starts_again(tmp_path: Path) -> None:
+    path = tmp_path / "i.sqlite"
+    old = sqlite3.connect(path)
+    old.execute("CREATE TABLE records (idx INTEGER PRIMARY KEY, kind TEXT NOT NULL)")
+    old.execute("INSERT INTO records VALUES (0, 'Term')")
+    old.commit()
+    old.close()
+    index = Index(path)
+    assert index.length == 0
+    index.catch_up(_from(_records()), 5)
+    assert index.length == 5
+    index.close()
+
+
+def test_adding_is_all_or_nothing(tmp_path: Path) -> None:
+    index = Index(tmp_path / "i.sqlite")
+
+    def broken() -> list[AnyRecord]:
+        raise sqlite3.OperationalError("disk full")
+
+    with pytest.raises(sqlite3.OperationalError):
+        index.add(0, (r for part in (_records, broken) for r in part()))
+    assert index.length == 0
+    index.add(0, _records())
+    assert index.length == 5
+    index.close()
+
+
+def test_an_index_that_cannot_be_opened_is_a_storage_error_and_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "i.sqlite"
+    path.mkdir()
+    with pytest.raises(StorageError, match="delete it, it is rebuilt"):
+        Index(path)
+    assert path.is_dir()

@@ -70,6 +70,7 @@ def test_frames_are_found_again_by_their_index() -> None:
     assert journal.frames(0, 10**6) == frames
     assert journal.frames(0, len(frames[0]) + len(frames[1])) == frames[:2]
     assert journal.frames(journal.length, 100) == []
+    assert list(journal.records(3)) == one_of_each()[3:]
 
 
 def test_a_journal_cut_at_any_byte_opens_to_a_prefix_and_goes_on() -> None:
@@ -118,6 +119,14 @@ def test_damage_in_the_middle_leaves_the_file_as_it_was() -> None:
 def test_a_file_of_another_version_is_refused() -> None:
     with pytest.raises(CorruptState, match="not a journal of version 1"):
         open_journal(MemoryDisk({PATH: b"FFJOURNL\x02\0\0\0" + bytes(100)}))
+
+
+@pytest.mark.parametrize("data", [b"notes", b"FFJOURNX", bytes(11)])
+def test_a_short_file_that_is_no_torn_header_is_refused_and_kept(data: bytes) -> None:
+    disk = MemoryDisk({PATH: data})
+    with pytest.raises(CorruptState, match=r"from byte 0.*restore it"):
+        open_journal(disk)
+    assert content(disk) == data
 
 
 def test_a_full_disk_refuses_the_append_and_leaves_the_journal_usable() -> None:
@@ -171,6 +180,48 @@ def test_append_all_writes_everything_or_nothing(room: int) -> None:
     disk.room, disk.full = 1000, False
     journal.append_all([Term(term=1)])
     assert [type(r).__name__ for r in open_journal(disk).records()] == ["Genesis", "Term"]
+
+
+class FailingDisk(MemoryDisk):
+    """While `broken`: an append leaves half of its bytes, and nothing can be taken back."""
+
+    broken = False
+
+    def append(self, path: str, data: bytes) -> None:
+        if self.broken:
+            super().append(path, data[: len(data) // 2])
+            raise StorageError("the append failed")
+        super().append(path, data)
+
+    def truncate(self, path: str, length: int) -> None:
+        if self.broken:
+            raise StorageError("the truncate failed")
+        super().truncate(path, length)
+
+
+def test_a_write_that_cannot_be_taken_back_is_cut_before_the_next_one() -> None:
+    """Otherwise the next record would stand behind rubbish, and the journal would not open."""
+    disk = FailingDisk()
+    journal = open_journal(disk)
+    journal.append(genesis())
+    disk.broken = True
+    for _ in range(2):
+        with pytest.raises(StorageError):
+            journal.append(Term(term=1))
+    assert journal.length == 1
+    assert open_journal(MemoryDisk({PATH: content(disk)})).length == 1
+    disk.broken = False
+    journal.append(Term(term=2))
+    assert list(journal.records()) == [genesis(), Term(term=2)]
+    assert list(open_journal(disk).records()) == [genesis(), Term(term=2)]
+
+
+def test_a_failed_write_reports_its_own_reason_and_not_that_of_the_undo() -> None:
+    disk = FailingDisk()
+    journal = open_journal(disk)
+    disk.broken = True
+    with pytest.raises(StorageError, match="the append failed"):
+        journal.append(genesis())
 
 
 def test_a_synced_record_survives_a_crash_and_an_unsynced_one_may_not() -> None:
