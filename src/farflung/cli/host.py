@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from farflung.cli import aio
-from farflung.config.load import check_endpoints, load_json, load_spec
+from farflung.config.load import check_advertised, check_endpoints, load_json, load_spec
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
 from farflung.events import (
@@ -60,6 +60,7 @@ def host(
     from farflung.run.host import HostOptions, open_host
 
     check_endpoints([bind, *(advertise or ())])
+    check_advertised(bind, advertise or ())
     spec = None
     if spec_json is not None:
         spec = load_json(spec_json)

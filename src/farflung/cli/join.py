@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from farflung.cli import aio
-from farflung.config.load import check_endpoints
+from farflung.config.load import check_advertised, check_endpoints
 from farflung.errors import UserError
 from farflung.events import (
     Applied,
@@ -68,6 +68,8 @@ def join(
     if known is None and not invite:
         raise UserError(f"{folder} holds no membership; give the invite: farflung join ff1...")
     check_endpoints([bind, *(advertise or ())])
+    if not outbound_only:
+        check_advertised(bind, advertise or ())
     options = JoinOptions(
         name=name,
         region=region,

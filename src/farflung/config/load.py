@@ -88,6 +88,18 @@ def _fields(section: str) -> list[str]:
     return [f.name for f in msgspec.structs.fields(kind)]
 
 
+WILDCARDS = ("0.0.0.0", "::", "")
+
+
+def check_advertised(bind: str, advertise: Iterable[str]) -> None:
+    """ConfigError when a wildcard is bound and nobody is told where to dial."""
+    if split_endpoint(bind)[0] in WILDCARDS and not list(advertise):
+        raise ConfigError(
+            f"--bind {bind} accepts connections on every address but names none that others can "
+            f"dial; give --advertise HOST:PORT"
+        )
+
+
 def check_endpoints(endpoints: Iterable[str]) -> None:
     """ConfigError for the first one that is not HOST:PORT."""
     for endpoint in endpoints:

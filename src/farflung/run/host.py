@@ -209,8 +209,8 @@ class Host:
                 invite=b"",
             )
         )
-        host, _ = split_endpoint(endpoint)
-        _, port = split_endpoint(endpoint)
+        host, port = split_endpoint(endpoint)
+        bind, advertise = keeper_endpoints(endpoint, self.settings.advertise)
         keeper = build_agent(
             files=files,
             transport=self._transport("peer", files.identity),
@@ -219,8 +219,8 @@ class Host:
             region="",
             role=role,
             coordinators=(_local(host, port),),
-            bind=Endpoint(f"{_bracket(host)}:0"),
-            advertise=(),
+            bind=bind,
+            advertise=advertise,
             make_trainer=None,
             provision=None,
         )
@@ -365,6 +365,24 @@ def _material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | N
             tokenizer_bytes=len(content),
         ),
         data,
+    )
+
+
+def keeper_endpoints(
+    coordinator: Endpoint, advertise: tuple[str, ...]
+) -> tuple[Endpoint, tuple[str, ...]]:
+    """Where the keeper listens and what others dial.
+
+    On one machine any free port does; with --advertise it is the port after the coordinator's, so
+    that one rule of a firewall covers both.
+    """
+    host, port = split_endpoint(coordinator)
+    if not advertise:
+        return Endpoint(f"{_bracket(host)}:0"), ()
+    hosts = dict.fromkeys(split_endpoint(e)[0] for e in advertise)
+    return (
+        Endpoint(f"{_bracket(host)}:{port + 1}"),
+        tuple(f"{_bracket(h)}:{port + 1}" for h in hosts),
     )
 
 

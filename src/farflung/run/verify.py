@@ -69,6 +69,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
         raise UserError(
             f"{folder} holds no {JOURNAL}; give the --out folder of a demo or a run's home"
         )
+    statements = _statements(folder)
     findings = Findings(journals=len(paths))
     journal = _longest(paths)
     records = list(journal.records())
@@ -86,7 +87,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
     _check_ledger(records, genesis, findings)
     disks = [RealDisk(p.parent) for p in paths]
     _recompute(records, genesis, disks, findings, progress)
-    _compare_events(folder, records, findings)
+    _compare_events(statements, records, findings)
     return findings
 
 
@@ -307,25 +308,34 @@ def _input(disks: list[RealDisk], path: str) -> bytes | None:
 # ---- event logs ----------------------------------------------------------------------------
 
 
-def _compare_events(folder: Path, records: list[AnyRecord], findings: Findings) -> None:
-    """What every process said it applied must be what the journal says."""
-    commits = {r.round: r for r in records if isinstance(r, Commit)}
+def _statements(folder: Path) -> list[tuple[Path, Applied | Voted | RoundCommitted]]:
+    """What every process said, read before the journals: a run may go on meanwhile, and a node
+    journals a round before it speaks of it."""
+    found: list[tuple[Path, Applied | Voted | RoundCommitted]] = []
     for path in sorted(folder.rglob("events*.jsonl")):
         for fields in _lines(path):
             event = parse_event(fields)
-            match event:
-                case Applied():
-                    _compare_root(path, event.round, event.state_root, commits)
-                case Voted() if event.round in commits:
-                    commit = commits[event.round]
-                    same = event.fragment_hash == commit.fragment_hash.hex()
-                    if event.attempt == commit.attempt and not same:
-                        raise Violation(f"{path}: voted for another fragment in {event.round}")
-                case RoundCommitted():
-                    _compare_root(path, event.round, event.state_root, commits)
-                case _:
-                    continue
-            findings.events_compared += 1
+            if isinstance(event, Applied | Voted | RoundCommitted):
+                found.append((path, event))
+    return found
+
+
+def _compare_events(
+    statements: list[tuple[Path, Applied | Voted | RoundCommitted]],
+    records: list[AnyRecord],
+    findings: Findings,
+) -> None:
+    """What every process said it applied must be what the journal says."""
+    commits = {r.round: r for r in records if isinstance(r, Commit)}
+    for path, event in statements:
+        if not isinstance(event, Voted):
+            _compare_root(path, event.round, event.state_root, commits)
+        elif event.round in commits:
+            commit = commits[event.round]
+            same = event.fragment_hash == commit.fragment_hash.hex()
+            if event.attempt == commit.attempt and not same:
+                raise Violation(f"{path}: voted for another fragment in {event.round}")
+        findings.events_compared += 1
 
 
 def _compare_root(path: Path, round_: int, root: str, commits: dict[int, Commit]) -> None:
