@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -60,6 +61,9 @@ class RealDisk:
         except OSError as error:
             raise _failure(error, str(root)) from error
         self._open: dict[str, int] = {}
+
+    def __str__(self) -> str:
+        return str(self.root)
 
     def read(self, path: str) -> bytes | None:
         try:
@@ -171,6 +175,8 @@ class MemoryDisk:
         self._durable: dict[str, bytes] = dict(files or {})
         self._live: dict[str, bytearray] = {k: bytearray(v) for k, v in self._durable.items()}
         self.full = False
+        self.on_write: Callable[[], None] | None = None
+        """Called before each change and each sync: a place for a crash."""
 
     def read(self, path: str) -> bytes | None:
         data = self._live.get(path)
@@ -190,16 +196,18 @@ class MemoryDisk:
         self._live.setdefault(path, bytearray()).extend(data)
 
     def sync(self, path: str) -> None:
+        self._about_to_write()
         self._durable[path] = bytes(self._live[path])
 
     def truncate(self, path: str, length: int) -> None:
+        self._about_to_write()
         del self._live[path][length:]
-        self.sync(path)
+        self._durable[path] = bytes(self._live[path])
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         self._check_space(path)
         self._live[path] = bytearray(data)
-        self.sync(path)
+        self._durable[path] = bytes(data)
 
     def names(self, folder: str) -> list[str]:
         head = f"{folder}/" if folder else ""
@@ -207,6 +215,7 @@ class MemoryDisk:
         return sorted(name for name in inside if "/" not in name)
 
     def remove(self, path: str) -> None:
+        self._about_to_write()
         self._live.pop(path, None)
         self._durable.pop(path, None)
 
@@ -219,6 +228,11 @@ class MemoryDisk:
                 kept[path] = bytes(live[: synced + torn_bytes])
         return MemoryDisk(kept)
 
+    def _about_to_write(self) -> None:
+        if self.on_write is not None:
+            self.on_write()
+
     def _check_space(self, path: str) -> None:
+        self._about_to_write()
         if self.full:
             raise StorageError(f"no space left on the disk while writing {path}; free some")

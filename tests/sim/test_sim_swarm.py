@@ -156,7 +156,7 @@ def test_a_killed_peer_comes_back_with_its_own_disk() -> None:
         swarm.spawn("p1")
         await swarm.finished()
 
-    swarm = play(story, spec(rounds=14), peers=3)
+    swarm = play(story, spec(rounds=40), peers=3)
     node = swarm.nodes["p1"].node
     generations = {
         c.generation for commit in swarm.commits() for c in commit.contributors if c.node == node

@@ -26,7 +26,8 @@ def sim(
 
       farflung sim --seeds 141:142 --digests
     """
-    from farflung.sim.seeds import BrokenInvariant, run_seed
+    from farflung.sim.checks import BrokenInvariant
+    from farflung.sim.seeds import run_seed
 
     first, last = _range(seeds)
     started, rounds, faults = time.monotonic(), 0, 0

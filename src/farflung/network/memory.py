@@ -9,7 +9,7 @@ SIGSTOP does; `kill` ends every connection of a node at once, as SIGKILL does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
 from farflung.errors import LinkDown, ProtocolError
@@ -134,6 +134,8 @@ class MemoryNetwork:
         self._frozen: set[NodeId] = set()
         self._waiting: list[asyncio.Future[None]] = []
         self._next_port = 40_000
+        self.on_send: Callable[[NodeId], None] | None = None
+        """Called before each frame that a node sends: a place to kill it."""
 
     def transport(self, node: NodeId, role: str = PEER) -> MemoryTransport:
         """`coordinator`, `peer`, or empty: a stranger, whom others see as remote None."""
@@ -202,6 +204,10 @@ class MemoryNetwork:
     def held(self, source: NodeId, target: NodeId) -> bool:
         frozen = source in self._frozen or target in self._frozen
         return frozen or self.path(source, target).blocked
+
+    def sending(self, source: NodeId) -> None:
+        if self.on_send is not None:
+            self.on_send(source)
 
     async def clear(self, a: NodeId, b: NodeId) -> None:
         """Wait until nothing holds the path between two nodes."""

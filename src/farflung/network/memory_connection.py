@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,8 @@ class Path:
     blocked: bool = False
     blockages: int = 0
     """How often it was blocked: a timer of an earlier blockage is void."""
+    tamper: Callable[[bytes], Sequence[bytes]] | None = None
+    """What becomes of a frame: nothing (dropped), itself, twice itself, changed bytes."""
 
 
 class Wires(Protocol):
@@ -48,6 +51,9 @@ class Wires(Protocol):
 
     def held(self, source: NodeId, target: NodeId) -> bool:
         """Nothing may be delivered from source to target now."""
+
+    def sending(self, source: NodeId) -> None:
+        """A node is about to send a frame."""
 
     def forget(self, connection: MemoryConnection) -> None: ...
 
@@ -80,8 +86,13 @@ class Pipe:
         self._room: list[asyncio.Future[None]] = []
 
     def put(self, frame: bytes, payload: bytes, reason: str = "") -> None:
-        loop = asyncio.get_running_loop()
         path = self._network.path(self.source, self.target)
+        frames = [frame] if path.tamper is None or not frame else path.tamper(frame)
+        for each in frames:
+            self._fly(path, each, payload, reason)
+
+    def _fly(self, path: Path, frame: bytes, payload: bytes, reason: str) -> None:
+        loop = asyncio.get_running_loop()
         start = max(loop.time(), self._free_at)
         size = len(frame) + len(payload)
         self._free_at = start + (size / path.bytes_per_s if path.bytes_per_s else 0.0)
@@ -164,6 +175,9 @@ class MemoryConnection:
 
     async def _put(self, frame: bytes, payload: bytes) -> None:
         if self._ended is not None:
+            raise LinkDown(str(self._ended))
+        self._network.sending(self._out.source)
+        if self._ended is not None:  # killed at this very frame
             raise LinkDown(str(self._ended))
         self._send_seq = next_seq(self._send_seq)
         self.sent_bytes += len(frame) + len(payload)

@@ -92,6 +92,7 @@ class Coordinator:
         check_vote: VoteCheck,
         status: Callable[[], str],
         on_append: Callable[[int, list[AnyRecord]], None] | None = None,
+        tick_s: float = TICK_S,
     ) -> None:
         self._transport = transport
         self._clock = AwakeClock(clock)
@@ -102,6 +103,7 @@ class Coordinator:
         self._check_vote = check_vote
         self._status = status
         self._on_append = on_append
+        self._tick_s = tick_s
         self._sessions: dict[str, Session] = {}
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,7 +157,7 @@ class Coordinator:
     async def _tick_loop(self) -> None:
         finished_s: float | None = None
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self._tick_s)
             self._inbox.put_nowait(Tick())
             if self.state.finished:
                 finished_s = finished_s or self._clock.now()

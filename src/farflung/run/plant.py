@@ -54,5 +54,11 @@ class NodePlant:
     ) -> None:
         """`--record all`: what this node reduced, for verify."""
         for node, chunks in inputs.items():
-            path = f"inputs/{attempt.round}-{attempt.attempt}/{index}-{node}"
+            path = inputs_path(attempt.term, attempt.round, attempt.attempt, index, node)
             self._disk.replace(path, b"".join(chunks))
+
+
+def inputs_path(term: int, round_: int, attempt: int, index: int, node: str) -> str:
+    """Where a reduced slice's input is kept. Attempts are counted anew in each term, and their
+    slices differ."""
+    return f"inputs/{term}-{round_}-{attempt}/{index}-{node}"

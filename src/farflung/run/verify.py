@@ -8,7 +8,7 @@ reduction from recorded contributions.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
-from farflung.disk import MemoryDisk, RealDisk
+from farflung.disk import Disk, MemoryDisk, RealDisk
 from farflung.errors import CorruptState, FarflungError, UserError
 from farflung.events import Applied, RoundCommitted, Voted, parse_event
 from farflung.hashing import digest, merkle_root
@@ -25,6 +25,7 @@ from farflung.network.messages import Included
 from farflung.outer.layout import Layout
 from farflung.run.follower import install, slice_lengths
 from farflung.run.outer_state import OuterState
+from farflung.run.plant import inputs_path
 from farflung.swarm.identity import node_id_of, verify
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
@@ -83,10 +84,9 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
             f"the run has arithmetic version {genesis.arithmetic}, this farflung "
             f"{ARITHMETIC_VERSION}; verify it with the version that made it"
         )
-    _check_chain(genesis.run, records, findings)
+    check_chain(genesis.run, records, findings)
     _check_ledger(records, genesis, findings)
-    disks = [RealDisk(p.parent) for p in paths]
-    _recompute(records, genesis, disks, findings, progress)
+    recompute(records, genesis, [RealDisk(p.parent) for p in paths], findings, progress)
     _compare_events(statements, records, findings)
     return findings
 
@@ -117,7 +117,8 @@ def _longest(paths: list[Path]) -> Journal:
 # ---- the journal alone ---------------------------------------------------------------------
 
 
-def _check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
+def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
+    """Terms, members' keys, rounds in order, divisors, votes. Raises Violation."""
     term, next_round = 0, 0
     keys: dict[str, bytes] = {}
     for record in records:
@@ -196,13 +197,17 @@ def _partial(records: list[AnyRecord], fragments: int) -> int:
 # ---- recorded bytes ------------------------------------------------------------------------
 
 
-def _recompute(
+def recompute(
     records: list[AnyRecord],
     genesis: Genesis,
-    disks: list[RealDisk],
+    disks: Sequence[Disk],
     findings: Findings,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> None:
+    """Every outer step from genesis on, and the reductions whose inputs were recorded.
+
+    Stops at the first round whose result no disk holds. Raises Violation.
+    """
     state = _genesis_state(genesis, disks)
     commits = [r for r in records if isinstance(r, Commit)]
     fragments = {r.round: r.fragment for r in records if isinstance(r, Lease)}
@@ -220,7 +225,7 @@ def _recompute(
             progress(done, len(commits))
 
 
-def _genesis_state(genesis: Genesis, disks: list[RealDisk]) -> OuterState:
+def _genesis_state(genesis: Genesis, disks: Sequence[Disk]) -> OuterState:
     spec = genesis_spec(genesis)
     state = OuterState(Layout.from_json(genesis.layout), spec.outer)
     for disk in disks:
@@ -238,7 +243,7 @@ def _genesis_state(genesis: Genesis, disks: list[RealDisk]) -> OuterState:
     raise UserError("no genesis snapshot in this folder; verify the host's home, which keeps it")
 
 
-def _results(state: OuterState, commit: Commit, disks: list[RealDisk]) -> list[bytes] | None:
+def _results(state: OuterState, commit: Commit, disks: Sequence[Disk]) -> list[bytes] | None:
     """From the first holder; every other holder's copy must be intact too."""
     lengths, hashes = slice_lengths(state, commit), [s.hash for s in commit.slices]
     found: list[bytes] | None = None
@@ -248,7 +253,7 @@ def _results(state: OuterState, commit: Commit, disks: list[RealDisk]) -> list[b
             continue
         copy = log.load(hashes, lengths)
         if copy is None:
-            raise Violation(f"round {commit.round}: the result kept in {disk.root} is damaged")
+            raise Violation(f"round {commit.round}: the result kept in {disk} is damaged")
         found = found or copy
     return found
 
@@ -271,7 +276,7 @@ def _check_reduction(
     state: OuterState,
     commit: Commit,
     results: list[bytes],
-    disks: list[RealDisk],
+    disks: Sequence[Disk],
     findings: Findings,
 ) -> None:
     """With `--record all`: the weighted mean itself, from the contributions."""
@@ -281,7 +286,8 @@ def _check_reduction(
     for index, place in enumerate(commit.slices):
         inputs: dict[str, list[bytes]] = {}
         for c in commit.contributors:
-            data = _input(disks, f"inputs/{commit.round}-{commit.attempt}/{index}-{c.node}")
+            path = inputs_path(commit.term, commit.round, commit.attempt, index, c.node)
+            data = _input(disks, path)
             if data is None:
                 findings.slices_without_inputs += 1
                 return
@@ -301,7 +307,7 @@ def _check_reduction(
             )
 
 
-def _input(disks: list[RealDisk], path: str) -> bytes | None:
+def _input(disks: Sequence[Disk], path: str) -> bytes | None:
     return next((d for disk in disks if (d := disk.read(path)) is not None), None)
 
 

@@ -5,13 +5,14 @@ memory links and memory disks. Used by tests and by `farflung sim`.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farflung.checkpoint.blob_store import BlobStore
-from farflung.clock import InlineWorkers, LoopClock
+from farflung.clock import LoopClock
 from farflung.config.run import RunSpec
 from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
@@ -30,6 +31,7 @@ from farflung.run.node import NodeConfig, World
 from farflung.run.numpy_trainer import NumpyTrainer
 from farflung.run.outer_state import OuterState
 from farflung.run.trainer_port import TrainerPort
+from farflung.sim.workers import SeededWorkers
 from farflung.swarm import votes
 from farflung.swarm.identity import Identity, verify
 from farflung.swarm.journal import Journal
@@ -40,18 +42,45 @@ JOURNAL = "journal.bin"
 CONTROL = Endpoint("coordinator:7000")
 RUN = "5eed5eed5eed5eed"
 KEEPER = "keeper"
+COORDINATOR_NODE = NodeId("coordinator")
+TICK_S = 0.2
+"""Between the coordinator's looks at its timers; half as often as in earnest, to save time."""
+LOOK_S = 0.1
 
 
 def seeded_identity(label: str) -> Identity:
     return Identity.from_seed(hashlib.sha256(label.encode()).digest())
 
 
+@functools.lru_cache(maxsize=20_000)
 def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Remembered: a dozen simulated nodes check the same record, and a check is a pure function."""
     return verify(public_key, b"journal", message, signature)
 
 
+@functools.lru_cache(maxsize=20_000)
 def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
     return verify(public_key, votes.DOMAIN, body, signature)
+
+
+@dataclass
+class Life:
+    """One run of a simulated process: what it says and does after its death does not count."""
+
+    workers: SeededWorkers
+    events: list[Event]
+    listen: Callable[[Event], None] | None = None
+    alive: bool = True
+
+    def emit(self, event: Event) -> None:
+        if self.alive:
+            self.events.append(event)
+            if self.listen is not None:
+                self.listen(event)
+
+    def end(self) -> None:
+        self.alive = False
+        self.workers.stop()
 
 
 @dataclass
@@ -67,6 +96,7 @@ class SimNode:
     agent: Agent | None = None
     task: asyncio.Task[str] | None = None
     trainer: NumpyTrainer | None = None
+    life: Life | None = None
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -84,11 +114,17 @@ class SimSwarm:
         self.run_key = seeded_identity(f"run-{seed}")
         self.disk = MemoryDisk()
         self.events: list[Event] = []
+        self.told: list[tuple[float, Event]] = []
+        """The coordinator's events with their (virtual) times."""
+        self.former_journals: list[bytes] = []
+        """What was durable whenever the coordinator died."""
+        self.life: Life | None = None
         self.picture = Picture()
         self.nodes: dict[str, SimNode] = {}
         self.coordinator: Coordinator | None = None
         self._coordinator_task: asyncio.Task[None] | None = None
         self._elements: tuple[int, ...] = ()
+        self.latency_s: tuple[float, float] | None = None
 
     @classmethod
     async def start(
@@ -100,8 +136,11 @@ class SimSwarm:
         seed: int = 0,
         outbound_only: bool = False,
         step_s: float = 0.05,
+        latency_s: tuple[float, float] | None = None,
     ) -> SimSwarm:
+        """`latency_s`: each pair of nodes draws its one-way delay from this range."""
         swarm = cls(spec, seed)
+        swarm.latency_s = latency_s
         source = swarm.add(KEEPER, "keeper" if keeper else "source")
         swarm._make_genesis(source.disk)
         await swarm.start_coordinator()
@@ -136,32 +175,54 @@ class SimSwarm:
     # ---- the coordinator -------------------------------------------------------------------
 
     async def start_coordinator(self) -> None:
-        self.coordinator = Coordinator(
-            transport=self.network.transport(NodeId("coordinator"), COORDINATOR),
+        """Start or restart it on its disk. Raises StorageError."""
+        self.life = life = Life(self._workers(), self.events, self._see)
+        self.coordinator = coordinator = Coordinator(
+            transport=self.network.transport(COORDINATOR_NODE, COORDINATOR),
             clock=LoopClock(),
-            workers=InlineWorkers(),
-            emit=self._see,
+            workers=life.workers,
+            emit=life.emit,
             journal=self._open_journal(),
             fragment_elements=self._elements,
             admission=_nobody,
             check_vote=verify_vote,
             status=lambda: str(to_json(self.picture)),
+            tick_s=TICK_S,
         )
-        await self.coordinator.start(CONTROL)
-        self._coordinator_task = asyncio.create_task(self.coordinator.run())
+        try:
+            await coordinator.start(CONTROL)
+        except asyncio.CancelledError:
+            if life.alive:
+                raise
+        if not life.alive:
+            return  # killed while it started
+        self._coordinator_task = asyncio.create_task(coordinator.run())
         for node in self.nodes.values():
             self._admit(node)
 
-    async def kill_coordinator(self, torn_bytes: int = 0) -> None:
-        """SIGKILL: nothing is said, unsynced bytes are gone."""
-        self.network.kill(NodeId("coordinator"))
-        await _end(self._coordinator_task)
+    def strike_coordinator(self, torn_bytes: int = 0) -> None:
+        """SIGKILL, at this very instruction: nothing more is said, unsynced bytes are gone."""
+        if self.life is None or not self.life.alive:
+            return
+        self.life.end()
+        self.network.kill(COORDINATOR_NODE)
+        self.former_journals.append(self.disk.crash().read(JOURNAL) or b"")
         self.disk = self.disk.crash(torn_bytes)
         self.coordinator = None
+        if self._coordinator_task is not None:
+            self._coordinator_task.cancel()
+
+    async def kill_coordinator(self, torn_bytes: int = 0) -> None:
+        self.strike_coordinator(torn_bytes)
+        await _end(self._coordinator_task)
+        self._coordinator_task = None
 
     def _see(self, event: Event) -> None:
-        self.events.append(event)
+        self.told.append((asyncio.get_running_loop().time(), event))
         self.picture = see(self.picture, event)
+
+    def _workers(self) -> SeededWorkers:
+        return SeededWorkers(random.Random(self.rng.getrandbits(64)))
 
     # ---- nodes -----------------------------------------------------------------------------
 
@@ -175,6 +236,9 @@ class SimSwarm:
             outbound_only=outbound_only,
             step_s=step_s,
         )
+        if self.latency_s is not None:
+            for other in [COORDINATOR_NODE, *(n.node for n in self.nodes.values())]:
+                self.network.set_delay(node.node, other, self.rng.uniform(*self.latency_s))
         self.nodes[label] = node
         if self.coordinator is not None:
             self._admit(node)
@@ -196,11 +260,12 @@ class SimSwarm:
     def spawn(self, label: str) -> None:
         """Start (or restart) a node's process on its disk."""
         node = self.nodes[label]
-        node.agent = self._agent(node)
+        node.life = Life(self._workers(), node.events)
+        node.agent = self._agent(node, node.life)
         node.task = asyncio.create_task(node.agent.run())
         node.task.add_done_callback(lambda t: t.cancelled() or t.exception())
 
-    def _agent(self, node: SimNode) -> Agent:
+    def _agent(self, node: SimNode, life: Life) -> Agent:
         def make_trainer(spec: RunSpec, state: OuterState) -> TrainerPort:
             shared = SharedState.create(
                 state.layout.size, state.fragments, spec.outer.window, memfd=False
@@ -213,9 +278,9 @@ class SimSwarm:
             transport=self.network.transport(node.node, PEER),
             disk=node.disk,
             clock=LoopClock(),
-            workers=InlineWorkers(),
+            workers=life.workers,
             rng=random.Random(self.rng.getrandbits(64)),
-            emit=node.events.append,
+            emit=life.emit,
             sign=lambda body: node.identity.sign(votes.DOMAIN, body),
         )
         config = NodeConfig(
@@ -231,13 +296,22 @@ class SimSwarm:
         trains = node.role == "trainer"
         return Agent(config, world, journal, make_trainer=make_trainer if trains else None)
 
-    async def kill(self, label: str, torn_bytes: int = 0) -> None:
-        """SIGKILL a node: its links end at once, unsynced bytes are gone."""
+    def strike(self, label: str, torn_bytes: int = 0) -> None:
+        """SIGKILL a node at this very instruction: links end, unsynced bytes are gone."""
         node = self.nodes[label]
+        if node.life is None or not node.life.alive:
+            return
+        node.life.end()
         self.network.kill(node.node)
-        await _end(node.task)
         node.disk = node.disk.crash(torn_bytes)
-        node.agent = node.task = node.trainer = None
+        node.agent = node.trainer = None
+        if node.task is not None:
+            node.task.cancel()
+
+    async def kill(self, label: str, torn_bytes: int = 0) -> None:
+        self.strike(label, torn_bytes)
+        await _end(self.nodes[label].task)
+        self.nodes[label].task = None
 
     # ---- waiting and looking ---------------------------------------------------------------
 
@@ -253,7 +327,7 @@ class SimSwarm:
                 coordinating.result()
             if asyncio.get_running_loop().time() > end:
                 raise TimeoutError(f"not in {deadline_s:g} s: {to_json(self.picture)}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LOOK_S)
 
     async def committed(self, rounds: int, deadline_s: float = 600.0) -> None:
         await self.until(lambda: self.picture.committed >= rounds, deadline_s)
@@ -273,6 +347,9 @@ class SimSwarm:
 
     def records(self) -> list[AnyRecord]:
         return list(self._open_journal().records())
+
+    def journal_bytes(self) -> bytes:
+        return self.disk.read(JOURNAL) or b""
 
     def commits(self) -> list[Commit]:
         return [r for r in self.records() if isinstance(r, Commit)]

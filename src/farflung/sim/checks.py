@@ -1,0 +1,136 @@
+"""The invariants of a simulated history, judged from journal and event logs, each with a count."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from farflung.errors import FarflungError
+from farflung.events import Applied, GenerationClosed, StateReported
+from farflung.run.verify import Findings, Violation, check_chain, recompute
+from farflung.sim.faults import Harm
+from farflung.sim.world import SimSwarm
+from farflung.swarm.ledger import audit
+from farflung.swarm.records import AnyRecord, Commit, Gen, Genesis, Join
+
+AFTERMATH_S = 20.0
+"""A stay that is closed so long after a fault of its node (or the coordinator's) was its doing."""
+
+NAMES = {
+    "S1": "states compared with the commit's",
+    "S2": "journals that are a prefix of the final one",
+    "S3": "applied rounds found in the journal",
+    "S4": "samples credited exactly once",
+    "S5": "outer steps recomputed",
+    "S5r": "slice reductions recomputed",
+    "S6": "contributions of a stay that was open",
+    "S7": "contributors and voters that were admitted",
+    "L1": "storms after which three more rounds were committed",
+    "L4": "closed stays that a fault explains",
+}
+
+
+class BrokenInvariant(FarflungError):
+    """A seed found a bug; the message names the seed, the faults and the violation."""
+
+
+def check(swarm: SimSwarm, harms: list[Harm] | None = None) -> Counter[str]:
+    """Counts of what was checked. Raises BrokenInvariant with the first violation."""
+    records = swarm.records()
+    counts: Counter[str] = Counter()
+    _agreement(swarm, records, counts)
+    _prefixes(swarm, counts)
+    _ledger(swarm, records, counts)
+    _members(records, counts)
+    _arithmetic(swarm, records, counts)
+    if harms is not None:
+        _evictions(swarm, harms, counts)
+    return counts
+
+
+def _demand(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise BrokenInvariant(sentence)
+
+
+def _agreement(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
+    commits = {r.round: r for r in records if isinstance(r, Commit)}
+    for node in swarm.nodes.values():
+        for event in node.events:
+            if isinstance(event, Applied):
+                commit = commits.get(event.round)
+                if commit is None:
+                    raise BrokenInvariant(
+                        f"S3: {node.label} applied round {event.round}, which is not logged"
+                    )
+                _demand(
+                    event.state_root == commit.state_root.hex(),
+                    f"S1: {node.label} has another state after round {event.round}",
+                )
+                counts["S1"] += 1
+                counts["S3"] += 1
+    for told in swarm.events:
+        if isinstance(told, StateReported):
+            _demand(told.agrees, f"S1: a node reported another state: {told}")
+            counts["S1"] += 1
+
+
+def _prefixes(swarm: SimSwarm, counts: Counter[str]) -> None:
+    final = swarm.journal_bytes()
+    for index, former in enumerate(swarm.former_journals):
+        _demand(final.startswith(former), f"S2: journal {index} was changed after a restart")
+        counts["S2"] += 1
+
+
+def _ledger(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
+    result = audit(records, swarm.spec.data.rows)
+    _demand(result.duplicated == 0, f"S4: {result.duplicated} samples were credited twice")
+    _demand(result.unleased == 0, f"S4: {result.unleased} samples were credited without a lease")
+    _demand(result.lost == 0, f"S4: {result.lost} samples were lost")
+    counts["S4"] += result.credited
+
+
+def _members(records: list[AnyRecord], counts: Counter[str]) -> None:
+    joined: set[str] = set()
+    stays: set[tuple[str, int]] = set()
+    for record in records:
+        if isinstance(record, Join):
+            joined.add(record.node)
+        elif isinstance(record, Gen):
+            stays.add((record.node, record.generation))
+        elif isinstance(record, Commit):
+            for c in record.contributors:
+                stay = (c.node, c.generation) in stays
+                _demand(stay, f"S6: round {record.round} credits a stay that was never opened")
+                counts["S6"] += 1
+            for node in [*(c.node for c in record.contributors), *(v.node for v in record.votes)]:
+                _demand(node in joined, f"S7: round {record.round} names a stranger")
+                counts["S7"] += 1
+
+
+def _arithmetic(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
+    genesis = records[0]
+    assert isinstance(genesis, Genesis)
+    findings = Findings()
+    disks = [node.disk for node in swarm.nodes.values()]
+    try:
+        check_chain(genesis.run, records, findings)
+        recompute(records, genesis, disks, findings)
+    except Violation as violation:
+        raise BrokenInvariant(f"S5: {violation}") from None
+    counts["S5"] += findings.steps_recomputed
+    counts["S5r"] += findings.reductions_recomputed
+    counts["rounds"] += findings.commits
+    counts["abandoned"] += findings.abandoned
+
+
+def _evictions(swarm: SimSwarm, harms: list[Harm], counts: Counter[str]) -> None:
+    labels: dict[str, str] = {node.node: node.label for node in swarm.nodes.values()}
+    for at_s, event in swarm.told:
+        if not isinstance(event, GenerationClosed):
+            continue
+        label = labels.get(event.node, "?")
+        explained = any(
+            h.node == label and h.start_s <= at_s <= h.stop_s + AFTERMATH_S for h in harms
+        )
+        _demand(explained, f"L4: {label} was put out at {at_s:.1f} s ({event.reason})")
+        counts["L4"] += 1
