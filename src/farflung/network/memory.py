@@ -186,6 +186,7 @@ class MemoryNetwork:
         for connection in list(self._connections):
             here, there = connection.ends
             if here == node:
+                connection.killed = True
                 connection.end(LinkDown(f"{node[:8]} was killed"))
             elif there == node and not self.path(node, here).blocked:
                 connection.end(LinkDown(f"{node[:8]} closed the connection"))

@@ -156,6 +156,8 @@ class MemoryConnection:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.bulk_size: BulkSize | None = None
+        self.killed = False
+        """Its process is gone: what still arrives is answered with a reset."""
         self._network = network
         self._limits = network.limits if role else network.limits.for_strangers()
         self._out, self._into = out, into
@@ -233,6 +235,8 @@ class MemoryConnection:
     def deliver(self, packet: _Packet) -> None:
         if self._ended is not None:
             self._into.consumed(packet.size)
+            if self.killed:
+                self._out.sink.end(LinkDown("connection reset"))
         elif not packet.frame:
             self.end(LinkDown(packet.reason))
         else:

@@ -98,7 +98,7 @@ class Applier:
         while results is None:
             try:
                 results = await self._follower.fetch_results(
-                    commit, self._donors(), self._mesh.blobs
+                    commit, self._donors(), self._mesh.blobs, me=self._config.node
                 )
             except (LinkDown, CorruptState, StorageError) as error:
                 sentence = f"round {commit.round} is not here yet: {error}"
@@ -144,7 +144,8 @@ class Applier:
     def _keep_house(self, round_: int) -> None:
         rules = self._follower.spec.swarm
         if self._config.role == "trainer":
-            self._follower.log.trim(round_ + 1 - rules.keep_rounds)
+            floor = round_ + 1 - rules.keep_rounds
+            self._follower.log.trim(min(floor, self._follower.saved_rounds))
         due = (round_ + 1) % rules.snapshot_every == 0 and not self._behind()
         idle = self._saving is None or self._saving.done()  # else the disk is slower than that
         if due and idle:

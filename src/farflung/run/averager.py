@@ -177,9 +177,6 @@ class Averager:
         if not isinstance(header, Contribution | SliceResult) or not self._follower.ready:
             raise ProtocolError(f"{type(header).__name__} is not expected here")
         state = self._follower.state
-        ahead = header.round - state.next_round
-        if ahead > state.outer.window + 1:
-            raise ProtocolError(f"round {header.round} is too far ahead of {state.next_round}")
         try:
             grid = state.grid(header.round % len(state.fragments))
             return grid.bytes_between(header.first, header.stop)
@@ -197,7 +194,9 @@ class Averager:
             self._early.setdefault(key, []).append((sender, header, bytes(payload)))
 
     def _is_early(self, key: _Key) -> bool:
-        if key[1] < self._follower.state.next_round:
+        """Rounds that I cannot be in yet are dropped: I fetch their results when I get there."""
+        state = self._follower.state
+        if not state.next_round <= key[1] <= state.next_round + state.outer.window + 1:
             return False
         newest = max((k for k in self._exchanges if k[1] == key[1]), default=None)
         return newest is None or key > newest

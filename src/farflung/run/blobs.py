@@ -16,6 +16,8 @@ from farflung.network.link import Connection
 from farflung.network.messages import Blob, Catalogue, CatalogueReply, Fetch
 
 PIECE_BYTES = 4 << 20
+REACH_S = 5.0
+"""A source without a link by then is passed over; the next try may find it."""
 PIECE_S = 30.0
 """A piece that takes longer counts as a lost link."""
 SERVED_AT_ONCE = 4
@@ -86,7 +88,7 @@ class BlobExchange:
         key = (node, bytes(name), offset)
         if key in self._pending:
             return await asyncio.shield(self._pending[key][1])
-        link = await self._mesh.reach(node, PIECE_S)
+        link = await self._mesh.reach(node, REACH_S)
         future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self._pending[key] = (length, future)
         try:
@@ -100,7 +102,7 @@ class BlobExchange:
 
     async def catalogue(self, node: str) -> CatalogueReply:
         """The newest snapshot of a node. Raises LinkDown."""
-        link = await self._mesh.reach(node, PIECE_S)
+        link = await self._mesh.reach(node, REACH_S)
         future: asyncio.Future[CatalogueReply] = asyncio.get_running_loop().create_future()
         self._catalogues[node] = future
         try:

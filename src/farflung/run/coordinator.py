@@ -216,7 +216,7 @@ class Coordinator:
 
     def _update_donors(self) -> None:
         serving = [n for n in self.state.nodes.values() if n.endpoints and serves(n)]
-        members = sorted(serving, key=lambda m: (m.trains, m.node))
+        members = sorted(serving, key=lambda m: (not m.open, m.trains, m.node))
         donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
         if donors != self._donors:
             self._donors = donors

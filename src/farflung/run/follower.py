@@ -81,6 +81,9 @@ class Follower:
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned."""
         self._moved = asyncio.Event()
+        self.saved_rounds = 0
+        """Rounds in my newest snapshot. Results from there on must be kept: without them neither
+        I nor anybody who takes that snapshot could catch up."""
 
     # ---- the journal -----------------------------------------------------------------------
 
@@ -188,6 +191,7 @@ class Follower:
             manifest = decode_manifest(data, self._genesis.run)
             self._check(manifest)
             await self._workers.run(lambda: install(state, manifest, self.blobs))
+            self.saved_rounds = manifest.next_round
         except (CorruptState, StorageError) as error:
             self._emit(Warned(sentence=f"my own snapshot is unusable ({error}); fetching one"))
             return False
@@ -313,12 +317,14 @@ class Follower:
         return self.log.load([s.hash for s in commit.slices], lengths)
 
     async def fetch_results(
-        self, commit: Commit, donors: Sequence[str], exchange: BlobExchange
+        self, commit: Commit, donors: Sequence[str], exchange: BlobExchange, *, me: str
     ) -> list[bytes]:
         """The commit's result bytes by hash, and keep them. Raises LinkDown, CorruptState."""
         lengths = slice_lengths(self.state, commit)
         owners = [s.owner for s in commit.slices]
-        sources = list(dict.fromkeys([*commit.holders, *donors, *owners]))
+        named = dict.fromkeys([*commit.holders, *donors, *owners])
+        # Donors can be reached now; a holder that is no donor may be gone.
+        sources = sorted((n for n in named if n != me), key=lambda n: n not in donors)
         results = [
             await exchange.fetch(sources, Hash(place.hash), n)
             for place, n in zip(commit.slices, lengths, strict=True)
@@ -360,6 +366,7 @@ class Follower:
                 names.add(self._genesis.snapshot)
         self.blobs.keep_only(names)
         self._previous = pointer
+        self.saved_rounds = pointer.next_round
 
     _previous: Pointer | None = None
 

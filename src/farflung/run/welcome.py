@@ -84,10 +84,9 @@ def _double_start(state: State, node: str, hello: Hello, connected: bool, now_s:
 
 
 def serves(node: Node) -> bool:
-    """Active members have state; a source serves genesis and data without taking part."""
-    if node.role == "source":
-        return node.link is not Link.GONE
-    return node.open and node.link is Link.ACTIVE
+    """Whoever is connected may hold bytes that others miss, also while it catches up itself:
+    after a power cut everywhere nobody is active until the holders' bytes have gone round."""
+    return node.link is not Link.GONE
 
 
 def orphans(state: State) -> list[AnyRecord]:

@@ -8,12 +8,13 @@ from farflung.errors import FarflungError
 from farflung.events import Applied, GenerationClosed, StateReported
 from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import Harm
-from farflung.sim.world import SimSwarm
+from farflung.sim.world import SimSwarm, whole_frames
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import AnyRecord, Commit, Gen, Genesis, Join
 
 AFTERMATH_S = 20.0
 """A stay that is closed so long after a fault of its node (or the coordinator's) was its doing."""
+NEVER_BEGAN = "restarted without its progress"
 
 NAMES = {
     "S1": "states compared with the commit's",
@@ -76,7 +77,8 @@ def _agreement(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) 
 
 def _prefixes(swarm: SimSwarm, counts: Counter[str]) -> None:
     final = swarm.journal_bytes()
-    for index, former in enumerate(swarm.former_journals):
+    for index, left in enumerate(swarm.former_journals):
+        former = whole_frames(left)
         _demand(final.startswith(former), f"S2: journal {index} was changed after a restart")
         counts["S2"] += 1
 
@@ -129,8 +131,11 @@ def _evictions(swarm: SimSwarm, harms: list[Harm], counts: Counter[str]) -> None
         if not isinstance(event, GenerationClosed):
             continue
         label = labels.get(event.node, "?")
+        # A coordinator that dies between logging a stay and telling its peer of it finds, when it
+        # is back, a peer that never began that stay.
+        suspects = {label, ""} if event.reason == NEVER_BEGAN else {label}
         explained = any(
-            h.node == label and h.start_s <= at_s <= h.stop_s + AFTERMATH_S for h in harms
+            h.node in suspects and h.start_s <= at_s <= h.stop_s + AFTERMATH_S for h in harms
         )
         _demand(explained, f"L4: {label} was put out at {at_s:.1f} s ({event.reason})")
         counts["L4"] += 1

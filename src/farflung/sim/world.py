@@ -366,6 +366,13 @@ class SimSwarm:
         return BlobStore(self.nodes[label].disk)
 
 
+def whole_frames(journal: bytes) -> bytes:
+    """What a restart keeps of a journal: a torn tail is cut."""
+    disk = MemoryDisk({JOURNAL: journal} if journal else None)
+    Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
+    return disk.read(JOURNAL) or b""
+
+
 def fragment_sizes(layout: Layout, spec: RunSpec) -> tuple[int, ...]:
     return tuple(size(f) for f in make_fragments(layout, spec.outer.fragments))
 

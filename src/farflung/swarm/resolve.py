@@ -53,10 +53,21 @@ def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
     if not by_hash:
         return None
     best = max(by_hash, key=lambda h: (len(by_hash[h]), h))
-    eligible = len({m.node for m in trial.message.members} & _live(state))
-    if len(by_hash[best]) < min(2, max(1, eligible)):
+    if len(by_hash[best]) < _holders_needed(state, trial):
         return None
+    if not {v.node for v in by_hash[best]} & _live(state):
+        return None  # the only copies may have died with their holders
     return tuple(by_hash[best])
+
+
+def _holders_needed(state: State, trial: Trial) -> int:
+    """h = min(2, eligible holders).
+
+    A member that has just lost its connection is still eligible: if several die at once, what is
+    left at one instant must not lower h for a result whose holder is among the dead.
+    """
+    staying = {n.node for n in state.nodes.values() if n.open}
+    return min(2, max(1, len({m.node for m in trial.message.members} & staying)))
 
 
 def _signed(node: str, vote: Vote) -> SignedVote:
