@@ -111,6 +111,8 @@ class Follower:
             self._genesis = record
         elif isinstance(record, Commit):
             self._commits[record.round] = record
+            if self._state is not None:  # serve what I hold, also before I apply it
+                self._index(self._state, record)
         elif isinstance(record, Abandon):
             self._commits[record.round] = None
 
