@@ -82,6 +82,7 @@ class Follower:
         """Resolutions by round; None: abandoned."""
         self._moved = asyncio.Event()
         self.saved_rounds = 0
+        """Rounds in my newest snapshot: results from there on are kept, to catch up from it."""
         """Rounds in my newest snapshot. Results from there on must be kept: without them neither
         I nor anybody who takes that snapshot could catch up."""
 

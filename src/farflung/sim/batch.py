@@ -66,7 +66,7 @@ def kind_of(fault: str) -> str:
     words = fault.split()
     if words[0] == "kill" and len(words) > 1:
         return f"kill {words[1] if words[1] in ('coordinator', 'keeper') else 'peer'}"
-    return " ".join(words[:2]) if words[0] in ("full", "slow", "lose") else words[0]
+    return " ".join(words[:2]) if words[0] in ("full", "slow", "lose", "double") else words[0]
 
 
 def play(seeds: Sequence[int], faults: int) -> Iterator[dict[str, Any]]:

@@ -63,6 +63,8 @@ class Storm:
             (self._kill_all, 1),
             (self._lose_disk, 1),
             (self._freeze, 2),
+            (self._suspend_coordinator, 2),
+            (self._double_start, 1),
             (self._partition, 4),
             (self._cut, 2),
             (self._tamper, 2),
@@ -154,7 +156,7 @@ class Storm:
     async def _lose_disk(self) -> None:
         """One trainer's machine burns; a new one with the same key comes back empty."""
         label = self._pick(self._trainers())
-        if not label or self.lost_disks:
+        if not label or self.lost_disks or not self._is_elsewhere(label):
             return
         self.lost_disks += 1
         self._busy.add(label)
@@ -165,6 +167,12 @@ class Storm:
         await asyncio.sleep(self.rng.uniform(0, 10))
         self.swarm.spawn(label)
         self._harm("kill", label, start)
+
+    def _is_elsewhere(self, label: str) -> bool:
+        """Another live node has applied every committed round: no only copy is lost."""
+        others = [n.agent for n in self.swarm.nodes.values() if n.label != label and n.agent]
+        done = [a.follower.state.next_round for a in others if a.follower.ready]
+        return max(done, default=0) >= self.swarm.picture.round + 1
 
     async def _freeze(self) -> None:
         label = self._pick(self._trainers())
@@ -177,6 +185,33 @@ class Storm:
         await asyncio.sleep(self.rng.uniform(1, 12))
         self.swarm.network.thaw(node)
         self._harm("freeze", label, start)
+
+    async def _suspend_coordinator(self) -> None:
+        if "" in self._busy:
+            return
+        self._busy.add("")
+        self.done.append("suspend coordinator")
+        start = _now()
+        await self.swarm.suspend_coordinator(self.rng.uniform(2, 20))
+        self._harm("suspend", "", start)
+
+    async def _double_start(self) -> None:
+        """A copy of a running node's folder is started as well; it must be refused."""
+        label = self._pick(self._trainers())
+        if not label or "" in self._busy:
+            return
+        self._busy.update((label, ""))
+        self.done.append(f"double start {label}")
+        start = _now()
+        task = self.swarm.spawn_twin(label)
+        await asyncio.wait({task}, timeout=12.0)
+        self.done[-1] += " (refused)" if task.done() else ""
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self.swarm.kill(label)  # the twin shared its address
+        self.swarm.spawn(label)
+        self._busy.discard("")
+        self._harm("double start", label, start)
 
     async def _join(self) -> None:
         if self.joined >= MOST_LATE:

@@ -54,7 +54,7 @@ def spec_for(seed: int) -> RunSpec:
             "inner": {"batch_rows": 4, "lr": 0.1},
             "outer": outer,
             "swarm": {
-                "start_peers": 3,
+                "start_peers": rng.choice([2, 3, 3]),
                 "min_peers": rng.choice([1, 1, 2]),
                 "snapshot_every": rng.choice([2, 4]),
                 "keep_rounds": rng.choice([2, 4, 64]),
@@ -67,8 +67,14 @@ def run_seed(seed: int, faults: int = FAULTS) -> Outcome:
     """Play one seed to its end. Raises BrokenInvariant."""
 
     async def main() -> Outcome:
+        spec, rng = spec_for(seed), random.Random(f"shape {seed}")
         swarm = await SimSwarm.start(
-            spec_for(seed), peers=3, seed=seed, step_s=STEP_S, latency_s=LATENCY_S
+            spec,
+            peers=spec.swarm.start_peers + rng.choice([0, 0, 1, 2]),
+            keeper=rng.random() < 0.85,
+            seed=seed,
+            step_s=STEP_S,
+            latency_s=LATENCY_S,
         )
         storm = Storm(swarm, random.Random(seed))
         try:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.clock import LoopClock
@@ -31,6 +30,7 @@ from farflung.run.node import NodeConfig, World
 from farflung.run.numpy_trainer import NumpyTrainer
 from farflung.run.outer_state import OuterState
 from farflung.run.trainer_port import TrainerPort
+from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm import votes
 from farflung.swarm.identity import Identity, verify
@@ -63,47 +63,6 @@ def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
     return verify(public_key, votes.DOMAIN, body, signature)
 
 
-@dataclass
-class Life:
-    """One run of a simulated process: what it says and does after its death does not count."""
-
-    workers: SeededWorkers
-    events: list[Event]
-    listen: Callable[[Event], None] | None = None
-    alive: bool = True
-
-    def emit(self, event: Event) -> None:
-        if self.alive:
-            self.events.append(event)
-            if self.listen is not None:
-                self.listen(event)
-
-    def end(self) -> None:
-        self.alive = False
-        self.workers.stop()
-
-
-@dataclass
-class SimNode:
-    """A node's name, key and disk outlive its process."""
-
-    label: str
-    identity: Identity
-    role: str
-    disk: MemoryDisk = field(default_factory=MemoryDisk)
-    outbound_only: bool = False
-    step_s: float = 0.05
-    agent: Agent | None = None
-    task: asyncio.Task[str] | None = None
-    trainer: NumpyTrainer | None = None
-    life: Life | None = None
-    events: list[Event] = field(default_factory=list)
-
-    @property
-    def node(self) -> NodeId:
-        return self.identity.node_id
-
-
 class SimSwarm:
     """Build with `await SimSwarm.start(...)` inside `run_virtual`."""
 
@@ -118,6 +77,8 @@ class SimSwarm:
         """The coordinator's events with their (virtual) times."""
         self.former_journals: list[bytes] = []
         """What was durable whenever the coordinator died."""
+        self.clock = SuspendableClock()
+        """The coordinator's."""
         self.life: Life | None = None
         self.picture = Picture()
         self.nodes: dict[str, SimNode] = {}
@@ -179,7 +140,7 @@ class SimSwarm:
         self.life = life = Life(self._workers(), self.events, self._see)
         self.coordinator = coordinator = Coordinator(
             transport=self.network.transport(COORDINATOR_NODE, COORDINATOR),
-            clock=LoopClock(),
+            clock=self.clock,
             workers=life.workers,
             emit=life.emit,
             journal=self._open_journal(),
@@ -211,6 +172,14 @@ class SimSwarm:
         self.coordinator = None
         if self._coordinator_task is not None:
             self._coordinator_task.cancel()
+
+    async def suspend_coordinator(self, seconds: float) -> None:
+        """SIGSTOP and SIGCONT: it hears nothing, says nothing, and its clock jumps at the end."""
+        self.clock.suspend()
+        self.network.freeze(COORDINATOR_NODE)
+        await asyncio.sleep(seconds)
+        self.clock.resume()
+        self.network.thaw(COORDINATOR_NODE)
 
     async def kill_coordinator(self, torn_bytes: int = 0) -> None:
         self.strike_coordinator(torn_bytes)
@@ -307,6 +276,21 @@ class SimSwarm:
         node.agent = node.trainer = None
         if node.task is not None:
             node.task.cancel()
+
+    def spawn_twin(self, label: str) -> asyncio.Task[str]:
+        """A second process of the same node on a copy of its disk, as after a copied folder."""
+        node = self.nodes[label]
+        twin = SimNode(
+            label=f"{label}'",
+            identity=node.identity,
+            role=node.role,
+            disk=node.disk.crash(),
+            step_s=node.step_s,
+        )
+        twin.life = Life(self._workers(), twin.events)
+        task = asyncio.create_task(self._agent(twin, twin.life).run())
+        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        return task
 
     async def kill(self, label: str, torn_bytes: int = 0) -> None:
         self.strike(label, torn_bytes)

@@ -289,6 +289,20 @@ def test_a_round_needs_two_equal_votes_when_two_can_vote() -> None:
     assert commit.fragment_hash == vote_for(attempt).fragment_hash
 
 
+def test_a_vote_of_the_dead_is_not_enough_while_other_members_may_come_back() -> None:
+    """The voter's disk may be lost with it; the others are silent for an instant only."""
+    driver, attempt, _ = in_reduce(2)
+    for peer in driver.peers.values():
+        for message in outcome(peer.node, attempt)[:-1]:
+            driver.say(peer, message)
+    voter, other = trainers_of(driver)
+    driver.say(voter, vote_for(attempt))
+    for peer in (voter, driver.peers["keeper"], other):
+        driver.disconnect(peer)
+        driver.advance(0.01)
+    assert not commits(driver)
+
+
 def test_votes_alone_do_not_commit_without_every_slices_result() -> None:
     driver, attempt, _ = in_reduce(2)
     for peer in driver.peers.values():
