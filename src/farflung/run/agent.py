@@ -14,16 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import (
-    CorruptState,
-    MismatchError,
-    ProtocolError,
-    Refused,
-)
-from farflung.events import (
-    AgentStarted,
-    Resynced,
-)
+from farflung.errors import CorruptState, MismatchError, ProtocolError, Refused
+from farflung.events import AgentStarted, Resynced
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -116,7 +108,8 @@ class Agent:
         self._endpoints: tuple[str, ...] = ()
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._term = 0
-        self._asked = False
+        self._asked = self._planned = False
+        self._asked_round = -1
         self._journal_ended = False
         self._journal_target = 0
         self._news = asyncio.Event()
@@ -260,8 +253,10 @@ class Agent:
         if self.config.role == "source" or not ready or behind:
             return
         state = self.follower.state
-        if not self.applier.generation or not self._asked:
-            self._asked = True
+        # A Synced that a resolution overtook was refused: ask again until there is a plan for me.
+        overtaken = not self._planned and self._asked_round != state.next_round
+        if not self.applier.generation or not self._asked or overtaken:
+            self._asked, self._asked_round = True, state.next_round
             await self.control.send(
                 Synced(
                     next_round=state.next_round,
@@ -333,7 +328,7 @@ class Agent:
             )
         self._term = welcome.term
         self._journal_target = welcome.journal_length
-        self._asked = False
+        self._asked = self._planned = False
         if self.averager is not None:
             self.averager.new_term(welcome.term)
         self._news.set()
@@ -349,9 +344,11 @@ class Agent:
                 self._donors = tuple(m.node for m in message.members)
             case Plan():
                 if self.runner is not None and message.generation == self.applier.generation:
+                    self._planned = True
                     self.runner.on_plan(message)
             case Attempt():
                 if self.averager is not None and message.term == self._term:
+                    self._planned = True
                     self.averager.on_attempt(message)
             case Verdict():
                 if self.averager is not None and message.term == self._term:
