@@ -266,10 +266,13 @@ class Storm:
         """Frames are lost, doubled, swapped or changed: each must end the connection, not more."""
         a, b = self._pair()
         self.done.append(f"tamper {self._label(a)}-{self._label(b)}")
-        path = self.swarm.network.path(a, b)
+        path, start = self.swarm.network.path(a, b), _now()
         path.tamper = self.aim.tamperer()
         await asyncio.sleep(self.rng.uniform(0.5, 4))
         path.tamper = None
+        if COORDINATOR_NODE in (a, b):  # beats and reconnections were lost as well
+            node = b if a == COORDINATOR_NODE else a
+            self.harms.append(Harm("tamper", self._label(node), start, _now()))
 
     async def _slow_link(self) -> None:
         a, b = self._pair()
