@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from farflung.errors import StorageError
+from farflung.failpoints import hit
 
 
 class Disk(Protocol):
@@ -115,7 +116,9 @@ class RealDisk:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            hit("disk.before-rename")
             temporary.replace(target)
+            hit("disk.renamed")
             _sync_folder(target.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -198,7 +201,9 @@ class MemoryDisk:
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         self._check_space(path)
+        hit("disk.before-rename")
         self._live[path] = bytearray(data)
+        hit("disk.renamed")
         self.sync(path)
 
     def names(self, folder: str) -> list[str]:

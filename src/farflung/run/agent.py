@@ -24,6 +24,7 @@ from farflung.events import (
     AgentStarted,
     Resynced,
 )
+from farflung.failpoints import sent
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -269,6 +270,7 @@ class Agent:
                     steps_per_s=0.0 if self.trainer is None else self.trainer.steps_per_s,
                 )
             )
+            await sent("synced.sent")
 
     async def _apply_loop(self) -> None:
         while True:
