@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from farflung.errors import StorageError
+from farflung.failpoints import hit
 
 
 class Disk(Protocol):
@@ -119,7 +120,9 @@ class RealDisk:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            hit("disk.before-rename")
             temporary.replace(target)
+            hit("disk.renamed")
             _sync_folder(target.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
@@ -206,7 +209,9 @@ class MemoryDisk:
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         self._check_space(path)
+        hit("disk.before-rename")
         self._live[path] = bytearray(data)
+        hit("disk.renamed")
         self._durable[path] = bytes(data)
 
     def names(self, folder: str) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from farflung.averaging.reduce import ChunkGrid, reduce_slice, statistics
 from farflung.clock import Workers
 from farflung.errors import LinkDown, ProtocolError
-from farflung.failpoints import hit
+from farflung.failpoints import sent
 from farflung.hashing import digest, merkle_root
 from farflung.ids import Hash
 from farflung.network.messages import (
@@ -156,7 +156,7 @@ class Exchange:
         order = list(enumerate(self.attempt.slices))
         order = order[start % len(order) :] + order[: start % len(order)]
         await asyncio.gather(*(self._send_slice(i, place) for i, place in order))
-        hit("contribution.sent")
+        await sent("contribution.sent")
 
     async def _send_slice(self, index: int, place: Slice) -> None:
         assert self._mine is not None
@@ -173,8 +173,10 @@ class Exchange:
             payload = b"".join(self._mine[first:stop])
             if place.owner == self._node:
                 self.deliver_contribution(self._node, head, memoryview(payload))
-            elif not await self._try_send(place.owner, head, payload):
-                return
+            else:
+                await sent("contribution.before-frame")
+                if not await self._try_send(place.owner, head, payload):
+                    return
 
     async def _own(self, index: int, place: Slice) -> None:
         """Reduce one slice. The order of contributors is the verdict's, never the arrival's."""
@@ -185,7 +187,7 @@ class Exchange:
         }
         sums = await self._workers.run(lambda: statistics(self._grid, place.first, inputs))
         await self._ports.tell(Statistics(**self._fence(), slice=index, partials=sums))
-        hit("statistics.sent")
+        await sent("statistics.sent")
         verdict = await self._verdict
         encoded = await self._workers.run(
             lambda: reduce_slice(self._grid, place.first, inputs, verdict.included, verdict.divisor)
@@ -193,7 +195,7 @@ class Exchange:
         if self._ports.keep_inputs is not None:
             self._ports.keep_inputs(self.attempt, index, inputs)
         await self._ports.tell(Result(**self._fence(), slice=index, hash=digest(b"".join(encoded))))
-        hit("result.sent")
+        await sent("result.sent")
         self._results[index] = dict(enumerate(encoded, start=place.first))
         self._changed.set()
         others = [m.node for m in self.attempt.members if m.node != self._node]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import farflung
+from farflung import failpoints
 from farflung.cli import data, demo, host, join, leave, sim, status, verify
 from farflung.errors import FarflungError
 
@@ -52,6 +53,7 @@ app.add_typer(data.app, name="data")
 def main() -> None:
     """Entry point. Farflung's own errors print one sentence; bugs keep their traceback."""
     try:
+        failpoints.arm_process()
         app()
     except FarflungError as error:
         typer.echo(f"farflung: {error}", err=True)

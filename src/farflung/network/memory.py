@@ -9,6 +9,7 @@ SIGSTOP does; `kill` ends every connection of a node at once, as SIGKILL does.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
@@ -36,11 +37,14 @@ class MemoryTransport:
         self._network = network
         self._listening: list[str] = []
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._context = contextvars.copy_context()
+        """The listening node's own: what it accepts runs in it, not in the dialling node's."""
         self.dead = False
 
     async def listen(self, bind: Endpoint, accept: Accept) -> Endpoint:
         """`ANY:PORT`; dialled as `NODE:PORT`, or as given when the port is not 0."""
         self._check_alive()
+        self._context = contextvars.copy_context()
         names = self._network.bind(bind, self, accept)
         self._listening += names
         return Endpoint(names[0])
@@ -75,7 +79,7 @@ class MemoryTransport:
         return mine
 
     def spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._tasks[task] = None
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 

@@ -16,6 +16,7 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import CorruptState, MismatchError, ProtocolError, Refused
 from farflung.events import AgentStarted, Resynced
+from farflung.failpoints import sent
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -264,6 +265,7 @@ class Agent:
                     steps_per_s=0.0 if self.trainer is None else self.trainer.steps_per_s,
                 )
             )
+            await sent("synced.sent")
 
     async def _apply_loop(self) -> None:
         while True:

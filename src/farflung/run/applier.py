@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Applied, Skipped, Warned
+from farflung.failpoints import hit
 from farflung.network.messages import Moved
 from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
@@ -53,6 +54,8 @@ class Applier:
         resolved, commit = self._follower.next_resolution()
         if not resolved:
             return False
+        if self._behind():
+            hit("replay.step")
         if commit is None:
             self._skip(self._follower.state.next_round)
         else:

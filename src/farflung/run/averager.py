@@ -12,7 +12,7 @@ from farflung.averaging.exchange import Exchange, Ports
 from farflung.clock import Workers
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, Voted, Warned
-from farflung.failpoints import hit
+from farflung.failpoints import hit, sent
 from farflung.hashing import digest, merkle_root
 from farflung.ids import NodeId
 from farflung.network.messages import (
@@ -160,7 +160,7 @@ class Averager:
                 signature=self._sign(body),
             )
         )
-        hit("vote.sent")
+        await sent("vote.sent")
         self._emit(
             Voted(
                 round=attempt.round,

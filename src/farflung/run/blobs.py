@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from farflung.errors import CorruptState, LinkDown, ProtocolError
+from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.network.link import Connection
@@ -94,7 +95,9 @@ class BlobExchange:
         try:
             async with asyncio.timeout(PIECE_S):
                 await link.send(Fetch(hash=name, offset=offset, length=length))
-                return await future
+                data = await future
+                hit("blob.piece-fetched")
+                return data
         except TimeoutError:
             raise LinkDown(f"{node[:8]} sent no piece in {PIECE_S:g} s") from None
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from farflung.clock import Clock
 from farflung.errors import LinkDown, MismatchError, ProtocolError, Refused
 from farflung.events import Emit, Reconnected, Warned
+from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.link import BulkFrame, Connection, Transport
 from farflung.network.messages import Control, Hello, Refuse, Welcome
@@ -102,6 +103,7 @@ class ControlLink:
         try:
             async with asyncio.timeout(DIAL_S):
                 await link.send(self._hello())
+                await sent("hello.sent")
                 answer = await link.receive()
         except TimeoutError:
             link.close()
@@ -114,6 +116,7 @@ class ControlLink:
             raise ProtocolError("expected Welcome")
         self._link = link
         self._on_welcome(answer)
+        hit("hello.welcomed")
         return answer.term
 
     async def _read(self) -> None:

@@ -15,7 +15,7 @@ from farflung.clock import Clock, Workers
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.errors import FarflungError, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, RunStarted, Warned
-from farflung.failpoints import hit
+from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.link import BulkFrame, Connection, Transport
 from farflung.network.messages import (
@@ -28,13 +28,14 @@ from farflung.network.messages import (
     Refuse,
     Status,
     StatusRequest,
+    Verdict,
     Vote,
     Welcome,
 )
-from farflung.run.welcome import AwakeClock, orphans, refuse, serves
+from farflung.run.welcome import AwakeClock, hit_appended, orphans, refuse, serves
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.records import AnyRecord
+from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.records import Term as TermRecord
 from farflung.swarm.replay import replay, replay_more
 from farflung.swarm.state import (
@@ -118,6 +119,7 @@ class Coordinator:
         term = self.state.term + 1
         records = [TermRecord(term=term), *orphans(self.state)]
         await self._append(records)
+        hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
         endpoint = await self._transport.listen(bind, self._accept)
         self._emit(
@@ -177,6 +179,10 @@ class Coordinator:
                 self._emit(Warned(sentence=f"{self._name(node)}: {error}"))
                 if node in self._sessions:
                     self._sessions[node].link.close(str(error))
+            except StorageError as error:  # journalled, but not told: they ask when they are back
+                self._emit(Warned(sentence=f"every node connects again: {error}"))
+                for session in self._sessions.values():
+                    session.link.close(str(error))
             finally:
                 self._inbox.task_done()
 
@@ -196,14 +202,16 @@ class Coordinator:
             break
         self.state = state
         if frames:
-            hit("coordinator.appended")
-            self._broadcast(Journal(first=first, frames=tuple(frames)))
+            hit_appended(records)
+            await self._broadcast_records(Journal(first=first, frames=tuple(frames)), records)
         for action in actions:
             if isinstance(action, Send):
                 self._send(action.node, action.message)
             elif isinstance(action, Tell):
                 self._emit(action.event)
         self._update_donors()
+        if any(isinstance(a, Send) and isinstance(a.message, Verdict) for a in actions):
+            await sent("verdict.sent")
 
     async def _append(self, records: list[AnyRecord]) -> tuple[list[bytes], int]:
         first = self._journal.length
@@ -213,6 +221,14 @@ class Coordinator:
         if self._on_append is not None:
             self._on_append(first, records)
         return frames, first
+
+    async def _broadcast_records(self, message: Journal, records: list[AnyRecord]) -> None:
+        commits = any(isinstance(r, Commit) for r in records)
+        nodes = list(self._sessions)
+        for i, node in enumerate(nodes):
+            if commits and i == len(nodes) // 2:
+                await sent("commit.half-sent")
+            self._send(node, message)
 
     def _update_donors(self) -> None:
         serving = [n for n in self.state.nodes.values() if n.endpoints and serves(n)]

@@ -104,6 +104,7 @@ class Follower:
                 continue
             record = self.journal.extend(frame, sync=False)
             self._note(record)
+            hit("replica.written")
             fresh.append(record)
         return fresh
 
@@ -294,6 +295,7 @@ class Follower:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
             hit("apply.stepped")
             await self._workers.run(self.journal.sync)
+            hit("replica.synced")
             self.log.resolved(commit.round, commit.bytes_root)
             state.rounds[commit.fragment] = commit.round
             # Last, with no await up to the caller's landing: this wakes the training of the next
@@ -332,6 +334,7 @@ class Follower:
             await exchange.fetch(sources, Hash(place.hash), n)
             for place, n in zip(commit.slices, lengths, strict=True)
         ]
+        hit("results.fetched")
         await self._workers.run(lambda: self.log.store(commit.round, results))
         return results
 
@@ -387,4 +390,5 @@ def install(state: OuterState, manifest: Manifest, blobs: BlobStore) -> None:
         state.put(index, fragment.round, anchor, momentum)
         if state.hashes[index] != fragment.hash:
             raise CorruptState(f"fragment {index} does not match its manifest")
+    hit("state.installed")
     state.next_round = manifest.next_round

@@ -17,8 +17,9 @@ import msgspec
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec, spec_hash
 from farflung.disk import RealDisk
-from farflung.errors import InviteError, MismatchError, StorageError, UserError
+from farflung.errors import FarflungError, InviteError, MismatchError, StorageError, UserError
 from farflung.events import Emit, EventLog, Warned
+from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import Endpoint, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
@@ -114,6 +115,7 @@ class Host:
             return
         try:
             self.index.add(first, records)
+            hit("index.written")
         except (StorageError, sqlite3.Error, OSError) as error:
             self.index = None
             self.log.emit(Warned(sentence=f"the index waits for the next start: {error}"))
@@ -189,10 +191,14 @@ class Host:
         """Certificates last a day; the coordinator's and the keeper's are replaced in time."""
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
-            for transport, identity, role in self._certified:
-                transport.credentials.renew(
-                    self.authority.issue(identity.public_key, identity.node_id, role)
-                )
+            try:
+                for transport, identity, role in self._certified:
+                    transport.credentials.renew(
+                        self.authority.issue(identity.public_key, identity.node_id, role)
+                    )
+                    hit("certificate.renewed")
+            except (FarflungError, OSError) as error:
+                self.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
 
     def _build_keeper(self, endpoint: Endpoint) -> Agent:
         """The keeper dials the coordinator like everybody else."""
@@ -334,7 +340,9 @@ def _create(
         material=material,
         disk=RealDisk(folder.parent / "keeper"),
     )
+    hit("genesis.stored")
     journal.append(record)
+    hit("genesis.appended")
 
 
 def _material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:

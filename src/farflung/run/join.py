@@ -14,6 +14,7 @@ import msgspec
 
 from farflung.errors import FarflungError, InviteError, LinkDown, ProtocolError, Refused, UserError
 from farflung.events import Warned
+from farflung.failpoints import hit
 from farflung.ids import Endpoint, short
 from farflung.network.messages import Redeem, Redeemed, Refuse
 from farflung.network.tcp import TcpTransport, redeem
@@ -154,6 +155,7 @@ class Joined:
                 self.membership, _ = await obtain_membership(
                     self.files, self.membership.invite, self.options
                 )
+                hit("certificate.renewed")
             except (FarflungError, OSError) as error:
                 self.files.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
                 continue

@@ -21,7 +21,7 @@ from farflung.clock import Workers
 from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
 from farflung.events import Emit, Trained, Warned
-from farflung.failpoints import hit
+from farflung.failpoints import hit, sent
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
 from farflung.run.control import ControlLink
@@ -221,7 +221,7 @@ class RoundRunner:
         newest = self._plans.pop(plan.round, plan)
         if plan.round >= self._follower.state.next_round:
             await self._control.send(msgspec.structs.replace(departed.ready, term=newest.term))
-            hit("ready.sent")
+            await sent("ready.sent")
 
     # ---- after the resolution --------------------------------------------------------------
 
@@ -244,6 +244,7 @@ class RoundRunner:
         # A trainer's death is reported by `train`; a landing that dies with it says nothing new.
         task.add_done_callback(lambda t: t.cancelled() or t.exception())
         self._landings.append(task)
+        hit("landing.started")
 
     def on_abandon(self, round_: int) -> None:
         self._stop_if_late(round_)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from farflung.clock import Clock
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
+from farflung.failpoints import hit
 from farflung.network.messages import Hello
 from farflung.swarm import ranges
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import AnyRecord, Return
+from farflung.swarm.records import Abandon, AnyRecord, Close, Lease, Return
 from farflung.swarm.state import Link, Node, State
 
 GAP_S = 1.0
@@ -87,6 +88,21 @@ def serves(node: Node) -> bool:
     """Whoever is connected may hold bytes that others miss, also while it catches up itself:
     after a power cut everywhere nobody is active until the holders' bytes have gone round."""
     return node.link is not Link.GONE
+
+
+def hit_appended(records: list[AnyRecord]) -> None:
+    """The failpoints of a decision that is durable and was not sent yet."""
+    hit("coordinator.appended")
+    for record in records:
+        match record:
+            case Lease():
+                hit("lease.appended")
+            case Abandon():
+                hit("abandon.appended")
+            case Close():
+                hit("generation.closed")
+            case _:
+                pass
 
 
 def orphans(state: State) -> list[AnyRecord]:

@@ -19,6 +19,7 @@ import msgspec
 
 from farflung.disk import Disk
 from farflung.errors import CorruptState, ProtocolError, StorageError
+from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.swarm.records import AnyRecord, Genesis, decode_record, encode_record
@@ -205,6 +206,7 @@ class Journal:
             for frame in frames:
                 self._disk.append(self._path, frame)
             if sync:
+                hit("coordinator.written")
                 self._disk.sync(self._path)
         except StorageError:
             self._torn = True
