@@ -23,7 +23,7 @@ from typing import Any, Self
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.events import Event, parse_event
-from farflung.run.assemble import verify_record
+from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import HEADER, Journal
 from farflung.swarm.records import AnyRecord, Commit
 

@@ -24,18 +24,8 @@ from farflung.run.outer_state import OuterState
 from farflung.run.process_trainer import ProcessTrainer
 from farflung.run.trainer_port import TrainerPort
 from farflung.swarm import votes
-from farflung.swarm.identity import Identity, verify
+from farflung.swarm.identity import RECORD, Identity, verify_record
 from farflung.swarm.journal import Journal
-
-JOURNAL_DOMAIN = b"journal"
-
-
-def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return verify(public_key, JOURNAL_DOMAIN, message, signature)
-
-
-def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
-    return verify(public_key, votes.DOMAIN, body, signature)
 
 
 def open_replica(disk: RealDisk) -> Journal:
@@ -46,7 +36,7 @@ def open_replica(disk: RealDisk) -> Journal:
 def open_journal(disk: RealDisk, run_key: Identity) -> Journal:
     """The coordinator's own journal."""
     return Journal.open(
-        disk, JOURNAL, verifier=verify_record, sign=lambda m: run_key.sign(JOURNAL_DOMAIN, m)
+        disk, JOURNAL, verifier=verify_record, sign=lambda m: run_key.sign(RECORD, m)
     )
 
 

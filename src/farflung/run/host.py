@@ -28,11 +28,11 @@ from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.run.admission import Gate
 from farflung.run.agent import Agent
-from farflung.run.assemble import build_agent, open_journal, open_node, verify_vote
+from farflung.run.assemble import build_agent, open_journal, open_node
 from farflung.run.coordinator import Coordinator
 from farflung.run.genesis import Material, describe, genesis_record, make_weights
 from farflung.run.home import EVENTS
-from farflung.swarm.identity import Identity
+from farflung.swarm.identity import Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal

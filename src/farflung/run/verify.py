@@ -25,12 +25,12 @@ from farflung.network.messages import Included
 from farflung.outer.layout import Layout
 from farflung.run.follower import install, slice_lengths
 from farflung.run.outer_state import OuterState
-from farflung.swarm.identity import node_id_of, verify
+from farflung.swarm.identity import node_id_of, verify_record, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Genesis, Join, Lease, Term
 from farflung.swarm.replay import genesis_spec
-from farflung.swarm.votes import DOMAIN, vote_body
+from farflung.swarm.votes import vote_body
 
 JOURNAL = "journal.bin"
 Progress = Callable[[int, int], None]
@@ -95,13 +95,9 @@ def _open(path: Path) -> Journal:
     """From a copy in memory: opening cuts a torn tail, and a checker must change no file."""
     copy = MemoryDisk({path.name: path.read_bytes()})
     try:
-        return Journal.open(copy, path.name, verifier=_verify_record, sign=None)
+        return Journal.open(copy, path.name, verifier=verify_record, sign=None)
     except CorruptState as error:
         raise Violation(f"{path}: {error}") from None
-
-
-def _verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return verify(public_key, b"journal", message, signature)
 
 
 def _longest(paths: list[Path]) -> Journal:
@@ -153,7 +149,7 @@ def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Fi
             run, commit.term, commit.round, commit.attempt, vote.bytes_root, vote.fragment_hash
         )
         key = keys.get(vote.node)
-        if key is None or not verify(key, DOMAIN, body, vote.signature):
+        if key is None or not verify_vote(key, body, vote.signature):
             raise Violation(f"round {commit.round}: the vote of {vote.node[:8]} is not signed")
         if (vote.bytes_root, vote.fragment_hash) != (commit.bytes_root, commit.fragment_hash):
             raise Violation(f"round {commit.round}: a recorded vote differs from the commit")

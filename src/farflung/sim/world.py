@@ -31,7 +31,7 @@ from farflung.run.numpy_trainer import NumpyTrainer
 from farflung.run.outer_state import OuterState
 from farflung.run.trainer_port import TrainerPort
 from farflung.swarm import votes
-from farflung.swarm.identity import Identity, verify
+from farflung.swarm.identity import RECORD, Identity, verify_record, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.state import Admitted
@@ -44,14 +44,6 @@ KEEPER = "keeper"
 
 def seeded_identity(label: str) -> Identity:
     return Identity.from_seed(hashlib.sha256(label.encode()).digest())
-
-
-def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return verify(public_key, b"journal", message, signature)
-
-
-def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
-    return verify(public_key, votes.DOMAIN, body, signature)
 
 
 @dataclass
@@ -130,7 +122,7 @@ class SimSwarm:
             self.disk,
             JOURNAL,
             verifier=verify_record,
-            sign=lambda m: self.run_key.sign(b"journal", m),
+            sign=lambda m: self.run_key.sign(RECORD, m),
         )
 
     # ---- the coordinator -------------------------------------------------------------------

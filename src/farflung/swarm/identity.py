@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
 from farflung.disk import Disk
 from farflung.errors import CorruptState
 from farflung.ids import NodeId
+from farflung.swarm import votes
 
 NODE_ID_BYTES = 20
+RECORD = b"journal"
+"""Domain of the signatures of journal records, by the run key."""
 
 
 def node_id_of(public_key: bytes) -> NodeId:
@@ -45,6 +48,16 @@ def verify(public_key: bytes, domain: bytes, body: bytes, signature: bytes) -> b
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """True when the run key signed this journal entry (`previous hash | body`)."""
+    return verify(public_key, RECORD, message, signature)
+
+
+def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
+    """True when a node signed this vote (`swarm.votes.vote_body`)."""
+    return verify(public_key, votes.DOMAIN, body, signature)
 
 
 class Identity:
