@@ -207,6 +207,10 @@ class Swarm:
         """`farflung host` without arguments."""
         return self._hosting()
 
+    def again(self, *arguments: str) -> Running:
+        """`farflung host` for the run that is there, told something else."""
+        return self._hosting(*arguments)
+
     def _hosting(self, *arguments: str) -> Running:
         running = self.spawn("host", "host", *arguments)
         until(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
-from farflung.disk import RealDisk
+from farflung.disk import MemoryDisk, RealDisk
 from farflung.events import EventLog
 from farflung.ids import Endpoint, NodeId
 from farflung.inner.seam import SharedState
@@ -31,6 +31,14 @@ from farflung.swarm.journal import Journal
 def open_replica(disk: RealDisk) -> Journal:
     """A node's copy of the journal: it can check, not sign."""
     return Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
+
+
+def read_journal(path: Path) -> Journal:
+    """A copy in memory of a journal that may be in use: opening the file itself would cut a tail
+    that its owner is writing. Raises CorruptState, StorageError."""
+    data = RealDisk(path.parent).read(path.name)
+    disk = MemoryDisk({} if data is None else {path.name: data})
+    return Journal.open(disk, path.name, verifier=verify_record, sign=None)
 
 
 def open_journal(disk: RealDisk, run_key: Identity) -> Journal:

@@ -17,15 +17,16 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
-from farflung.disk import MemoryDisk, RealDisk
+from farflung.disk import RealDisk
 from farflung.errors import CorruptState, FarflungError, UserError
 from farflung.events import Applied, RoundCommitted, Voted, parse_event
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
 from farflung.outer.layout import Layout
+from farflung.run.assemble import read_journal
 from farflung.run.follower import install, slice_lengths
 from farflung.run.outer_state import OuterState
-from farflung.swarm.identity import node_id_of, verify_record, verify_vote
+from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Genesis, Join, Lease, Term
@@ -93,9 +94,8 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
 
 def _open(path: Path) -> Journal:
     """From a copy in memory: opening cuts a torn tail, and a checker must change no file."""
-    copy = MemoryDisk({path.name: path.read_bytes()})
     try:
-        return Journal.open(copy, path.name, verifier=verify_record, sign=None)
+        return read_journal(path)
     except CorruptState as error:
         raise Violation(f"{path}: {error}") from None
 

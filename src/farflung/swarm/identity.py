@@ -74,7 +74,7 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
-        """The key whose private seed is these 32 bytes: for tests and simulation."""
+        """The key whose private seed is these 32 bytes: a recovery key's, or a simulation's."""
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
@@ -105,6 +105,11 @@ class Identity:
     def private_pem(self) -> bytes:
         """PKCS8, not encrypted."""
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def seed(self) -> bytes:
+        """The raw 32-byte private key, for the recovery key only."""
+        return self._key.private_bytes_raw()
 
     def sign(self, domain: bytes, body: bytes) -> bytes:
         """64 bytes. RFC 8032: deterministic."""
