@@ -23,7 +23,7 @@ from typing import Any, Self
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.events import Event, parse_event
-from farflung.run.assemble import verify_record
+from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import HEADER, Journal
 from farflung.swarm.records import AnyRecord, Commit
 
@@ -206,6 +206,10 @@ class Swarm:
     def host_again(self) -> Running:
         """`farflung host` without arguments."""
         return self._hosting()
+
+    def again(self, *arguments: str) -> Running:
+        """`farflung host` for the run that is there, told something else."""
+        return self._hosting(*arguments)
 
     def _hosting(self, *arguments: str) -> Running:
         running = self.spawn("host", "host", *arguments)

@@ -241,7 +241,7 @@ def test_a_journal_damaged_in_the_middle_stops_the_host_at_the_byte(tmp_path: Pa
         damaged[len(damaged) // 2] ^= 0xFF
         path.write_bytes(damaged)
         done = swarm.run("host", "host")
-        assert_one_sentence(done, "damaged at byte", "restore it from a peer's copy")
+        assert_one_sentence(done, "damaged at byte", "--restore-from")
         assert path.read_bytes() == damaged
         checked = swarm.verify()
         assert checked.returncode == 1

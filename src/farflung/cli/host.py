@@ -30,8 +30,12 @@ def host(
         Path | None, typer.Argument(help="Run spec (TOML). Leave out to continue a run.")
     ] = None,
     bind: Annotated[
-        str, typer.Option(help="HOST:PORT for peers; 0.0.0.0:PORT accepts other machines.")
-    ] = "127.0.0.1:7000",
+        str | None,
+        typer.Option(
+            help="HOST:PORT for peers; 0.0.0.0:PORT accepts other machines. "
+            "Default: as before, at first 127.0.0.1:7000."
+        ),
+    ] = None,
     advertise: Annotated[
         list[str] | None,
         typer.Option(help="HOST:PORT that peers dial (repeatable; a DNS name is best)."),
@@ -40,11 +44,19 @@ def host(
         list[str] | None, typer.Option("--set", help="Override a setting: outer.rounds=100")
     ] = None,
     keeper: Annotated[
-        bool, typer.Option(help="Run a keeper beside the coordinator (second copy of all state).")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--keeper/--no-keeper",
+            help="Run a keeper beside the coordinator (second copy of all state). Default: yes.",
+        ),
+    ] = None,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
+    recovery_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the recovery key to this file instead of showing it."),
+    ] = None,
     spec_json: Annotated[
         Path | None, typer.Option(help="A resolved spec (JSON), as a run's folder keeps it.")
     ] = None,
@@ -57,17 +69,24 @@ def host(
 
       farflung host            (continue after a stop or a crash)
     """
-    from farflung.run.host import HostOptions, open_host
+    from farflung.run.birth import HostOptions, load_settings, wanted_settings
+    from farflung.run.host import open_host
 
-    check_endpoints([bind, *(advertise or ())])
-    check_advertised(bind, advertise or ())
+    options = HostOptions(
+        bind=bind,
+        advertise=tuple(advertise) if advertise else None,
+        keeper=keeper,
+        recovery_file=recovery_file,
+    )
+    check_endpoints([*([bind] if bind else []), *(advertise or ())])
     spec = None
     if spec_json is not None:
         spec = load_json(spec_json)
     elif spec_file or overrides:
         spec = load_spec(spec_file, overrides or ())
     folder = _folder(spec, run_name)
-    options = HostOptions(bind=bind, advertise=tuple(advertise or ()), keeper=keeper)
+    wanted = wanted_settings(load_settings(folder), options)
+    check_advertised(wanted.bind, wanted.advertise)
     with locked(folder):
         this = open_host(folder, spec, options, typer.echo, _print_event)
         aio.run(_serve(this))

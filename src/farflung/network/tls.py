@@ -77,9 +77,15 @@ class RunAuthority:
         self.ca_pem: str = certificate.public_bytes(Encoding.PEM).decode()
 
     @classmethod
-    def create(cls, run: RunId, *, wall_now: float | None = None) -> Self:
-        """A fresh key and its self-signed certificate. `wall_now`: seconds since 1970."""
-        key = Ed25519PrivateKey.generate()
+    def create(
+        cls, run: RunId, *, seed: bytes | None = None, wall_now: float | None = None
+    ) -> Self:
+        """A fresh key, or that of a recovery key's 32-byte seed, and its self-signed certificate.
+
+        `wall_now`: seconds since 1970. Certificates of an older authority with the same key stay
+        valid: nodes check name and key of the authority, which are the same.
+        """
+        key = Ed25519PrivateKey.from_private_bytes(seed) if seed else Ed25519PrivateKey.generate()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, run)])
         public, start = key.public_key(), _moment(wall_now)
         builder = _builder(name, name, public, start - SKEW, start + _CA_LIFETIME)
@@ -113,6 +119,11 @@ class RunAuthority:
         new = cls.create(run)
         disk.replace(path, new.private_pem)
         return new
+
+    @property
+    def seed(self) -> bytes:
+        """The raw 32-byte private key, for the recovery key only."""
+        return self._key.private_bytes_raw()
 
     @property
     def private_pem(self) -> bytes:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
-from farflung.disk import RealDisk
+from farflung.disk import MemoryDisk, RealDisk
 from farflung.events import EventLog
 from farflung.ids import Endpoint, NodeId
 from farflung.inner.seam import SharedState
@@ -24,18 +24,8 @@ from farflung.run.outer_state import OuterState
 from farflung.run.process_trainer import ProcessTrainer
 from farflung.run.trainer_port import TrainerPort
 from farflung.swarm import votes
-from farflung.swarm.identity import Identity, verify
+from farflung.swarm.identity import RECORD, Identity, verify_record
 from farflung.swarm.journal import Journal
-
-JOURNAL_DOMAIN = b"journal"
-
-
-def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return verify(public_key, JOURNAL_DOMAIN, message, signature)
-
-
-def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
-    return verify(public_key, votes.DOMAIN, body, signature)
 
 
 def open_replica(disk: RealDisk) -> Journal:
@@ -43,10 +33,18 @@ def open_replica(disk: RealDisk) -> Journal:
     return Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
 
 
+def read_journal(path: Path) -> Journal:
+    """A copy in memory of a journal that may be in use: opening the file itself would cut a tail
+    that its owner is writing. Raises CorruptState, StorageError."""
+    data = RealDisk(path.parent).read(path.name)
+    disk = MemoryDisk({} if data is None else {path.name: data})
+    return Journal.open(disk, path.name, verifier=verify_record, sign=None)
+
+
 def open_journal(disk: RealDisk, run_key: Identity) -> Journal:
     """The coordinator's own journal."""
     return Journal.open(
-        disk, JOURNAL, verifier=verify_record, sign=lambda m: run_key.sign(JOURNAL_DOMAIN, m)
+        disk, JOURNAL, verifier=verify_record, sign=lambda m: run_key.sign(RECORD, m)
     )
 
 

@@ -32,7 +32,7 @@ from farflung.outer.fragments import make_fragments, scatter
 from farflung.outer.layout import Layout
 from farflung.run.home import EVENTS, JOURNAL
 from farflung.run.verify import verify_folder
-from farflung.swarm.identity import verify as verify_signature
+from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Genesis
 
@@ -292,7 +292,7 @@ def final_anchor(keeper: Path, where: Path) -> None:
     """Write the anchor of the keeper's newest snapshot as raw fp32."""
     disk = RealDisk(keeper)
     pointer = newest(disk)
-    journal = Journal.open(disk, JOURNAL, verifier=_verify, sign=None)
+    journal = Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
     genesis = next(journal.records())
     assert isinstance(genesis, Genesis) and pointer is not None
     store = BlobStore(disk)
@@ -303,10 +303,6 @@ def final_anchor(keeper: Path, where: Path) -> None:
     for ranges, version in zip(fragments, manifest.fragments, strict=True):
         scatter(assemble(version, store.get)[0], anchor, ranges)
     anchor.tofile(where)
-
-
-def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return verify_signature(public_key, b"journal", message, signature)
 
 
 def evaluate(swarm: Swarm, options: DemoOptions) -> dict[str, Any]:

@@ -5,65 +5,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import secrets
 import sqlite3
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from farflung.clock import LoopClock, ThreadWorkers
-from farflung.config.run import RunSpec, spec_hash
+from farflung.config.run import RunSpec
 from farflung.disk import RealDisk
-from farflung.errors import FarflungError, InviteError, MismatchError, StorageError, UserError
+from farflung.errors import FarflungError, InviteError, StorageError
 from farflung.events import Emit, EventLog, Warned
 from farflung.failpoints import hit
-from farflung.hashing import digest
 from farflung.ids import Endpoint, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
-from farflung.network.tls import RunAuthority
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.run.admission import Gate
 from farflung.run.agent import Agent
-from farflung.run.assemble import build_agent, open_journal, open_node, verify_vote
+from farflung.run.assemble import build_agent, open_node
+from farflung.run.birth import HostFiles, HostOptions, Say, genesis_of, open_folder, save_settings
 from farflung.run.coordinator import Coordinator
-from farflung.run.genesis import Material, describe, genesis_record, make_weights
 from farflung.run.home import EVENTS
-from farflung.swarm.identity import Identity
+from farflung.swarm.identity import Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import AnyRecord, Genesis
+from farflung.swarm.records import AnyRecord
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.state import Admitted
 
-SETTINGS = "host.json"
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
 RENEW_EVERY_S = 3600.0
-
-Say = Callable[[str], None]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a host keeps so that `host` without arguments continues."""
-
-    run: str
-    bind: str
-    advertise: tuple[str, ...]
-    keeper: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostOptions:
-    bind: str = "127.0.0.1:7000"
-    advertise: tuple[str, ...] = ()
-    keeper: bool = True
 
 
 class Host:
@@ -73,26 +49,21 @@ class Host:
         self,
         *,
         folder: Path,
-        settings: Settings,
-        journal: Journal,
-        run_key: Identity,
-        authority: RunAuthority,
+        files: HostFiles,
         log: EventLog,
     ) -> None:
         self.folder = folder
-        self.settings = settings
-        self.journal = journal
-        self.run_key = run_key
-        self.authority = authority
+        self.settings = files.settings
+        self.journal = files.journal
+        self.run_key = files.run_key
+        self.authority = files.authority
         self.log = log
         self.picture = Picture()
-        genesis = next(journal.records())
-        assert isinstance(genesis, Genesis)
-        self.genesis = genesis
-        self.spec: RunSpec = genesis_spec(genesis)
+        self.genesis = genesis_of(self.journal)
+        self.spec: RunSpec = genesis_spec(self.genesis)
         self._certified: list[tuple[TcpTransport, Identity, str]] = []
         self.invite = ""
-        self.index = self._open_index(journal)
+        self.index = self._open_index(self.journal)
         self.coordinator: Coordinator | None = None
         self.keeper: Agent | None = None
         log.listen(self._see)
@@ -263,7 +234,7 @@ class Host:
     def _remember(self, endpoint: Endpoint) -> None:
         """The next start listens on the same port, so that invites stay valid."""
         self.settings = msgspec.structs.replace(self.settings, bind=str(endpoint))
-        RealDisk(self.folder).replace(SETTINGS, msgspec.json.encode(self.settings))
+        save_settings(self.folder, self.settings)
 
     @property
     def only_local(self) -> bool:
@@ -277,103 +248,11 @@ def open_host(
 
     Raises UserError, StorageError, CorruptState.
     """
-    disk = RealDisk(folder)
-    run_key = Identity.load_or_create(disk, "run.key")
-    known = _load_settings(folder)
-    run = known.run if known else secrets.token_hex(8)
-    authority = RunAuthority.load_or_create(disk, "ca.pem", RunId(run))
-    journal = open_journal(disk, run_key)
-    if journal.cut_bytes:
-        say(f"the journal's torn tail of {journal.cut_bytes} bytes was cut")
-    if journal.length == 0:
-        if spec is None:
-            raise UserError(f"{folder} holds no run yet; give a run spec: farflung host run.toml")
-        _create(folder, run, run_key, spec, journal, say)
-    elif spec is not None:
-        _check_same(journal, spec)
-    settings = known or Settings(
-        run=run, bind=options.bind, advertise=options.advertise, keeper=options.keeper
-    )
-    disk.replace(SETTINGS, msgspec.json.encode(settings))
+    files = open_folder(folder, spec, options, say)
     log = EventLog(folder / EVENTS, "coordinator", time.monotonic)
     if emit is not None:
         log.listen(emit)
-    return Host(
-        folder=folder,
-        settings=settings,
-        journal=journal,
-        run_key=run_key,
-        authority=authority,
-        log=log,
-    )
-
-
-def _load_settings(folder: Path) -> Settings | None:
-    path = folder / SETTINGS
-    return msgspec.json.decode(path.read_bytes(), type=Settings) if path.exists() else None
-
-
-def _check_same(journal: Journal, spec: RunSpec) -> None:
-    genesis = next(journal.records())
-    assert isinstance(genesis, Genesis)
-    old, new = digest(genesis.spec).hex()[:12], spec_hash(spec).hex()[:12]
-    if old != new:
-        raise MismatchError(
-            f"the run here has spec {old}, yours is {new}; a run's spec cannot change: continue "
-            f"with `farflung host` alone, or choose another name"
-        )
-
-
-def _create(
-    folder: Path, run: str, run_key: Identity, spec: RunSpec, journal: Journal, say: Say
-) -> None:
-    """Data, initial weights, GENESIS."""
-    material, data = _material(folder, spec, say)
-    say("making the initial weights ...")
-    weights = make_weights(spec, data)
-    say(describe(weights.layout))
-    record = genesis_record(
-        run=run,
-        run_key=run_key.public_key,
-        spec=spec,
-        weights=weights,
-        material=material,
-        disk=RealDisk(folder.parent / "keeper"),
-    )
-    hit("genesis.stored")
-    journal.append(record)
-    hit("genesis.appended")
-
-
-def _material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:
-    if spec.data.source == "synthetic":
-        return Material(rows=spec.data.rows), None
-    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
-    from farflung.data.shards import open_rows
-
-    data = folder / "data"
-    if spec.data.source == "shakespeare":
-        if not (data / "manifest.json").exists():
-            say("preparing the shipped text ...")
-        made = shipped_folder(spec.data, folder / "cache")
-    else:
-        made = Path(spec.data.source)
-    if not data.exists():
-        data.symlink_to(made.resolve(), target_is_directory=True)
-    rows = open_rows(data)
-    manifest = (data / "manifest.json").read_bytes()
-    tokenizer = data / "tokenizer.json"
-    content = tokenizer.read_bytes() if tokenizer.exists() else b""
-    return (
-        Material(
-            rows=len(rows.train),
-            data=digest(manifest),
-            data_bytes=len(manifest),
-            tokenizer=digest(content) if content else b"",
-            tokenizer_bytes=len(content),
-        ),
-        data,
-    )
+    return Host(folder=folder, files=files, log=log)
 
 
 def keeper_endpoints(

@@ -15,8 +15,10 @@ from farflung.ids import Endpoint, RunId, split_endpoint
 from farflung.network.messages import Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
-from farflung.run.assemble import open_replica
-from farflung.run.host import INDEX, SETTINGS, Settings
+from farflung.run.assemble import read_journal
+from farflung.run.birth import SETTINGS, Settings
+from farflung.run.home import JOURNAL
+from farflung.run.host import INDEX
 from farflung.run.join import load_membership
 from farflung.swarm.identity import Identity
 from farflung.swarm.index import Index
@@ -51,7 +53,7 @@ async def ask_as_host(folder: Path) -> dict[str, Any]:
 def offline(folder: Path) -> Offline:
     """What the journal of a host that does not run says, through its index."""
     settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
-    journal = open_replica(RealDisk(folder))
+    journal = read_journal(folder / JOURNAL)
     index = Index(folder / INDEX)
     try:
         index.catch_up(journal.records, journal.length)

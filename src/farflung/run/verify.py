@@ -17,21 +17,22 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
-from farflung.disk import Disk, MemoryDisk, RealDisk
+from farflung.disk import Disk, RealDisk
 from farflung.errors import CorruptState, FarflungError, UserError
 from farflung.events import Applied, RoundCommitted, Voted, parse_event
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
 from farflung.outer.layout import Layout
+from farflung.run.assemble import read_journal
 from farflung.run.follower import install, slice_lengths
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import inputs_path
-from farflung.swarm.identity import node_id_of, verify
+from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Genesis, Join, Lease, Term
 from farflung.swarm.replay import genesis_spec
-from farflung.swarm.votes import DOMAIN, vote_body
+from farflung.swarm.votes import vote_body
 
 JOURNAL = "journal.bin"
 Progress = Callable[[int, int], None]
@@ -93,15 +94,10 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
 
 def _open(path: Path) -> Journal:
     """From a copy in memory: opening cuts a torn tail, and a checker must change no file."""
-    copy = MemoryDisk({path.name: path.read_bytes()})
     try:
-        return Journal.open(copy, path.name, verifier=_verify_record, sign=None)
+        return read_journal(path)
     except CorruptState as error:
         raise Violation(f"{path}: {error}") from None
-
-
-def _verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
-    return verify(public_key, b"journal", message, signature)
 
 
 def _longest(paths: list[Path]) -> Journal:
@@ -154,7 +150,7 @@ def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Fi
             run, commit.term, commit.round, commit.attempt, vote.bytes_root, vote.fragment_hash
         )
         key = keys.get(vote.node)
-        if key is None or not verify(key, DOMAIN, body, vote.signature):
+        if key is None or not verify_vote(key, body, vote.signature):
             raise Violation(f"round {commit.round}: the vote of {vote.node[:8]} is not signed")
         if (vote.bytes_root, vote.fragment_hash) != (commit.bytes_root, commit.fragment_hash):
             raise Violation(f"round {commit.round}: a recorded vote differs from the commit")

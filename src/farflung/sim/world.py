@@ -32,8 +32,8 @@ from farflung.run.outer_state import OuterState
 from farflung.run.trainer_port import TrainerPort
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
-from farflung.swarm import votes
-from farflung.swarm.identity import Identity, verify
+from farflung.swarm import identity, votes
+from farflung.swarm.identity import RECORD, Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.state import Admitted
@@ -55,12 +55,12 @@ def seeded_identity(label: str) -> Identity:
 @functools.lru_cache(maxsize=20_000)
 def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Remembered: a dozen simulated nodes check the same record, and a check is a pure function."""
-    return verify(public_key, b"journal", message, signature)
+    return identity.verify_record(public_key, message, signature)
 
 
 @functools.lru_cache(maxsize=20_000)
 def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
-    return verify(public_key, votes.DOMAIN, body, signature)
+    return identity.verify_vote(public_key, body, signature)
 
 
 class SimSwarm:
@@ -130,7 +130,7 @@ class SimSwarm:
             self.disk,
             JOURNAL,
             verifier=verify_record,
-            sign=lambda m: self.run_key.sign(b"journal", m),
+            sign=lambda m: self.run_key.sign(RECORD, m),
         )
 
     # ---- the coordinator -------------------------------------------------------------------

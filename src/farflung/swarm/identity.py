@@ -17,8 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
 from farflung.disk import Disk
 from farflung.errors import CorruptState
 from farflung.ids import NodeId
+from farflung.swarm import votes
 
 NODE_ID_BYTES = 20
+RECORD = b"journal"
+"""Domain of the signatures of journal records, by the run key."""
 
 
 def node_id_of(public_key: bytes) -> NodeId:
@@ -47,6 +50,16 @@ def verify(public_key: bytes, domain: bytes, body: bytes, signature: bytes) -> b
     return True
 
 
+def verify_record(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """True when the run key signed this journal entry (`previous hash | body`)."""
+    return verify(public_key, RECORD, message, signature)
+
+
+def verify_vote(public_key: bytes, body: bytes, signature: bytes) -> bool:
+    """True when a node signed this vote (`swarm.votes.vote_body`)."""
+    return verify(public_key, votes.DOMAIN, body, signature)
+
+
 class Identity:
     """One key pair. `private_pem` is for TLS contexts and for the disk only."""
 
@@ -61,7 +74,7 @@ class Identity:
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Self:
-        """The key whose private seed is these 32 bytes: for tests and simulation."""
+        """The key whose private seed is these 32 bytes: a recovery key's, or a simulation's."""
         return cls(Ed25519PrivateKey.from_private_bytes(seed))
 
     @classmethod
@@ -92,6 +105,11 @@ class Identity:
     def private_pem(self) -> bytes:
         """PKCS8, not encrypted."""
         return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+    @property
+    def seed(self) -> bytes:
+        """The raw 32-byte private key, for the recovery key only."""
+        return self._key.private_bytes_raw()
 
     def sign(self, domain: bytes, body: bytes) -> bytes:
         """64 bytes. RFC 8032: deterministic."""

@@ -74,7 +74,7 @@ class Journal:
         if data[: len(HEADER)] != HEADER:
             raise CorruptState(
                 f"{path} is not a journal of version {FILE_VERSION}: its header, from byte 0, "
-                f"differs; restore it from a peer's copy or use the farflung that wrote it"
+                f"differs; use the farflung that wrote it, or {journal._remedy}"
             )
         journal._scan(data)
         return journal
@@ -90,10 +90,19 @@ class Journal:
                 self._check(frame)
             except ProtocolError as error:
                 raise CorruptState(
-                    f"{self._path} is damaged at byte {at}: {error}; restore it from a peer's copy"
+                    f"{self._path} is damaged at byte {at}: {error}; {self._remedy}"
                 ) from None
             self._accept(frame)
             at += len(frame)
+
+    @property
+    def _remedy(self) -> str:
+        if self._sign is None:
+            return "this is a copy: move it away and the node fetches it again"
+        return (
+            "move the folder away and restore the run from nodes' copies: farflung host "
+            "--restore-from NODE (docs/operate.md)"
+        )
 
     def _frame_at(self, data: bytes, at: int) -> bytes | None:
         """The whole frame; None when it is incomplete or its crc is wrong."""
@@ -111,8 +120,7 @@ class Journal:
         """Only the last write may be torn: anything whole behind the bad frame means damage."""
         if self._goes_on(data, at):
             raise CorruptState(
-                f"{self._path} is damaged at byte {at}, before its end; "
-                f"restore it from a peer's copy"
+                f"{self._path} is damaged at byte {at}, before its end; {self._remedy}"
             )
         self.cut_bytes = len(data) - at
         self._disk.truncate(self._path, at)

@@ -111,7 +111,7 @@ def test_damage_in_the_middle_leaves_the_file_as_it_was() -> None:
     data = bytearray(content(written()))
     data[len(HEADER) + 3] ^= 0xFF  # the first frame's length now points behind the end
     disk = MemoryDisk({PATH: bytes(data)})
-    with pytest.raises(CorruptState, match=r"damaged at byte 12, before its end.*peer's copy"):
+    with pytest.raises(CorruptState, match=r"damaged at byte 12, before its end.*--restore-from"):
         open_journal(disk)
     assert content(disk) == bytes(data)
 
@@ -124,7 +124,7 @@ def test_a_file_of_another_version_is_refused() -> None:
 @pytest.mark.parametrize("data", [b"notes", b"FFJOURNX", bytes(11)])
 def test_a_short_file_that_is_no_torn_header_is_refused_and_kept(data: bytes) -> None:
     disk = MemoryDisk({PATH: data})
-    with pytest.raises(CorruptState, match=r"from byte 0.*restore it"):
+    with pytest.raises(CorruptState, match=r"from byte 0.*--restore-from"):
         open_journal(disk)
     assert content(disk) == data
 

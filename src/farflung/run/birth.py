@@ -1,0 +1,299 @@
+"""A host's folder: made once at the run's birth, opened again ever after.
+
+It is born in this order: keys, data, initial weights, GENESIS, settings. Whatever was made before
+GENESIS is worthless without it, so a birth that was killed begins anew. From GENESIS on nothing
+is ever made again in silence: a folder that lost its keys or its journal is refused, because a
+new journal under the same keys would be a second run that looks like the first.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from farflung.config.run import RunSpec, spec_hash
+from farflung.disk import RealDisk
+from farflung.errors import CorruptState, MismatchError, StorageError, UserError
+from farflung.failpoints import hit
+from farflung.hashing import digest
+from farflung.ids import RunId
+from farflung.network.tls import RunAuthority
+from farflung.run.assemble import open_journal
+from farflung.run.genesis import Material, describe, genesis_record, make_weights
+from farflung.run.home import JOURNAL, private_folder
+from farflung.swarm.identity import Identity
+from farflung.swarm.journal import Journal
+from farflung.swarm.records import Genesis
+from farflung.swarm.recovery import Recovery, recovery_text
+
+SETTINGS = "host.json"
+RUN_KEY = "run.key"
+CA_KEY = "ca.pem"
+RECOVERY = "recovery.key"
+RESTORE = (
+    "move the folder away and restore the run: farflung host --restore-from NODE "
+    "--recovery-key FILE --old-host-is-stopped"
+)
+DEFAULT_BIND = "127.0.0.1:7000"
+
+Say = Callable[[str], None]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a host keeps so that `host` without arguments continues."""
+
+    run: str
+    bind: str
+    advertise: tuple[str, ...]
+    keeper: bool
+    alone_since: int = 0
+    """The operator asserted that coordinators of lower terms are stopped for good (restoring)."""
+    halted: str = ""
+    """Why this coordinator may not start again: another one has continued the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOptions:
+    """What this start was told; None: as before, or the default."""
+
+    bind: str | None = None
+    advertise: tuple[str, ...] | None = None
+    keeper: bool | None = None
+    recovery_file: Path | None = None
+    """Where the recovery key goes instead of the terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFiles:
+    """A host's folder, opened."""
+
+    settings: Settings
+    journal: Journal
+    run_key: Identity
+    authority: RunAuthority
+
+
+def load_settings(folder: Path) -> Settings | None:
+    """None when the folder holds none. Raises CorruptState."""
+    path = folder / SETTINGS
+    if not path.exists():
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Settings)
+    except msgspec.DecodeError as error:
+        raise CorruptState(f"{path} is damaged ({error}); {RESTORE}") from None
+
+
+def save_settings(folder: Path, settings: Settings) -> None:
+    RealDisk(folder).replace(SETTINGS, msgspec.json.encode(settings))
+
+
+def wanted_settings(known: Settings | None, options: HostOptions, run: str = "") -> Settings:
+    """The known settings with what this start was told, or fresh ones."""
+    old = known or Settings(run=run, bind=DEFAULT_BIND, advertise=(), keeper=True)
+    return msgspec.structs.replace(
+        old,
+        bind=old.bind if options.bind is None else options.bind,
+        advertise=old.advertise if options.advertise is None else options.advertise,
+        keeper=old.keeper if options.keeper is None else options.keeper,
+    )
+
+
+def open_folder(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) -> HostFiles:
+    """Create a run in `folder`, or continue the one that is there.
+
+    Raises UserError, StorageError, CorruptState.
+    """
+    disk = RealDisk(folder)
+    known = load_settings(folder)
+    if known is not None and known.halted:
+        raise UserError(f"this coordinator was stopped: {known.halted}; {RESTORE}")
+    has_journal = (disk.size(JOURNAL) or 0) > 0
+    run_key = Identity.load(disk, RUN_KEY)
+    if run_key is None and (known is not None or has_journal):
+        raise UserError(f"{folder} lost its {RUN_KEY}; {RESTORE}")
+    if run_key is None:
+        run_key = _first_key(folder, spec)
+    journal = open_journal(disk, run_key)
+    if journal.cut_bytes:
+        say(f"the journal's torn tail of {journal.cut_bytes} bytes was cut")
+    if journal.length:
+        authority = _continue(folder, journal, run_key, spec)
+    elif known is not None:
+        raise UserError(f"{folder} lost its journal; {RESTORE}")
+    else:
+        authority = _create(folder, run_key, _needed(folder, spec), journal, say)
+    settings = wanted_settings(known, options, authority.run)
+    save_settings(folder, settings)
+    _show_recovery_key(folder, journal, run_key, authority, options.recovery_file, say)
+    return HostFiles(settings=settings, journal=journal, run_key=run_key, authority=authority)
+
+
+def _needed(folder: Path, spec: RunSpec | None) -> RunSpec:
+    if spec is None:
+        raise UserError(f"{folder} holds no run yet; give a run spec: farflung host run.toml")
+    return spec
+
+
+def _first_key(folder: Path, spec: RunSpec | None) -> Identity:
+    _needed(folder, spec)
+    return Identity.load_or_create(RealDisk(folder), RUN_KEY)
+
+
+def _continue(
+    folder: Path, journal: Journal, run_key: Identity, spec: RunSpec | None
+) -> RunAuthority:
+    genesis = genesis_of(journal)
+    if genesis.run_key != run_key.public_key:
+        raise UserError(f"{folder / RUN_KEY} is not the key of this run's journal; {RESTORE}")
+    if spec is not None:
+        _check_same(genesis, spec)
+    authority = RunAuthority.load(RealDisk(folder), CA_KEY, RunId(genesis.run))
+    if authority is None:
+        raise UserError(f"{folder} lost its {CA_KEY}; {RESTORE}")
+    return authority
+
+
+def genesis_of(journal: Journal) -> Genesis:
+    """The first record of a journal that is not empty."""
+    genesis = next(journal.records())
+    assert isinstance(genesis, Genesis)
+    return genesis
+
+
+def _check_same(genesis: Genesis, spec: RunSpec) -> None:
+    old, new = digest(genesis.spec).hex()[:12], spec_hash(spec).hex()[:12]
+    if old != new:
+        raise MismatchError(
+            f"the run here has spec {old}, yours is {new}; a run's spec cannot change: continue "
+            f"with `farflung host` alone, or choose another name"
+        )
+
+
+# ---- the recovery key ----------------------------------------------------------------------
+
+
+def _show_recovery_key(
+    folder: Path,
+    journal: Journal,
+    run_key: Identity,
+    authority: RunAuthority,
+    where: Path | None,
+    say: Say,
+) -> None:
+    """Once in a run's life: into the folder, and to the operator, who keeps it elsewhere."""
+    if where is None and (folder / RECOVERY).exists():
+        return
+    spec_name = msgspec.json.decode(genesis_of(journal).spec, type=RunSpec).name
+    text = recovery_text(
+        Recovery(
+            run=RunId(authority.run),
+            run_name=spec_name,
+            run_seed=run_key.seed,
+            ca_seed=authority.seed,
+        )
+    )
+    if where is not None:
+        _write_private(where, text)
+        say(f"the recovery key is in {where}; keep it off this machine: it restores a lost host")
+    if not (folder / RECOVERY).exists():
+        if where is None:
+            say(
+                "Recovery key (keep it off this machine and secret: whoever has it owns the run, "
+                f"and without it a lost disk ends the run):\n\n  {text}\n"
+            )
+        # Last: a host that is killed before this line shows the key again at its next start.
+        _write_private(folder / RECOVERY, text)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """A file that only its owner may read; one with other content is never overwritten."""
+    try:
+        if path.exists() and path.stat().st_size:
+            if path.read_text().strip() == text:
+                return
+            raise UserError(f"{path} exists and holds something else; name another file")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(descriptor)
+    except OSError as error:
+        raise StorageError(f"cannot write the recovery key to {path}: {error.strerror}") from None
+
+
+def install_keys(folder: Path, recovery: Recovery) -> tuple[Identity, RunAuthority]:
+    """Write a recovery key's two keys into a host's folder."""
+    private_folder(folder)
+    disk = RealDisk(folder)
+    run_key = Identity.from_seed(recovery.run_seed)
+    authority = RunAuthority.create(recovery.run, seed=recovery.ca_seed)
+    disk.replace(RUN_KEY, run_key.private_pem)
+    disk.replace(CA_KEY, authority.private_pem)
+    _write_private(folder / RECOVERY, recovery_text(recovery))
+    return run_key, authority
+
+
+# ---- birth ---------------------------------------------------------------------------------
+
+
+def _create(
+    folder: Path, run_key: Identity, spec: RunSpec, journal: Journal, say: Say
+) -> RunAuthority:
+    """Authority, data, initial weights, GENESIS. Leftovers of a birth that was killed give way."""
+    disk = RealDisk(folder)
+    authority = RunAuthority.create(RunId(secrets.token_hex(8)))
+    disk.replace(CA_KEY, authority.private_pem)
+    material, data = make_material(folder, spec, say)
+    say("making the initial weights ...")
+    weights = make_weights(spec, data)
+    say(describe(weights.layout))
+    record = genesis_record(
+        run=authority.run,
+        run_key=run_key.public_key,
+        spec=spec,
+        weights=weights,
+        material=material,
+        disk=RealDisk(folder.parent / "keeper"),
+    )
+    hit("genesis.stored")
+    journal.append(record)
+    hit("genesis.appended")
+    return authority
+
+
+def make_material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:
+    """Prepare or find the token shards: their hashes for GENESIS, and their folder."""
+    if spec.data.source == "synthetic":
+        return Material(rows=spec.data.rows), None
+    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
+    from farflung.data.shards import open_rows
+
+    data = folder / "data"
+    if spec.data.source == "shakespeare":
+        if not (data / "manifest.json").exists():
+            say("preparing the shipped text ...")
+        made = shipped_folder(spec.data, folder / "cache")
+    else:
+        made = Path(spec.data.source)
+    if not data.exists():
+        data.symlink_to(made.resolve(), target_is_directory=True)
+    rows = open_rows(data)
+    manifest = (data / "manifest.json").read_bytes()
+    tokenizer = data / "tokenizer.json"
+    content = tokenizer.read_bytes() if tokenizer.exists() else b""
+    return (
+        Material(
+            rows=len(rows.train),
+            data=digest(manifest),
+            data_bytes=len(manifest),
+            tokenizer=digest(content) if content else b"",
+            tokenizer_bytes=len(content),
+        ),
+        data,
+    )
