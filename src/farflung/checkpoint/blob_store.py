@@ -57,6 +57,10 @@ class BlobStore:
             return None
         return self._disk.read_at(_path(name), offset, length)
 
+    def drop(self, name: bytes) -> None:
+        """Remove a stored blob that turned out to be damaged."""
+        self._disk.remove(_path(name))
+
     def keep_only(self, names: set[bytes]) -> int:
         """Remove every stored file that is not one of these blobs; returns how many went."""
         kept = {name.hex() for name in names}

@@ -14,19 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import (
-    CorruptState,
-    MismatchError,
-    ProtocolError,
-    Refused,
-)
-from farflung.events import (
-    AgentStarted,
-    Resynced,
-)
+from farflung.errors import CorruptState, MismatchError, ProtocolError, Refused
+from farflung.events import AgentStarted, Resynced
 from farflung.network.messages import (
     Attempt,
-    Beat,
     Control,
     Donors,
     Hello,
@@ -40,15 +31,17 @@ from farflung.network.messages import (
 from farflung.outer.layout import Layout
 from farflung.run.applier import Applier
 from farflung.run.averager import Averager
+from farflung.run.catch_up import CatchUp
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import NodePlant
+from farflung.run.replay_fetch import LogTrimmed
 from farflung.run.round import RoundRunner
 from farflung.run.supervisor import Supervisor
-from farflung.run.trainer_port import TrainerPort
+from farflung.run.trainer_port import TrainerPort, beat_of
 from farflung.swarm.journal import Journal as JournalFile
 from farflung.swarm.records import Admin, AnyRecord, Close, Gen, Genesis
 
@@ -76,7 +69,6 @@ class Agent:
             journal=journal,
             blobs=self.blobs,
             workers=world.workers,
-            clock=world.clock,
             emit=world.emit,
             keeps_genesis=config.role != "trainer",
         )
@@ -98,13 +90,20 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
+        self.catch_up = CatchUp(
+            world=world,
+            mesh=self.mesh,
+            follower=self.follower,
+            blobs=self.blobs,
+            donors=self.donors,
+        )
         self.applier = Applier(
             config=config,
             world=world,
             follower=self.follower,
             mesh=self.mesh,
             control=self.control,
-            donors=self.donors,
+            replay=self.catch_up.replay,
         )
         self.supervisor: Supervisor | None = None
         self.trainer: TrainerPort | None = None
@@ -125,6 +124,7 @@ class Agent:
         self._phase = "syncing"
         self._leave_reason = ""
         self._distrust = False
+        self._at_least = 0
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -194,10 +194,8 @@ class Agent:
                     if self.supervisor is not None:
                         group.create_task(self.supervisor.run())
                     group.create_task(self._apply_loop())
-            except* CorruptState as errors:
-                reason = str(errors.exceptions[0])
-                self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
-                await self._forget_state(reason)
+            except* (CorruptState, LogTrimmed) as errors:
+                await self._forget_state(errors.exceptions[0])
 
     async def _genesis_known(self) -> Genesis:
         while self.follower.genesis is None:
@@ -214,7 +212,7 @@ class Agent:
         elif self.trainer is not None:
             state.anchor = self.trainer.shared.anchor
         await self.follower.bring_up(
-            state, self.donors, self.mesh.blobs, trust_disk=not self._distrust
+            state, self.catch_up.source, trust_disk=not self._distrust, at_least=self._at_least
         )
         self._distrust = False
         if self.trainer is not None:
@@ -240,12 +238,19 @@ class Agent:
             emit=self.world.emit,
         )
 
-    async def _forget_state(self, reason: str) -> None:
-        """My state is not the journal's: leave the round, take a donor's."""
+    async def _forget_state(self, error: BaseException) -> None:
+        """It is not the journal's, or too old to be replayed: leave the round, take a donor's."""
+        state, reason = self.follower.state, str(error)
+        self.world.emit(Resynced(round=state.next_round, reason=reason))
         self._distrust = True
+        if isinstance(error, LogTrimmed):
+            self._at_least = max(self._at_least, state.next_round + 1)
         await self._lost_progress(reason)
         if self.averager is not None:
             await self.averager.close()
+        self.averager = self.applier.averager = self.plant.averager = None
+        await self.catch_up.replay.close()
+        self.follower.forget()
 
     def donors(self) -> list[str]:
         """Keepers first: they have everything and train nothing."""
@@ -383,15 +388,8 @@ class Agent:
 
     async def _beats(self) -> None:
         while True:
-            trainer = self.trainer
-            phase = self._phase if trainer is None or self.runner is None else trainer.phase
-            await self.control.send(
-                Beat(
-                    steps=0 if trainer is None else trainer.steps,
-                    steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
-                    phase=phase,
-                )
-            )
+            running = self.trainer is not None and self.runner is not None
+            await self.control.send(beat_of(self.trainer, "" if running else self._phase))
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
 
