@@ -90,13 +90,7 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
-        self.catch_up = CatchUp(
-            world=world,
-            mesh=self.mesh,
-            follower=self.follower,
-            blobs=self.blobs,
-            donors=self.donors,
-        )
+        self.catch_up = CatchUp(world, self.mesh, self.follower, self.blobs, self.donors)
         self.applier = Applier(
             config=config,
             world=world,

@@ -18,7 +18,6 @@ class CatchUp:
 
     def __init__(
         self,
-        *,
         world: World,
         mesh: Mesh,
         follower: Follower,
