@@ -69,10 +69,8 @@ class Agent:
             journal=journal,
             blobs=self.blobs,
             workers=world.workers,
-            emit=world.emit,
-            keeps_genesis=config.role != "trainer",
         )
-        self.plant = NodePlant(self.follower, self.blobs, world.disk)
+        self.plant = NodePlant(self.follower, self.blobs, world.disk, world.clock, world.emit)
         self.mesh = Mesh(
             node=config.node,
             run=config.run,
@@ -90,7 +88,7 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
-        self.catch_up = CatchUp(world, self.mesh, self.follower, self.blobs, self.donors)
+        self.catch_up = CatchUp(config, world, self.mesh, self.plant, self.donors)
         self.applier = Applier(
             config=config,
             world=world,
@@ -98,6 +96,7 @@ class Agent:
             mesh=self.mesh,
             control=self.control,
             replay=self.catch_up.replay,
+            house=self.catch_up.house,
         )
         self.supervisor: Supervisor | None = None
         self.trainer: TrainerPort | None = None
@@ -165,8 +164,6 @@ class Agent:
         if self.trainer is not None:
             await self.trainer.close()
         await self.applier.close()
-        if self.follower.ready and self.follower.state.next_round > 0:
-            await self.follower.snapshot(self.config.run)
         self.control.close()
         await self.mesh.close()
 
@@ -201,6 +198,7 @@ class Agent:
         """State from disk or donors, shared with a fresh trainer."""
         spec = self.follower.spec
         state = OuterState(Layout.from_json(genesis.layout), spec.outer)
+        self.catch_up.house.open(state)
         if self._make_trainer is not None and self.trainer is None:
             self.trainer = self._make_trainer(spec, state)
         elif self.trainer is not None:
@@ -208,6 +206,7 @@ class Agent:
         await self.follower.bring_up(
             state, self.catch_up.source, trust_disk=not self._distrust, at_least=self._at_least
         )
+        self.catch_up.house.fetched()
         self._distrust = False
         if self.trainer is not None:
             self._phase = "loading"
@@ -244,6 +243,7 @@ class Agent:
             await self.averager.close()
         self.averager = self.applier.averager = self.plant.averager = None
         await self.catch_up.replay.close()
+        self.catch_up.house.before_fetch()
         self.follower.forget()
 
     def donors(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from farflung.events import Applied, Skipped
@@ -10,6 +9,7 @@ from farflung.network.messages import Moved
 from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
+from farflung.run.housekeeping import House
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, World
 from farflung.run.replay_fetch import ReplayFetch
@@ -30,6 +30,7 @@ class Applier:
         mesh: Mesh,
         control: ControlLink,
         replay: ReplayFetch,
+        house: House,
     ) -> None:
         self._config = config
         self._world = world
@@ -37,8 +38,8 @@ class Applier:
         self._mesh = mesh
         self._control = control
         self._replay = replay
+        self._house = house
         self._moved_bytes = (0, 0)
-        self._saving: asyncio.Task[None] | None = None
         self.trainer: TrainerPort | None = None
         self.runner: RoundRunner | None = None
         self.averager: Averager | None = None
@@ -87,7 +88,9 @@ class Applier:
             )
         )
         await self._report(commit.round)
-        self._keep_house(commit.round)
+        self._house.after_round(
+            commit.round, committed_attempt=commit.attempt, behind=self._behind()
+        )
 
     async def _results(self, commit: Commit) -> Sequence[bytes]:
         """The averaged bytes: from my exchange, my round log, or by hash from a holder."""
@@ -114,6 +117,7 @@ class Applier:
         if self.runner is not None:
             self.runner.on_abandon(round_)
         self._world.emit(Skipped(round=round_))
+        self._house.after_round(round_, committed_attempt=None, behind=self._behind())
 
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
@@ -132,17 +136,8 @@ class Applier:
             )
         )
 
-    def _keep_house(self, round_: int) -> None:
-        rules = self._follower.spec.swarm
-        if self._config.role == "trainer":
-            self._follower.log.trim(round_ + 1 - rules.keep_rounds)
-        due = (round_ + 1) % rules.snapshot_every == 0 and not self._behind()
-        idle = self._saving is None or self._saving.done()  # else the disk is slower than that
-        if due and idle:
-            self._saving = asyncio.create_task(self._follower.snapshot(self._config.run))
-
     async def close(self) -> None:
-        """Let a snapshot that is being written come to its end; end the downloads."""
+        """End the downloads; let a snapshot that is being written come to its end."""
         await self._replay.close()
-        if self._saving is not None:
-            await asyncio.gather(self._saving, return_exceptions=True)
+        follower = self._follower
+        await self._house.close(lambda: follower.ready and follower.state.next_round > 0)

@@ -1,14 +1,14 @@
-"""What brings a node to the newest state: snapshot source, replay, and the downloads under both."""
+"""What a node needs to reach the newest state and to keep it: downloads, replay, snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from farflung.checkpoint.blob_store import BlobStore
 from farflung.run.fetching import Fetcher
-from farflung.run.follower import Follower
+from farflung.run.housekeeping import House
 from farflung.run.mesh import Mesh
-from farflung.run.node import World
+from farflung.run.node import NodeConfig, World
+from farflung.run.plant import NodePlant
 from farflung.run.replay_fetch import ReplayFetch
 from farflung.run.state_source import StateSource
 
@@ -18,12 +18,25 @@ class CatchUp:
 
     def __init__(
         self,
+        config: NodeConfig,
         world: World,
         mesh: Mesh,
-        follower: Follower,
-        blobs: BlobStore,
+        plant: NodePlant,
         donors: Callable[[], list[str]],
     ) -> None:
+        follower, blobs = plant.follower, plant.blobs
+        self.house = House(
+            role=config.role,
+            run=config.run,
+            disk=world.disk,
+            blobs=blobs,
+            follower=follower,
+            inputs=plant.inputs,
+            pins=plant.pins,
+            workers=world.workers,
+            emit=world.emit,
+            max_bytes=config.max_disk_bytes,
+        )
         self.fetcher = Fetcher(
             exchange=mesh.blobs,
             donors=donors,

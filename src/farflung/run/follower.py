@@ -13,18 +13,11 @@ import msgspec
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
-from farflung.checkpoint.snapshot import (
-    Manifest,
-    Pointer,
-    decode_manifest,
-    names_of,
-    write_snapshot,
-)
+from farflung.checkpoint.snapshot import Manifest
 from farflung.clock import Workers
 from farflung.config.run import RunSpec
 from farflung.disk import Disk
-from farflung.errors import CorruptState, StorageError
-from farflung.events import Emit, Warned
+from farflung.errors import CorruptState
 from farflung.failpoints import hit
 from farflung.run.outer_state import Float32, OuterState
 from farflung.run.state_source import StateSource, sizes_fit
@@ -52,10 +45,7 @@ class Follower:
         journal: Journal,
         blobs: BlobStore,
         workers: Workers,
-        emit: Emit,
-        keeps_genesis: bool,
     ) -> None:
-        self._keeps_genesis = keeps_genesis
         self.disk = disk
         self.journal = journal
         self.blobs = blobs
@@ -63,7 +53,6 @@ class Follower:
         self.lock = asyncio.Lock()
         """Held while anchor or momentum are read for a vote or changed by a commit."""
         self._workers = workers
-        self._emit = emit
         self._state: OuterState | None = None
         self._genesis: Genesis | None = None
         self._commits: dict[int, Commit | None] = {}
@@ -246,43 +235,6 @@ class Follower:
         if found is not None:  # from now on it is served and trimmed like the others
             self.log.note(commit.round, hashes, lengths)
         return found
-
-    # ---- snapshots -------------------------------------------------------------------------
-
-    async def snapshot(self, run: str) -> None:
-        """Write the state; a full disk skips this snapshot and says so."""
-        state = self.state
-        async with self.lock:  # only the copy is made under the lock
-            copies = [
-                (state.rounds[f], state.anchor_of(f), state.momentum_of(f))
-                for f in range(len(state.fragments))
-            ]
-            next_round = state.next_round
-        try:
-            pointer = await self._workers.run(
-                lambda: write_snapshot(self.disk, self.blobs, run, next_round, copies)
-            )
-            self._collect(pointer, run)
-        except StorageError as error:
-            self._emit(Warned(sentence=f"snapshot skipped: {error}"))
-
-    def _collect(self, pointer: Pointer, run: str) -> None:
-        """Keep the newest snapshot and, so that a joiner in mid-copy can end, the one before."""
-        names: set[bytes] = set()
-        for kept in (pointer, self._previous):
-            data = None if kept is None else self.blobs.get(bytes.fromhex(kept.manifest))
-            if kept is not None and data is not None:
-                names |= names_of(kept, decode_manifest(data, run))
-        if self._keeps_genesis and self._genesis is not None:
-            data = self.blobs.get(self._genesis.snapshot)
-            if data is not None:
-                manifest = decode_manifest(data, run)
-                names |= {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves}
-                names.add(self._genesis.snapshot)
-        self.blobs.keep_only(names)
-        self._previous = pointer
-
-    _previous: Pointer | None = None
 
 
 def slice_lengths(state: OuterState, commit: Commit) -> list[int]:

@@ -34,8 +34,8 @@ class Pins:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._replaying: tuple[int, float] | None = None
-        """Oldest round whose result was asked lately, and when."""
+        self._replaying: dict[int, float] = {}
+        """Rounds whose result was asked lately, and when."""
 
     def know(self, manifest: str, next_round: int, names: Set[bytes]) -> None:
         """A snapshot that is served from now on."""
@@ -52,7 +52,8 @@ class Pins:
     def touch_round(self, round_: int) -> None:
         """The result of a round was asked for: who asks will ask for the later ones."""
         now_s = self._clock.now()
-        self._replaying = (round_, now_s)
+        self._replaying = {r: s for r, s in self._replaying.items() if now_s - s < IDLE_S}
+        self._replaying[round_] = now_s
 
     def held(self) -> set[str]:
         """Manifests of snapshots that must stay now."""
@@ -65,8 +66,8 @@ class Pins:
     def floor(self) -> int | None:
         """First round whose result must stay for those who copy or replay; None: nobody does."""
         rounds = [k.next_round for k in self._known.values() if self._held(k)]
-        if self._replaying and self._clock.now() - self._replaying[1] < IDLE_S:
-            rounds.append(self._replaying[0])
+        now_s = self._clock.now()
+        rounds += [r for r, asked_s in self._replaying.items() if now_s - asked_s < IDLE_S]
         return min(rounds, default=None)
 
     def forget_all_but(self, manifests: Set[str]) -> None:
