@@ -42,8 +42,17 @@ class Disk(Protocol):
     def names(self, folder: str) -> list[str]:
         """Sorted file names in a folder; empty when it does not exist."""
 
+    def folders(self, folder: str) -> list[str]:
+        """Sorted names of the folders in a folder; empty when it does not exist."""
+
     def remove(self, path: str) -> None:
         """Remove a file; no error when it is gone."""
+
+    def remove_folder(self, folder: str) -> None:
+        """Remove a folder and the files in it; no error when it is gone."""
+
+    def free_bytes(self) -> int:
+        """Bytes that this user may still write."""
 
 
 def _failure(error: OSError, path: str) -> StorageError:
@@ -134,9 +143,18 @@ class RealDisk:
             return []
         return sorted(p.name for p in where.iterdir() if p.is_file() and p.name[0] != ".")
 
+    def folders(self, folder: str) -> list[str]:
+        where = self.root / folder
+        return sorted(p.name for p in where.iterdir() if p.is_dir()) if where.is_dir() else []
+
     def remove(self, path: str) -> None:
         self._close(path)
         (self.root / path).unlink(missing_ok=True)
+
+    def remove_folder(self, folder: str) -> None:
+        for path in [p for p in self._open if p.startswith(f"{folder}/")]:
+            self._close(path)
+        shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def free_bytes(self) -> int:
         """Bytes that an unprivileged user may still write under the root."""
@@ -180,6 +198,8 @@ class MemoryDisk:
         self.full = False
         self.on_write: Callable[[], None] | None = None
         """Called before each change and each sync: a place for a crash."""
+        self.free = 1 << 50
+        """What `free_bytes` says while it is not full."""
 
     def read(self, path: str) -> bytes | None:
         data = self._live.get(path)
@@ -219,10 +239,22 @@ class MemoryDisk:
         inside = (p[len(head) :] for p in self._live if p.startswith(head))
         return sorted(name for name in inside if "/" not in name)
 
+    def folders(self, folder: str) -> list[str]:
+        head = f"{folder}/" if folder else ""
+        inside = (p[len(head) :] for p in self._live if p.startswith(head))
+        return sorted({name.partition("/")[0] for name in inside if "/" in name})
+
     def remove(self, path: str) -> None:
         self._about_to_write()
         self._live.pop(path, None)
         self._durable.pop(path, None)
+
+    def remove_folder(self, folder: str) -> None:
+        for path in [p for p in self._live if p.startswith(f"{folder}/")]:
+            self.remove(path)
+
+    def free_bytes(self) -> int:
+        return 0 if self.full else self.free
 
     def crash(self, torn_bytes: int = 0) -> MemoryDisk:
         """What survives a crash; up to `torn_bytes` of each unsynced tail survive too."""

@@ -181,10 +181,39 @@ class AgentStarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StateProgress(Event):
+    """How far the download of a snapshot is; about twice a second."""
+
+    here: int
+    """Bytes on this disk, those of an interrupted download included."""
+    total: int
+    bytes_per_s: float
+    eta_s: float
+    """-1 while nothing is measured."""
+    sources: int
+    """Peers that something is asked of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadBlob(Event):
+    """A source sent bytes that do not match their hash; after three it is not asked again."""
+
+    node: str
+    what: str
+    strikes: int
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class SnapshotFetched(Event):
     next_round: int
     bytes: int
+    """Moved by this process."""
     took_s: float
+    reused: int = 0
+    """Bytes of it that were on this disk already."""
+    sources: int = 1
+    """Peers that delivered."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,19 @@ class BlobStore:
             return None
         return self._disk.read_at(_path(name), offset, length)
 
+    def stored_bytes(self) -> int:
+        """Bytes under `blobs/`; reads the folder."""
+        names = self._disk.names(FOLDER)
+        return sum(self._disk.size(f"{FOLDER}/{name}") or 0 for name in names)
+
+    def file_bytes(self) -> int:
+        """Bytes of files that are served from where they are."""
+        return sum(p.stat().st_size for p in set(self._files.values()) if p.exists())
+
+    def drop(self, name: bytes) -> None:
+        """Remove a stored blob that turned out to be damaged."""
+        self._disk.remove(_path(name))
+
     def keep_only(self, names: set[bytes]) -> int:
         """Remove every stored file that is not one of these blobs; returns how many went."""
         kept = {name.hex() for name in names}

@@ -24,6 +24,8 @@ class RoundLog:
         """Slice hash -> (file, offset, length)."""
         self._rounds: dict[str, int] = {}
         """File name -> round, for what this process stored or noted."""
+        self._bytes: dict[str, int] = {}
+        """File name -> size, of the same."""
 
     def store(self, round_: int, results: Sequence[bytes]) -> Hash:
         """Write and sync one attempt's results; returns their bytes root. Raises StorageError."""
@@ -35,9 +37,12 @@ class RoundLog:
         return root
 
     def note(self, round_: int, hashes: Sequence[bytes], lengths: Sequence[int]) -> None:
-        """Index a result that is on disk (after a restart: from the journal)."""
+        """Index a result that is on disk (after a restart: from the journal), or nothing."""
         path = _path(merkle_root(hashes))
-        self._rounds[path] = round_
+        size = self._disk.size(path)
+        if size is None:
+            return
+        self._rounds[path], self._bytes[path] = round_, size
         at = 0
         for name, length in zip(hashes, lengths, strict=True):
             self._slices[bytes(name)] = (path, at, length)
@@ -83,10 +88,32 @@ class RoundLog:
         """Forget rounds below `floor`."""
         self._drop([p for p, r in self._rounds.items() if r < floor])
 
+    @property
+    def n_bytes(self) -> int:
+        return sum(self._bytes.values())
+
+    def rounds(self) -> list[int]:
+        """Rounds with a result here, oldest first."""
+        return sorted(set(self._rounds.values()))
+
+    def round_of(self, name: bytes) -> int | None:
+        """The round of a slice's result that is here."""
+        place = self._slices.get(bytes(name))
+        return None if place is None else self._rounds.get(place[0])
+
+    def drop_unknown(self) -> int:
+        """Remove files that this process neither stored nor noted: attempts of a former one that
+        were never committed. Returns how many went."""
+        paths = [f"{FOLDER}/{n}" for n in self._disk.names(FOLDER)]
+        gone = [p for p in paths if p not in self._rounds]
+        for path in gone:
+            self._disk.remove(path)
+        return len(gone)
+
     def _drop(self, paths: list[str]) -> None:
         for path in paths:
             self._disk.remove(path)
-            del self._rounds[path]
+            del self._rounds[path], self._bytes[path]
         gone = set(paths)
         self._slices = {k: v for k, v in self._slices.items() if v[0] not in gone}
 

@@ -123,8 +123,9 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: str = "run"
     seed: int = 0
     """Seeds the initial weights and, with data.seed, the order of samples."""
-    record: Literal["results", "all"] = "results"
-    """What holders keep for `verify`: averaged results, or contributions too."""
+    record: Literal["none", "results", "all"] = "results"
+    """What keepers keep of the whole run for `verify`: nothing beyond what joiners need, averaged
+    results, or contributions too. `--max-disk` of the host bounds it."""
     model: Model = Model()
     data: Data = Data()
     inner: Inner = Inner()

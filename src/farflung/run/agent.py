@@ -19,7 +19,6 @@ from farflung.events import AgentStarted, Resynced
 from farflung.failpoints import sent
 from farflung.network.messages import (
     Attempt,
-    Beat,
     Control,
     Donors,
     Hello,
@@ -33,15 +32,17 @@ from farflung.network.messages import (
 from farflung.outer.layout import Layout
 from farflung.run.applier import Applier
 from farflung.run.averager import Averager
+from farflung.run.catch_up import CatchUp
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import NodePlant
+from farflung.run.replay_fetch import LogTrimmed
 from farflung.run.round import RoundRunner
 from farflung.run.supervisor import Supervisor
-from farflung.run.trainer_port import TrainerPort
+from farflung.run.trainer_port import TrainerPort, beat_of
 from farflung.swarm.journal import Journal as JournalFile
 from farflung.swarm.records import Admin, AnyRecord, Close, Gen, Genesis
 
@@ -69,11 +70,8 @@ class Agent:
             journal=journal,
             blobs=self.blobs,
             workers=world.workers,
-            clock=world.clock,
-            emit=world.emit,
-            keeps_genesis=config.role != "trainer",
         )
-        self.plant = NodePlant(self.follower, self.blobs, world.disk)
+        self.plant = NodePlant(self.follower, self.blobs, world.disk, world.clock, world.emit)
         self.mesh = Mesh(
             node=config.node,
             run=config.run,
@@ -91,13 +89,15 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
+        self.catch_up = CatchUp(config, world, self.mesh, self.plant, self.donors)
         self.applier = Applier(
             config=config,
             world=world,
             follower=self.follower,
             mesh=self.mesh,
             control=self.control,
-            donors=self.donors,
+            replay=self.catch_up.replay,
+            house=self.catch_up.house,
         )
         self.supervisor: Supervisor | None = None
         self.trainer: TrainerPort | None = None
@@ -119,6 +119,7 @@ class Agent:
         self._phase = "syncing"
         self._leave_reason = ""
         self._distrust = False
+        self._at_least = 0
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -160,13 +161,12 @@ class Agent:
     async def _close(self) -> None:
         if self._leaving.is_set():
             await self.control.send(Leave(reason=self._leave_reason))
+            await sent("leave.sent")
         if self.averager is not None:
             await self.averager.close()
         if self.trainer is not None:
             await self.trainer.close()
         await self.applier.close()
-        if self.follower.ready and self.follower.state.next_round > 0:
-            await self.follower.snapshot(self.config.run)
         self.control.close()
         await self.mesh.close()
 
@@ -188,10 +188,8 @@ class Agent:
                     if self.supervisor is not None:
                         group.create_task(self.supervisor.run())
                     group.create_task(self._apply_loop())
-            except* CorruptState as errors:
-                reason = str(errors.exceptions[0])
-                self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
-                await self._forget_state(reason)
+            except* (CorruptState, LogTrimmed) as errors:
+                await self._forget_state(errors.exceptions[0])
 
     async def _genesis_known(self) -> Genesis:
         while self.follower.genesis is None:
@@ -203,13 +201,15 @@ class Agent:
         """State from disk or donors, shared with a fresh trainer."""
         spec = self.follower.spec
         state = OuterState(Layout.from_json(genesis.layout), spec.outer)
+        self.catch_up.house.open(state)
         if self._make_trainer is not None and self.trainer is None:
             self.trainer = self._make_trainer(spec, state)
         elif self.trainer is not None:
             state.anchor = self.trainer.shared.anchor
         await self.follower.bring_up(
-            state, self.donors, self.mesh.blobs, trust_disk=not self._distrust
+            state, self.catch_up.source, trust_disk=not self._distrust, at_least=self._at_least
         )
+        self.catch_up.house.fetched()
         self._distrust = False
         if self.trainer is not None:
             self._phase = "loading"
@@ -234,12 +234,20 @@ class Agent:
             emit=self.world.emit,
         )
 
-    async def _forget_state(self, reason: str) -> None:
-        """My state is not the journal's: leave the round, take a donor's."""
+    async def _forget_state(self, error: BaseException) -> None:
+        """It is not the journal's, or too old to be replayed: leave the round, take a donor's."""
+        state, reason = self.follower.state, str(error)
+        self.world.emit(Resynced(round=state.next_round, reason=reason))
         self._distrust = True
+        if isinstance(error, LogTrimmed):
+            self._at_least = max(self._at_least, state.next_round + 1)
         await self._lost_progress(reason)
         if self.averager is not None:
             await self.averager.close()
+        self.averager = self.applier.averager = self.plant.averager = None
+        await self.catch_up.replay.close()
+        self.catch_up.house.before_fetch()
+        self.follower.forget()
 
     def donors(self) -> list[str]:
         """Keepers first: they have everything and train nothing."""
@@ -382,15 +390,8 @@ class Agent:
 
     async def _beats(self) -> None:
         while True:
-            trainer = self.trainer
-            phase = self._phase if trainer is None or self.runner is None else trainer.phase
-            await self.control.send(
-                Beat(
-                    steps=0 if trainer is None else trainer.steps,
-                    steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
-                    phase=phase,
-                )
-            )
+            running = self.trainer is not None and self.runner is not None
+            await self.control.send(beat_of(self.trainer, "" if running else self._phase))
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
 

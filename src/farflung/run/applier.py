@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from farflung.errors import CorruptState, LinkDown, StorageError
-from farflung.events import Applied, Skipped, Warned
+from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
 from farflung.network.messages import Moved
 from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
-from farflung.run.follower import RETRY_S, Follower
+from farflung.run.follower import Follower
+from farflung.run.housekeeping import House
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, World
+from farflung.run.replay_fetch import ReplayFetch
 from farflung.run.round import RoundRunner
 from farflung.run.trainer_port import TrainerPort
 from farflung.swarm.records import Commit, Contributor
@@ -30,16 +30,17 @@ class Applier:
         follower: Follower,
         mesh: Mesh,
         control: ControlLink,
-        donors: Callable[[], list[str]],
+        replay: ReplayFetch,
+        house: House,
     ) -> None:
         self._config = config
         self._world = world
         self._follower = follower
         self._mesh = mesh
         self._control = control
-        self._donors = donors
+        self._replay = replay
+        self._house = house
         self._moved_bytes = (0, 0)
-        self._saving: asyncio.Task[None] | None = None
         self.trainer: TrainerPort | None = None
         self.runner: RoundRunner | None = None
         self.averager: Averager | None = None
@@ -49,7 +50,8 @@ class Applier:
     async def step(self) -> bool:
         """Apply or skip the next resolved round. False when nothing is left to apply.
 
-        Raises CorruptState when my state is not the journal's, StorageError.
+        Raises CorruptState when my state is not the journal's, LogTrimmed when the bytes of the
+        round are gone everywhere, StorageError.
         """
         resolved, commit = self._follower.next_resolution()
         if not resolved:
@@ -89,25 +91,17 @@ class Applier:
             )
         )
         await self._report(commit.round)
-        self._keep_house(commit.round)
+        self._house.after_round(
+            commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
+        )
 
     async def _results(self, commit: Commit) -> Sequence[bytes]:
         """The averaged bytes: from my exchange, my round log, or by hash from a holder."""
-        results: Sequence[bytes] | None = None
         if self.averager is not None and not self._behind():
             results = await self.averager.results_of(commit)
-        if results is None:
-            results = self._follower.stored(commit)
-        while results is None:
-            try:
-                results = await self._follower.fetch_results(
-                    commit, self._donors(), self._mesh.blobs, me=self._config.node
-                )
-            except (LinkDown, CorruptState, StorageError) as error:
-                sentence = f"round {commit.round} is not here yet: {error}"
-                self._world.emit(Warned(sentence=sentence))
-                await asyncio.sleep(RETRY_S)
-        return results
+            if results is not None:
+                return results
+        return await self._replay.results(commit)
 
     def _behind(self) -> bool:
         """More than the window behind the journal: no exchange of mine can be in flight."""
@@ -126,6 +120,7 @@ class Applier:
         if self.runner is not None:
             self.runner.on_abandon(round_)
         self._world.emit(Skipped(round=round_))
+        self._house.after_round(round_, committed=None, behind=self._behind())
 
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
@@ -144,17 +139,8 @@ class Applier:
             )
         )
 
-    def _keep_house(self, round_: int) -> None:
-        rules = self._follower.spec.swarm
-        if self._config.role == "trainer":
-            floor = round_ + 1 - rules.keep_rounds
-            self._follower.log.trim(min(floor, self._follower.saved_rounds))
-        due = (round_ + 1) % rules.snapshot_every == 0 and not self._behind()
-        idle = self._saving is None or self._saving.done()  # else the disk is slower than that
-        if due and idle:
-            self._saving = asyncio.create_task(self._follower.snapshot(self._config.run))
-
     async def close(self) -> None:
-        """Let a snapshot that is being written come to its end."""
-        if self._saving is not None:
-            await asyncio.gather(self._saving, return_exceptions=True)
+        """End the downloads; let a snapshot that is being written come to its end."""
+        await self._replay.close()
+        follower = self._follower
+        await self._house.close(lambda: follower.ready and follower.state.next_round > 0)

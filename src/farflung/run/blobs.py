@@ -6,29 +6,43 @@ Any holder may serve a blob, trusted or not: the reader checks it against its ha
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Protocol
 
-from farflung.errors import CorruptState, LinkDown, ProtocolError
-from farflung.failpoints import hit
+from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.network.link import Connection
 from farflung.network.messages import Blob, Catalogue, CatalogueReply, Fetch
+from farflung.run.fetch_plan import PIECE_BYTES
 
-PIECE_BYTES = 4 << 20
-REACH_S = 5.0
-"""A source without a link by then is passed over; the next try may find it."""
+MAX_PIECE_BYTES = 4 << 20
+"""The protocol's limit of one Fetch."""
 PIECE_S = 30.0
 """A piece that takes longer counts as a lost link."""
-SERVED_AT_ONCE = 4
-"""Pieces in flight to one link; further requests wait their turn."""
+CATALOGUE_S = 10.0
+YIELD_S = 2.0
+"""A piece waits at most this long for the round's own traffic to end."""
 
 _Key = tuple[str, bytes, int]
 
 
 class Reacher(Protocol):
     async def reach(self, node: str, deadline_s: float) -> Connection: ...
+
+    async def quiet(self) -> None:
+        """Returns when this node sends no frame of a round."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An answer that is owed, whether or not somebody still waits for it."""
+
+    length: int
+    link: Connection
+    answer: asyncio.Future[bytes | None]
 
 
 class BlobExchange:
@@ -37,15 +51,17 @@ class BlobExchange:
     def __init__(self, mesh: Reacher, read: Callable[[bytes, int, int], bytes | None]) -> None:
         self._mesh = mesh
         self._read = read
-        self._pending: dict[_Key, tuple[int, asyncio.Future[bytes | None]]] = {}
+        self._pending: dict[_Key, _Pending] = {}
         self._catalogues: dict[str, asyncio.Future[CatalogueReply]] = {}
+        self._queues: dict[Connection, deque[Fetch]] = {}
+        """Requests by link; a server task per link takes them in order, one at a time."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._turns: dict[int, asyncio.Semaphore] = {}
+        self.served_bytes = 0
 
     # ---- asking ----------------------------------------------------------------------------
 
     async def fetch(self, sources: Iterable[str], name: Hash, n_bytes: int) -> bytes:
-        """A whole blob from the first source that has it intact.
+        """A whole small blob from the first source that has it intact.
 
         Raises LinkDown when no source delivered, CorruptState when only bad bytes came.
         """
@@ -68,7 +84,7 @@ class BlobExchange:
         failure = LinkDown(f"no source for blob {name.hex()[:12]}")
         for node in sources:
             try:
-                data = await self._piece(node, name, offset, length)
+                data = await self.ask(node, name, offset, length)
             except LinkDown as error:
                 failure = error
                 continue
@@ -79,87 +95,125 @@ class BlobExchange:
     async def _whole(self, node: str, name: Hash, n_bytes: int) -> bytes | None:
         pieces: list[bytes] = []
         for offset in range(0, n_bytes, PIECE_BYTES):
-            piece = await self._piece(node, name, offset, min(PIECE_BYTES, n_bytes - offset))
+            piece = await self.ask(node, name, offset, min(PIECE_BYTES, n_bytes - offset))
             if piece is None:
                 return None
             pieces.append(piece)
         return b"".join(pieces)
 
-    async def _piece(self, node: str, name: Hash, offset: int, length: int) -> bytes | None:
+    async def ask(self, node: str, name: bytes, offset: int, length: int) -> bytes | None:
+        """One piece from one node, unchecked; None when it is not there. Raises LinkDown.
+
+        Safe to cancel: the answer is still expected and then dropped.
+        """
         key = (node, bytes(name), offset)
-        if key in self._pending:
-            return await asyncio.shield(self._pending[key][1])
-        link = await self._mesh.reach(node, REACH_S)
-        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        self._pending[key] = (length, future)
         try:
             async with asyncio.timeout(PIECE_S):
-                await link.send(Fetch(hash=name, offset=offset, length=length))
-                data = await future
-                hit("blob.piece-fetched")
-                return data
+                while True:
+                    owed = self._pending.get(key)
+                    if owed is None:
+                        owed = await self._send(key, length)
+                    answer = await asyncio.shield(owed.answer)
+                    if owed.length == length:
+                        return answer
         except TimeoutError:
             raise LinkDown(f"{node[:8]} sent no piece in {PIECE_S:g} s") from None
-        finally:
-            self._pending.pop(key, None)
+
+    async def _send(self, key: _Key, length: int) -> _Pending:
+        node, name, offset = key
+        link = await self._mesh.reach(node, PIECE_S)
+        if key in self._pending:  # another caller asked while this one waited for the link
+            return self._pending[key]
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda f: f.cancelled() or f.exception())
+        owed = self._pending[key] = _Pending(length, link, future)
+        try:
+            await link.send(Fetch(hash=name, offset=offset, length=length))
+        except LinkDown:
+            if self._pending.get(key) is owed:
+                del self._pending[key]
+            raise
+        return owed
 
     async def catalogue(self, node: str) -> CatalogueReply:
         """The newest snapshot of a node. Raises LinkDown."""
-        link = await self._mesh.reach(node, REACH_S)
-        future: asyncio.Future[CatalogueReply] = asyncio.get_running_loop().create_future()
-        self._catalogues[node] = future
         try:
-            async with asyncio.timeout(PIECE_S):
+            async with asyncio.timeout(CATALOGUE_S):
+                link = await self._mesh.reach(node, CATALOGUE_S)
+                if node not in self._catalogues:
+                    future: asyncio.Future[CatalogueReply]
+                    future = asyncio.get_running_loop().create_future()
+                    future.add_done_callback(lambda f: f.cancelled() or f.exception())
+                    self._catalogues[node] = future
                 await link.send(Catalogue())
-                return await future
+                return await asyncio.shield(self._catalogues[node])
         except TimeoutError:
             raise LinkDown(f"{node[:8]} did not say what it has") from None
-        finally:
-            self._catalogues.pop(node, None)
 
     # ---- fed by the mesh -------------------------------------------------------------------
 
     def expected(self, node: str, header: Blob) -> int:
         """Exact payload size of an answer; ProtocolError when nobody asked for it."""
-        waiting = self._pending.get((node, header.hash, header.offset))
-        if waiting is None:
+        owed = self._pending.get((node, header.hash, header.offset))
+        if owed is None:
             raise ProtocolError("a blob that nobody asked for")
-        return 0 if header.missing else waiting[0]
+        return 0 if header.missing else owed.length
 
     def on_blob(self, node: str, header: Blob, payload: memoryview) -> None:
-        waiting = self._pending.get((node, header.hash, header.offset))
-        if waiting is not None and not waiting[1].done():
-            waiting[1].set_result(None if header.missing else bytes(payload))
+        owed = self._pending.pop((node, header.hash, header.offset), None)
+        if owed is not None and not owed.answer.done():
+            owed.answer.set_result(None if header.missing else bytes(payload))
 
     def on_catalogue(self, node: str, reply: CatalogueReply) -> None:
-        waiting = self._catalogues.get(node)
+        waiting = self._catalogues.pop(node, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(reply)
 
-    def on_lost(self, node: str) -> None:
+    def on_lost(self, node: str, link: Connection) -> None:
+        """A data link ended: what was asked on it is not answered any more."""
+        self._queues.pop(link, None)
         lost = LinkDown(f"lost the data link to {node[:8]}")
-        for key, (_, future) in list(self._pending.items()):
-            if key[0] == node and not future.done():
-                future.set_exception(lost)
-        waiting = self._catalogues.get(node)
+        for key, owed in list(self._pending.items()):
+            if owed.link is link:
+                del self._pending[key]
+                if not owed.answer.done():
+                    owed.answer.set_exception(lost)
+        waiting = self._catalogues.pop(node, None)
         if waiting is not None and not waiting.done():
             waiting.set_exception(lost)
 
+    # ---- answering -------------------------------------------------------------------------
+
     def on_fetch(self, link: Connection, ask: Fetch) -> None:
         """Serve in the background, so that a slow reader does not hold up its other frames."""
-        if not 0 < ask.length <= PIECE_BYTES or ask.offset < 0:
-            raise ProtocolError(f"a fetch may ask for 1 to {PIECE_BYTES} bytes")
-        task = asyncio.create_task(self._serve(link, ask))
+        if not 0 < ask.length <= MAX_PIECE_BYTES or ask.offset < 0:
+            raise ProtocolError(f"a fetch may ask for 1 to {MAX_PIECE_BYTES} bytes")
+        if link in self._queues:
+            self._queues[link].append(ask)
+            return
+        self._queues[link] = deque([ask])
+        task = asyncio.create_task(self._serve(link))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, link: Connection, ask: Fetch) -> None:
-        turn = self._turns.setdefault(id(link), asyncio.Semaphore(SERVED_AT_ONCE))
-        async with turn:
-            data = self._read(ask.hash, ask.offset, ask.length)
+    async def _serve(self, link: Connection) -> None:
+        """Answer a link's requests in order; the frames of a round go first."""
+        while queue := self._queues.get(link):
+            ask = queue.popleft()
+            try:
+                async with asyncio.timeout(YIELD_S):
+                    await self._mesh.quiet()
+            except TimeoutError:
+                pass  # rounds that never pause must not starve a joiner
+            try:
+                data = self._read(ask.hash, ask.offset, ask.length)
+            except StorageError:
+                data = None
             missing = data is None or len(data) != ask.length
             header = Blob(hash=ask.hash, offset=ask.offset, missing=missing)
             try:
                 await link.send_bulk(header, b"" if data is None or missing else data)
             except LinkDown:
-                self._turns.pop(id(link), None)
+                break
+            self.served_bytes += 0 if data is None or missing else len(data)
+        self._queues.pop(link, None)

@@ -6,40 +6,23 @@ Owner: the agent's apply loop. A trainer's agent and a keeper follow in the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import msgspec
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
-from farflung.checkpoint.snapshot import (
-    Manifest,
-    Pointer,
-    assemble,
-    chunk_bytes,
-    decode_manifest,
-    names_of,
-    newest,
-    write_snapshot,
-)
-from farflung.clock import Clock, Workers
+from farflung.checkpoint.snapshot import Manifest
+from farflung.clock import Workers
 from farflung.config.run import RunSpec
 from farflung.disk import Disk
-from farflung.errors import CorruptState, LinkDown, StorageError
-from farflung.events import Emit, SnapshotFetched, Warned
+from farflung.errors import CorruptState
 from farflung.failpoints import hit
-from farflung.ids import Hash
-from farflung.run.blobs import BlobExchange
 from farflung.run.outer_state import Float32, OuterState
+from farflung.run.state_source import StateSource, sizes_fit
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, AnyRecord, Commit, Genesis
-
-Fetcher = Callable[[Sequence[str], Hash, int], Awaitable[bytes]]
-
-RETRY_S = 0.5
-"""Between tries to get bytes that no source delivered."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +45,7 @@ class Follower:
         journal: Journal,
         blobs: BlobStore,
         workers: Workers,
-        clock: Clock,
-        emit: Emit,
-        keeps_genesis: bool,
     ) -> None:
-        self._keeps_genesis = keeps_genesis
         self.disk = disk
         self.journal = journal
         self.blobs = blobs
@@ -74,15 +53,11 @@ class Follower:
         self.lock = asyncio.Lock()
         """Held while anchor or momentum are read for a vote or changed by a commit."""
         self._workers = workers
-        self._clock = clock
-        self._emit = emit
         self._state: OuterState | None = None
         self._genesis: Genesis | None = None
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned."""
         self._moved = asyncio.Event()
-        self.saved_rounds = 0
-        """Rounds in my newest snapshot: results from there on are kept, to catch up from it."""
         """Rounds in my newest snapshot. Results from there on must be kept: without them neither
         I nor anybody who takes that snapshot could catch up."""
 
@@ -144,108 +119,50 @@ class Follower:
             number += 1
         return number
 
+    def commit_of(self, round_: int) -> Commit | None:
+        """The commit of a round; None when it is open or abandoned."""
+        return self._commits.get(round_)
+
     async def reached(self, round_: int) -> None:
         """Wait until every round below `round_` is applied."""
         while self._state is None or self._state.next_round < round_:
             self._moved.clear()
             await self._moved.wait()
 
-    # ---- state: from disk, from a donor, by replay -----------------------------------------
+    # ---- state: from disk, from donors, by replay ------------------------------------------
 
     async def bring_up(
         self,
         state: OuterState,
-        donors: Callable[[], list[str]],
-        exchange: BlobExchange,
+        source: StateSource,
         *,
         trust_disk: bool = True,
+        at_least: int = 0,
     ) -> None:
-        """Fill `state` from my own snapshot or a donor's. Replay is `apply_next`'s work.
+        """Fill `state` from my own snapshot or a donor's. Replay is the apply loop's work.
 
-        Tries until a donor delivers; cancel to give up.
+        `at_least`: the round from which result bytes can be had. Tries until a donor delivers;
+        cancel to give up.
         """
+        assert self._genesis is not None
         for record in self._commits.values():
             if record is not None:
                 self._index(state, record)
-        if trust_disk and await self._from_disk(state):
-            self._set(state)
-            return
-        while True:
-            try:
-                await self._from_donors(state, donors(), exchange)
-            except (LinkDown, CorruptState) as error:
-                self._emit(Warned(sentence=f"no snapshot yet: {error}"))
-                await asyncio.sleep(RETRY_S)
-                continue
-            self._set(state)
-            return
-
-    def _set(self, state: OuterState) -> None:
+        await source.fill(
+            state, self._genesis.run, self._check, trust_disk=trust_disk, at_least=at_least
+        )
         self._state = state
         self._moved.set()
 
-    async def _from_disk(self, state: OuterState) -> bool:
-        try:
-            pointer = newest(self.disk)
-            if pointer is None or self._genesis is None:
-                return False
-            data = self.blobs.get(bytes.fromhex(pointer.manifest))
-            if data is None:
-                return False
-            manifest = decode_manifest(data, self._genesis.run)
-            self._check(manifest)
-            await self._workers.run(lambda: install(state, manifest, self.blobs))
-            self.saved_rounds = manifest.next_round
-        except (CorruptState, StorageError) as error:
-            self._emit(Warned(sentence=f"my own snapshot is unusable ({error}); fetching one"))
-            return False
-        return True
+    def forget(self) -> None:
+        """The state is not of use any more; `bring_up` brings another."""
+        self._state = None
 
-    async def _from_donors(
-        self, state: OuterState, donors: Sequence[str], exchange: BlobExchange
-    ) -> None:
-        started = self._clock.now()
-        assert self._genesis is not None
-        failure: Exception = LinkDown("no donor is known")
-        for donor in donors:
-            try:
-                offer = await exchange.catalogue(donor)
-                if not offer.manifest:
-                    continue
-                sources = [donor, *(d for d in donors if d != donor)]
-                data = await exchange.fetch(sources, Hash(offer.manifest), offer.manifest_bytes)
-                manifest = decode_manifest(data, self._genesis.run)
-                self._check(manifest)
-                moved = await self._fetch_chunks(manifest, sources, exchange)
-            except (LinkDown, CorruptState) as error:
-                failure = error
-                continue
-            self.blobs.put(data)
-            await self._workers.run(partial(install, state, manifest, self.blobs))
-            took = self._clock.now() - started
-            self._emit(SnapshotFetched(next_round=manifest.next_round, bytes=moved, took_s=took))
-            return
-        raise failure
-
-    async def _fetch_chunks(
-        self, manifest: Manifest, sources: Sequence[str], exchange: BlobExchange
-    ) -> int:
-        """Missing chunks only, so that an interrupted download goes on where it stopped."""
-        moved = 0
-        for fragment in manifest.fragments:
-            for index, leaf in enumerate(fragment.leaves):
-                name = Hash(bytes.fromhex(leaf))
-                if not self.blobs.has(name):
-                    data = await exchange.fetch(sources, name, chunk_bytes(fragment, index))
-                    self.blobs.put(data)
-                    moved += len(data)
-        return moved
-
-    def _check(self, manifest: Manifest) -> None:
+    def _check(self, state: OuterState, manifest: Manifest) -> None:
         """Every fragment version must be the one that the journal has."""
         assert self._genesis is not None
-        if len(manifest.fragments) != len(self._genesis.fragment_hashes):
-            raise CorruptState("the snapshot has another number of fragments")
+        if not sizes_fit(state, manifest):
+            raise CorruptState("the snapshot has other fragments than the layout")
         for index, fragment in enumerate(manifest.fragments):
             if fragment.round == -1:
                 expected: bytes = self._genesis.fragment_hashes[index]
@@ -318,77 +235,14 @@ class Follower:
 
     def stored(self, commit: Commit) -> list[bytes] | None:
         """The commit's result bytes from my own round log."""
+        hashes = [s.hash for s in commit.slices]
         lengths = slice_lengths(self.state, commit)
-        return self.log.load([s.hash for s in commit.slices], lengths)
-
-    async def fetch_results(
-        self, commit: Commit, donors: Sequence[str], exchange: BlobExchange, *, me: str
-    ) -> list[bytes]:
-        """The commit's result bytes by hash, and keep them. Raises LinkDown, CorruptState."""
-        lengths = slice_lengths(self.state, commit)
-        owners = [s.owner for s in commit.slices]
-        named = dict.fromkeys([*commit.holders, *donors, *owners])
-        # Donors can be reached now; a holder that is no donor may be gone.
-        sources = sorted((n for n in named if n != me), key=lambda n: n not in donors)
-        results = [
-            await exchange.fetch(sources, Hash(place.hash), n)
-            for place, n in zip(commit.slices, lengths, strict=True)
-        ]
-        hit("results.fetched")
-        await self._workers.run(lambda: self.log.store(commit.round, results))
-        return results
-
-    # ---- snapshots -------------------------------------------------------------------------
-
-    async def snapshot(self, run: str) -> None:
-        """Write the state; a full disk skips this snapshot and says so."""
-        state = self.state
-        async with self.lock:  # only the copy is made under the lock
-            copies = [
-                (state.rounds[f], state.anchor_of(f), state.momentum_of(f))
-                for f in range(len(state.fragments))
-            ]
-            next_round = state.next_round
-        try:
-            pointer = await self._workers.run(
-                lambda: write_snapshot(self.disk, self.blobs, run, next_round, copies)
-            )
-            self._collect(pointer, run)
-        except StorageError as error:
-            self._emit(Warned(sentence=f"snapshot skipped: {error}"))
-
-    def _collect(self, pointer: Pointer, run: str) -> None:
-        """Keep the newest snapshot and, so that a joiner in mid-copy can end, the one before."""
-        names: set[bytes] = set()
-        for kept in (pointer, self._previous):
-            data = None if kept is None else self.blobs.get(bytes.fromhex(kept.manifest))
-            if kept is not None and data is not None:
-                names |= names_of(kept, decode_manifest(data, run))
-        if self._keeps_genesis and self._genesis is not None:
-            data = self.blobs.get(self._genesis.snapshot)
-            if data is not None:
-                manifest = decode_manifest(data, run)
-                names |= {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves}
-                names.add(self._genesis.snapshot)
-        self.blobs.keep_only(names)
-        self._previous = pointer
-        self.saved_rounds = pointer.next_round
-
-    _previous: Pointer | None = None
+        found = self.log.load(hashes, lengths)
+        if found is not None:  # from now on it is served and trimmed like the others
+            self.log.note(commit.round, hashes, lengths)
+        return found
 
 
 def slice_lengths(state: OuterState, commit: Commit) -> list[int]:
     grid = state.grid(commit.fragment)
     return [grid.bytes_between(s.first, s.stop) for s in commit.slices]
-
-
-def install(state: OuterState, manifest: Manifest, blobs: BlobStore) -> None:
-    for index, fragment in enumerate(manifest.fragments):
-        if fragment.elements != state.elements(index):
-            raise CorruptState(f"fragment {index} has another size than the layout says")
-        anchor, momentum = assemble(fragment, blobs.get)
-        state.put(index, fragment.round, anchor, momentum)
-        if state.hashes[index] != fragment.hash:
-            raise CorruptState(f"fragment {index} does not match its manifest")
-    hit("state.installed")
-    state.next_round = manifest.next_round

@@ -60,6 +60,9 @@ class Mesh:
         self._dialling: dict[str, asyncio.Task[Connection]] = {}
         self.blobs = BlobExchange(self, plant.read_blob)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sending = 0
+        self._silent = asyncio.Event()
+        self._silent.set()
         self.bytes_up = 0
         self.bytes_down = 0
 
@@ -94,6 +97,9 @@ class Mesh:
                 return self._links[node][0]
         except TimeoutError:
             raise LinkDown(f"no data link to {node[:8]} in {deadline_s:g} s") from None
+
+    def linked(self, node: str) -> bool:
+        return bool(self._links.get(node))
 
     async def _dial_shared(self, node: str) -> Connection:
         """One dial at a time per node; others wait for it."""
@@ -164,9 +170,9 @@ class Mesh:
         self.bytes_up += link.sent_bytes
         self.bytes_down += link.received_bytes
         self._links[node].remove(link)
+        self.blobs.on_lost(node, link)
         if self._links[node]:
             return
-        self.blobs.on_lost(node)
         self._plant.on_link_lost(node)
 
     # ---- bulk ------------------------------------------------------------------------------
@@ -174,13 +180,24 @@ class Mesh:
     async def send_bulk(
         self, node: str, header: BulkHeader, payload: bytes, deadline_s: float
     ) -> None:
+        """A frame of a round. Raises LinkDown."""
         link = await self.reach(node, deadline_s)
+        self._sending += 1
+        self._silent.clear()
         try:
             async with asyncio.timeout(deadline_s):
                 await link.send_bulk(header, payload)
         except TimeoutError:
             link.close("stalled")
             raise LinkDown(f"{node[:8]} took no bytes for {deadline_s:g} s") from None
+        finally:
+            self._sending -= 1
+            if not self._sending:
+                self._silent.set()
+
+    async def quiet(self) -> None:
+        """Returns when no frame of a round waits for a link: blobs go after those."""
+        await self._silent.wait()
 
     def _on_bulk(self, node: str, frame: BulkFrame) -> None:
         if isinstance(frame.header, Blob):

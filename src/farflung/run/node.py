@@ -32,6 +32,8 @@ class NodeConfig:
     """Data plane; None: no inbound connections, outbound only."""
     advertise: tuple[str, ...] = ()
     """What others dial; empty: where it listens."""
+    max_disk_bytes: int = 0
+    """Limit on log, snapshots, inputs and cache; 0: a share of what is free."""
 
 
 @dataclass(frozen=True, kw_only=True)

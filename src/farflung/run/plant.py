@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.input_log import InputLog
 from farflung.checkpoint.snapshot import newest
+from farflung.clock import Clock
 from farflung.disk import Disk
-from farflung.errors import ProtocolError
+from farflung.errors import ProtocolError, StorageError
+from farflung.events import Emit, Warned
 from farflung.network.messages import Attempt, BulkHeader, CatalogueReply
 from farflung.run.averager import Averager
 from farflung.run.follower import Follower
+from farflung.run.pins import Pins
 
 
 class NodePlant:
     """Answers the mesh; used only from the agent's loop."""
 
-    def __init__(self, follower: Follower, blobs: BlobStore, disk: Disk) -> None:
-        self._follower = follower
-        self._blobs = blobs
+    def __init__(
+        self, follower: Follower, blobs: BlobStore, disk: Disk, clock: Clock, emit: Emit
+    ) -> None:
+        self.follower = follower
+        self.blobs = blobs
+        self.inputs = InputLog(disk)
+        self.pins = Pins(clock)
         self._disk = disk
+        self._emit = emit
         self.averager: Averager | None = None
 
     def expected_bytes(self, header: BulkHeader) -> int:
@@ -36,8 +45,15 @@ class NodePlant:
             self.averager.on_link_lost(node)
 
     def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
-        found = self._follower.log.read(name, offset, length)
-        return found if found is not None else self._blobs.read(name, offset, length)
+        """A piece for another node: what it belongs to is kept for a while."""
+        found = self.follower.log.read(name, offset, length)
+        if found is not None:
+            round_ = self.follower.log.round_of(name)
+            if round_ is not None:
+                self.pins.touch_round(round_)
+            return found
+        self.pins.touch(name)
+        return self.blobs.read(name, offset, length)
 
     def catalogue(self) -> CatalogueReply:
         pointer = newest(self._disk)
@@ -52,13 +68,8 @@ class NodePlant:
     def keep_inputs(
         self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]
     ) -> None:
-        """`--record all`: what this node reduced, for verify."""
-        for node, chunks in inputs.items():
-            path = inputs_path(attempt.term, attempt.round, attempt.attempt, index, node)
-            self._disk.replace(path, b"".join(chunks))
-
-
-def inputs_path(term: int, round_: int, attempt: int, index: int, node: str) -> str:
-    """Where a reduced slice's input is kept. Attempts are counted anew in each term, and their
-    slices differ."""
-    return f"inputs/{term}-{round_}-{attempt}/{index}-{node}"
+        """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
+        try:
+            self.inputs.store(attempt.round, attempt.term, attempt.attempt, index, inputs)
+        except StorageError as error:
+            self._emit(Warned(sentence=f"inputs of round {attempt.round} not kept: {error}"))

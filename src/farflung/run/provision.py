@@ -13,10 +13,12 @@ from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Warned
 from farflung.ids import Hash
 from farflung.run.agent import Agent
-from farflung.run.blobs import PIECE_BYTES
+from farflung.run.fetch_plan import PIECE_BYTES
 from farflung.swarm.records import Genesis
 
 RETRY_S = 0.5
+READ_AHEAD = 8
+"""Pieces of a file that are asked at a time."""
 MANIFEST = "manifest.json"
 
 OnBytes = Callable[[int, int], None]
@@ -82,13 +84,17 @@ class DataFolder:
     async def _pieces(
         self, agent: Agent, part: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
-        offset = part.stat().st_size if part.exists() else 0
-        while offset < n_bytes or not part.exists():
-            length = min(PIECE_BYTES, n_bytes - offset)
-            piece = await agent.mesh.blobs.piece(agent.donors(), name, offset, length)
+        part.touch()
+        offset = part.stat().st_size
+        while offset < n_bytes:
+            wanted = range(offset, n_bytes, PIECE_BYTES)[:READ_AHEAD]
+            donors, ask = agent.donors(), agent.mesh.blobs.piece
+            pieces = await asyncio.gather(
+                *(ask(donors, name, at, min(PIECE_BYTES, n_bytes - at)) for at in wanted)
+            )
             with part.open("ab") as file:
-                file.write(piece)
-            offset += len(piece)
+                file.write(b"".join(pieces))
+            offset += sum(len(p) for p in pieces)
             if self._on_bytes is not None:
                 self._on_bytes(progress[0] + offset, progress[1])
 

@@ -7,8 +7,9 @@ from typing import Protocol
 from farflung.errors import FarflungError
 from farflung.inner.channel import Landing, Lease, Trained
 from farflung.inner.seam import SharedState
+from farflung.network.messages import Beat
 
-__all__ = ["Landing", "Lease", "Trained", "TrainerDied", "TrainerPort"]
+__all__ = ["Landing", "Lease", "Trained", "TrainerDied", "TrainerPort", "beat_of"]
 
 
 class TrainerDied(FarflungError):
@@ -56,3 +57,10 @@ class TrainerPort(Protocol):
 
     async def close(self) -> None:
         """End the trainer, politely first. Idempotent."""
+
+
+def beat_of(trainer: TrainerPort | None, phase: str) -> Beat:
+    """The beat of a node; an empty `phase` means the trainer's own."""
+    if trainer is None:
+        return Beat(steps=0, steps_per_s=0.0, phase=phase)
+    return Beat(steps=trainer.steps, steps_per_s=trainer.steps_per_s, phase=phase or trainer.phase)

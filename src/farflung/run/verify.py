@@ -14,6 +14,7 @@ from pathlib import Path
 
 from farflung.averaging.reduce import reduce_slice
 from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.input_log import input_path
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
@@ -24,9 +25,9 @@ from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
 from farflung.outer.layout import Layout
 from farflung.run.assemble import read_journal
-from farflung.run.follower import install, slice_lengths
+from farflung.run.follower import slice_lengths
 from farflung.run.outer_state import OuterState
-from farflung.run.plant import inputs_path
+from farflung.run.state_source import install
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
@@ -282,7 +283,7 @@ def _check_reduction(
     for index, place in enumerate(commit.slices):
         inputs: dict[str, list[bytes]] = {}
         for c in commit.contributors:
-            path = inputs_path(commit.term, commit.round, commit.attempt, index, c.node)
+            path = input_path(commit.round, commit.term, commit.attempt, index, c.node)
             data = _input(disks, path)
             if data is None:
                 findings.slices_without_inputs += 1

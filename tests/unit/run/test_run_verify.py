@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from farflung.checkpoint.blob_store import FOLDER as BLOBS
+from farflung.checkpoint.input_log import input_path
 from farflung.config.load import from_table
 from farflung.disk import MemoryDisk
 from farflung.errors import UserError
 from farflung.events import Event
-from farflung.run.plant import inputs_path
 from farflung.run.verify import Violation, verify_folder
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import JOURNAL, SimSwarm, seeded_identity, verify_record
@@ -265,4 +265,4 @@ def test_an_event_about_a_round_that_the_journal_lacks_is_found(folder: Path) ->
 
 def test_inputs_of_two_terms_do_not_share_a_name() -> None:
     """Attempts are counted anew after a coordinator's restart, over other slices."""
-    assert inputs_path(1, 7, 1, 0, "n") != inputs_path(2, 7, 1, 0, "n")
+    assert input_path(7, 1, 1, 0, "n") != input_path(7, 2, 1, 0, "n")

@@ -1,0 +1,122 @@
+"""Result bytes of committed rounds for whoever lacks them: fetched by hash, some rounds ahead.
+
+Owner: the apply loop of one node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from farflung.clock import Clock, Workers
+from farflung.errors import FarflungError, LinkDown, StorageError
+from farflung.events import Emit, Warned
+from farflung.failpoints import hit
+from farflung.hashing import digest
+from farflung.run.fetch_plan import Item, Unservable
+from farflung.run.fetching import Fetcher
+from farflung.run.follower import Follower, slice_lengths
+from farflung.run.state_source import StateSource
+from farflung.swarm.records import Commit
+
+AHEAD_ROUNDS = 4
+"""Rounds whose bytes are fetched while an earlier one is applied."""
+RETRY_S = (0.5, 8.0)
+"""First and longest pause between tries to get what no source delivered."""
+
+
+class LogTrimmed(FarflungError):
+    """Nobody keeps the result bytes of a round that I need: a newer snapshot has to be taken."""
+
+
+class ReplayFetch:
+    """At most AHEAD_ROUNDS downloads at a time; bytes are kept in the round log as they come."""
+
+    def __init__(
+        self,
+        *,
+        follower: Follower,
+        fetcher: Fetcher,
+        source: StateSource,
+        workers: Workers,
+        clock: Clock,
+        emit: Emit,
+    ) -> None:
+        self._follower = follower
+        self._fetcher = fetcher
+        self._source = source
+        self._workers = workers
+        self._clock = clock
+        self._emit = emit
+        self._tasks: dict[int, asyncio.Task[list[bytes]]] = {}
+
+    async def results(self, commit: Commit) -> list[bytes]:
+        """The averaged bytes of a round, from my log or from holders.
+
+        Tries until they are here. Raises LogTrimmed when only a snapshot can help.
+        """
+        pause_s, longest_s = RETRY_S
+        while True:
+            task = self._start(commit)
+            self._run_ahead(commit.round)
+            try:
+                results = await asyncio.shield(task)
+            except (LinkDown, StorageError, Unservable) as error:
+                del self._tasks[commit.round]
+                await self._consider(commit, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(longest_s, 2 * pause_s)
+                continue
+            del self._tasks[commit.round]
+            return results
+
+    async def _consider(self, commit: Commit, error: FarflungError) -> None:
+        """Is there a snapshot that makes this round unnecessary?"""
+        self._emit(Warned(sentence=f"round {commit.round} is not here yet: {error}"))
+        if isinstance(error, Unservable):
+            self._fetcher.forgive()
+            if await self._source.newest_offer() > commit.round:
+                raise LogTrimmed(f"nobody keeps the result of round {commit.round} any more")
+
+    def _start(self, commit: Commit) -> asyncio.Task[list[bytes]]:
+        if commit.round not in self._tasks:
+            task = asyncio.create_task(self._get(commit))
+            task.add_done_callback(lambda t: t.cancelled() or t.exception())
+            self._tasks[commit.round] = task
+        return self._tasks[commit.round]
+
+    def _run_ahead(self, round_: int) -> None:
+        for number in range(round_ + 1, round_ + 1 + AHEAD_ROUNDS):
+            commit = self._follower.commit_of(number)
+            if commit is not None and len(self._tasks) <= AHEAD_ROUNDS:
+                self._start(commit)
+
+    async def _get(self, commit: Commit) -> list[bytes]:
+        stored = await self._workers.run(lambda: self._follower.stored(commit))
+        if stored is not None:
+            return stored
+        lengths = slice_lengths(self._follower.state, commit)
+        items = [
+            Item(bytes(place.hash), n_bytes, f"slice {index} of round {commit.round}")
+            for index, (place, n_bytes) in enumerate(zip(commit.slices, lengths, strict=True))
+        ]
+        here: dict[bytes, bytes] = {}
+
+        async def keep(item: Item, data: bytes) -> bool:
+            if await self._workers.run(lambda: digest(data)) != item.name:
+                return False
+            here[item.name] = data
+            return True
+
+        first: Sequence[str] = [*commit.holders, *(s.owner for s in commit.slices)]
+        await self._fetcher.fetch(items, keep, first=first)
+        hit("results.fetched")
+        results = [here[bytes(place.hash)] for place in commit.slices]
+        await self._workers.run(lambda: self._follower.log.store(commit.round, results))
+        return results
+
+    async def close(self) -> None:
+        tasks, self._tasks = list(self._tasks.values()), {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
