@@ -10,20 +10,13 @@ Tasks, all on one loop (docs/threads.md):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import (
-    CorruptState,
-    MismatchError,
-    ProtocolError,
-    Refused,
-)
-from farflung.events import (
-    AgentStarted,
-    Resynced,
-)
+from farflung.errors import CorruptState, ProtocolError, StorageError
+from farflung.events import AgentStarted, Resynced, Warned
 from farflung.failpoints import sent
 from farflung.network.messages import (
     Attempt,
@@ -42,7 +35,7 @@ from farflung.outer.layout import Layout
 from farflung.run.applier import Applier
 from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
-from farflung.run.follower import Follower
+from farflung.run.follower import RETRY_S, Follower
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
@@ -50,8 +43,9 @@ from farflung.run.plant import NodePlant
 from farflung.run.round import RoundRunner
 from farflung.run.supervisor import Supervisor
 from farflung.run.trainer_port import TrainerPort
+from farflung.run.welcome import check_welcome
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.records import Admin, AnyRecord, Close, Gen, Genesis
+from farflung.swarm.records import AnyRecord, Close, Gen, Genesis
 
 Provision = Callable[["Agent", Genesis], Awaitable[None]]
 """Fetches what the trainer needs (token shards, tokenizer) before it starts."""
@@ -117,8 +111,7 @@ class Agent:
         self._endpoints: tuple[str, ...] = ()
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._term = 0
-        self._asked = False
-        self._journal_ended = False
+        self._asked = self._counted = False  # Synced was sent; the coordinator answered it
         self._journal_target = 0
         self._news = asyncio.Event()
         self._finished = asyncio.Event()
@@ -165,17 +158,21 @@ class Agent:
             self._leaving.set()
 
     async def _close(self) -> None:
-        if self._leaving.is_set():
-            await self.control.send(Leave(reason=self._leave_reason))
-        if self.averager is not None:
-            await self.averager.close()
-        if self.trainer is not None:
-            await self.trainer.close()
-        await self.applier.close()
+        async with contextlib.AsyncExitStack() as rest:  # each, even when one before it fails
+            rest.push_async_callback(self.mesh.close)
+            rest.callback(self.control.close)
+            rest.push_async_callback(self._last_snapshot)
+            rest.push_async_callback(self.applier.close)
+            if self.trainer is not None:
+                rest.push_async_callback(self.trainer.close)
+            if self.averager is not None:
+                rest.push_async_callback(self.averager.close)
+            if self._leaving.is_set():
+                await self._say_leave(self._leave_reason)
+
+    async def _last_snapshot(self) -> None:
         if self.follower.ready and self.follower.state.next_round > 0:
             await self.follower.snapshot(self.config.run)
-        self.control.close()
-        await self.mesh.close()
 
     async def _listen(self) -> None:
         if self.config.bind is None:
@@ -199,6 +196,13 @@ class Agent:
                 reason = str(errors.exceptions[0])
                 self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
                 await self._forget_state(reason)
+                self._distrust = True
+            except* StorageError as errors:
+                self.world.emit(
+                    Warned(sentence=f"out until the disk works: {errors.exceptions[0]}")
+                )
+                await self._forget_state(str(errors.exceptions[0]))
+                await asyncio.sleep(RETRY_S)
 
     async def _genesis_known(self) -> Genesis:
         while self.follower.genesis is None:
@@ -236,17 +240,18 @@ class Agent:
             control=self.control,
             workers=self.world.workers,
             sign=self.world.sign,
-            contribution=self._contribution,
+            contribution=lambda r: None if self.runner is None else self.runner.contribution(r),
             keep_inputs=self.plant.keep_inputs if spec.record == "all" else None,
             emit=self.world.emit,
         )
 
     async def _forget_state(self, reason: str) -> None:
-        """My state is not the journal's: leave the round, take a donor's."""
-        self._distrust = True
+        """What is in memory cannot be trusted: leave the round; `_bring_up` reads it anew."""
         await self._lost_progress(reason)
+        self._on_runner(None)
         if self.averager is not None:
             await self.averager.close()
+        self.averager = self.applier.averager = self.plant.averager = None
 
     def donors(self) -> list[str]:
         """Keepers first: they have everything and train nothing."""
@@ -261,7 +266,7 @@ class Agent:
         if self.config.role == "source" or not ready or behind:
             return
         state = self.follower.state
-        if not self.applier.generation or not self._asked:
+        if not self._counted:  # a commit on its way makes the coordinator ignore a Synced
             self._asked = True
             await self.control.send(
                 Synced(
@@ -277,7 +282,7 @@ class Agent:
             while await self.applier.step():
                 self._news.set()
             await self._ask_in()
-            if self._journal_ended:
+            if self.follower.finished:
                 self._finished.set()
             self._news.clear()
             await self._news.wait()
@@ -301,8 +306,14 @@ class Agent:
     async def _lost_progress(self, reason: str) -> None:
         """What was trained since the last commit is gone: this stay ends."""
         if self.applier.generation:
-            await self.control.send(Leave(reason=reason))
+            await self._say_leave(reason)
+        elif self._asked:  # a stay may be open that I have not heard of: the next hello ends it
+            self.control.reconnect()
         self._end_generation()
+
+    async def _say_leave(self, reason: str) -> None:
+        await self.control.send(Leave(reason=reason))
+        await sent("leave.sent")
 
     # ---- the control link ------------------------------------------------------------------
 
@@ -323,19 +334,10 @@ class Agent:
         )
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        if welcome.protocol != PROTOCOL_VERSION:
-            raise MismatchError(
-                f"the run speaks protocol {welcome.protocol}, this farflung "
-                f"{PROTOCOL_VERSION}; install the version that the host runs"
-            )
-        if welcome.term < self._term:
-            raise Refused(
-                f"the coordinator's term {welcome.term} is older than {self._term}, which I "
-                f"have followed; stop the stale coordinator"
-            )
+        check_welcome(welcome, self._term)
         self._term = welcome.term
         self._journal_target = welcome.journal_length
-        self._asked = False
+        self._asked = self._counted = False
         if self.averager is not None:
             self.averager.new_term(welcome.term)
         self._news.set()
@@ -351,9 +353,11 @@ class Agent:
                 self._donors = tuple(m.node for m in message.members)
             case Plan():
                 if self.runner is not None and message.generation == self.applier.generation:
+                    self._counted = True
                     self.runner.on_plan(message)
             case Attempt():
                 if self.averager is not None and message.term == self._term:
+                    self._counted = self.applier.generation > 0
                     self.averager.on_attempt(message)
             case Verdict():
                 if self.averager is not None and message.term == self._term:
@@ -364,19 +368,17 @@ class Agent:
     def _on_record(self, record: AnyRecord) -> None:
         match record:
             case Gen(node=self.config.node, generation=generation) if self._asked:
-                self.applier.generation = generation
+                self.applier.generation, self._counted = generation, True
                 self.applier.count_bytes_from_now()
             case Close(node=self.config.node, generation=self.applier.generation):
                 self._end_generation()
-            case Admin(action="finish"):
-                self._journal_ended = True
             case _:
                 pass
 
     def _end_generation(self) -> None:
         """My stay was closed: local parameters start again from the anchor."""
         self.applier.generation = 0
-        self._asked = False
+        self._asked = self._counted = False
         if self.runner is not None:
             self.runner.drop_landings()
         if self.supervisor is not None:
@@ -396,6 +398,3 @@ class Agent:
             )
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
-
-    def _contribution(self, round_: int) -> Sequence[bytes] | None:
-        return None if self.runner is None else self.runner.contribution(round_)

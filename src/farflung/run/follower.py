@@ -34,7 +34,7 @@ from farflung.ids import Hash
 from farflung.run.blobs import BlobExchange
 from farflung.run.outer_state import Float32, OuterState
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, AnyRecord, Commit, Genesis
+from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis
 
 Fetcher = Callable[[Sequence[str], Hash, int], Awaitable[bytes]]
 
@@ -81,6 +81,8 @@ class Follower:
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned."""
         self._moved = asyncio.Event()
+        self.finished = False
+        """The replica holds the record that ends the run."""
 
     # ---- the journal -----------------------------------------------------------------------
 
@@ -111,6 +113,8 @@ class Follower:
             self._commits[record.round] = record
         elif isinstance(record, Abandon):
             self._commits[record.round] = None
+        elif isinstance(record, Admin) and record.action == "finish":
+            self.finished = True
 
     @property
     def genesis(self) -> Genesis | None:
@@ -167,7 +171,7 @@ class Follower:
         while True:
             try:
                 await self._from_donors(state, donors(), exchange)
-            except (LinkDown, CorruptState) as error:
+            except (LinkDown, CorruptState, StorageError) as error:
                 self._emit(Warned(sentence=f"no snapshot yet: {error}"))
                 await asyncio.sleep(RETRY_S)
                 continue

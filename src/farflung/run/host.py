@@ -17,7 +17,7 @@ import msgspec
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec, spec_hash
 from farflung.disk import RealDisk
-from farflung.errors import FarflungError, InviteError, MismatchError, StorageError, UserError
+from farflung.errors import InviteError, MismatchError, StorageError, UserError
 from farflung.events import Emit, EventLog, Warned
 from farflung.failpoints import hit
 from farflung.hashing import digest
@@ -33,6 +33,7 @@ from farflung.run.assemble import build_agent, open_journal, open_node, verify_v
 from farflung.run.coordinator import Coordinator
 from farflung.run.genesis import Material, describe, genesis_record, make_weights
 from farflung.run.home import EVENTS
+from farflung.run.renewal import Certified, keep_certified
 from farflung.swarm.identity import Identity
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
@@ -45,7 +46,6 @@ SETTINGS = "host.json"
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
-RENEW_EVERY_S = 3600.0
 
 Say = Callable[[str], None]
 
@@ -90,7 +90,7 @@ class Host:
         assert isinstance(genesis, Genesis)
         self.genesis = genesis
         self.spec: RunSpec = genesis_spec(genesis)
-        self._certified: list[tuple[TcpTransport, Identity, str]] = []
+        self._certified: list[Certified] = []
         self.invite = ""
         self.index = self._open_index(journal)
         self.coordinator: Coordinator | None = None
@@ -157,7 +157,9 @@ class Host:
         assert self.coordinator is not None and self.keeper is not None
         keeping = asyncio.create_task(self.keeper.run())
         coordinating = asyncio.create_task(self.coordinator.run())
-        renewing = asyncio.create_task(self._renew())
+        renewing = asyncio.create_task(
+            keep_certified(self.authority, self._certified, self.log.emit)
+        )
         try:
             await asyncio.wait({keeping, coordinating}, return_when=asyncio.FIRST_EXCEPTION)
             for task in (keeping, coordinating):
@@ -186,19 +188,6 @@ class Host:
         )
         self._certified.append((transport, identity, role))
         return transport
-
-    async def _renew(self) -> None:
-        """Certificates last a day; the coordinator's and the keeper's are replaced in time."""
-        while True:
-            await asyncio.sleep(RENEW_EVERY_S)
-            try:
-                for transport, identity, role in self._certified:
-                    transport.credentials.renew(
-                        self.authority.issue(identity.public_key, identity.node_id, role)
-                    )
-                    hit("certificate.renewed")
-            except (FarflungError, OSError) as error:
-                self.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
 
     def _build_keeper(self, endpoint: Endpoint) -> Agent:
         """The keeper dials the coordinator like everybody else."""
@@ -278,23 +267,23 @@ def open_host(
     Raises UserError, StorageError, CorruptState.
     """
     disk = RealDisk(folder)
+    disk.sweep()
     run_key = Identity.load_or_create(disk, "run.key")
-    known = _load_settings(folder)
-    run = known.run if known else secrets.token_hex(8)
-    authority = RunAuthority.load_or_create(disk, "ca.pem", RunId(run))
     journal = open_journal(disk, run_key)
     if journal.cut_bytes:
         say(f"the journal's torn tail of {journal.cut_bytes} bytes was cut")
+    known = _load_settings(folder)
+    run = known.run if known else secrets.token_hex(8)
+    made = Settings(run=run, bind=options.bind, advertise=options.advertise, keeper=options.keeper)
+    settings = known if known and journal.length else made
+    disk.replace(SETTINGS, msgspec.json.encode(settings))  # first: ca.pem and GENESIS name the run
+    authority = RunAuthority.load_or_create(disk, "ca.pem", RunId(run))
     if journal.length == 0:
         if spec is None:
             raise UserError(f"{folder} holds no run yet; give a run spec: farflung host run.toml")
         _create(folder, run, run_key, spec, journal, say)
     elif spec is not None:
         _check_same(journal, spec)
-    settings = known or Settings(
-        run=run, bind=options.bind, advertise=options.advertise, keeper=options.keeper
-    )
-    disk.replace(SETTINGS, msgspec.json.encode(settings))
     log = EventLog(folder / EVENTS, "coordinator", time.monotonic)
     if emit is not None:
         log.listen(emit)
