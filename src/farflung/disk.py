@@ -133,6 +133,9 @@ class RealDisk:
             temporary.replace(target)
             hit("disk.renamed")
             _sync_folder(target.parent)
+        except StorageError:
+            temporary.unlink(missing_ok=True)
+            raise
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise _failure(error, path) from error
@@ -155,6 +158,11 @@ class RealDisk:
         for path in [p for p in self._open if p.startswith(f"{folder}/")]:
             self._close(path)
         shutil.rmtree(self.root / folder, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove temporary files that a killed process left. Only before anything is written."""
+        for left in self.root.rglob(".*.tmp"):
+            left.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Bytes that an unprivileged user may still write under the root."""

@@ -23,6 +23,7 @@ from typing import Any, Self
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.events import Event, parse_event
+from farflung.failpoints import VARIABLE
 from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import HEADER, Journal
 from farflung.swarm.records import AnyRecord, Commit
@@ -182,12 +183,12 @@ class Swarm:
 
     # ---- processes -------------------------------------------------------------------------
 
-    def spawn(self, name: str, *arguments: str, patch: str = "") -> Running:
+    def spawn(self, name: str, *arguments: str, patch: str = "", failpoint: str = "") -> Running:
         log = self.root / f"{name}-{len(self.started)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
                 program(arguments, patch),
-                env=environment(self.home(name)),
+                env={**environment(self.home(name)), VARIABLE: failpoint},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -199,20 +200,22 @@ class Swarm:
 
     def host(self, *arguments: str) -> Running:
         """Start the run on a free port; returns when the invite is printed."""
-        return self._hosting(
-            "--spec-json", str(self._spec_file), "--bind", "127.0.0.1:0", *arguments
-        )
+        return self._hosting(self.spawn("host", *self.hosting, *arguments))
 
-    def host_again(self) -> Running:
+    @property
+    def hosting(self) -> tuple[str, ...]:
+        """The command line that creates the run."""
+        return ("host", "--spec-json", str(self._spec_file), "--bind", "127.0.0.1:0")
+
+    def host_again(self, patch: str = "", failpoint: str = "") -> Running:
         """`farflung host` without arguments."""
-        return self._hosting()
+        return self._hosting(self.spawn("host", "host", patch=patch, failpoint=failpoint))
 
     def again(self, *arguments: str) -> Running:
         """`farflung host` for the run that is there, told something else."""
-        return self._hosting(*arguments)
+        return self._hosting(self.spawn("host", "host", *arguments))
 
-    def _hosting(self, *arguments: str) -> Running:
-        running = self.spawn("host", "host", *arguments)
+    def _hosting(self, running: Running) -> Running:
         until(
             lambda: "farflung join ff1" in running.text or running.process.poll() is not None,
             "the host prints its invite",
@@ -220,12 +223,13 @@ class Swarm:
         assert running.process.poll() is None, running.text
         return running
 
-    def join(self, name: str, *arguments: str) -> Running:
-        return self.spawn(name, "join", self.invite, "--name", name, *arguments)
+    def join(self, name: str, *arguments: str, failpoint: str = "") -> Running:
+        joining = ("join", self.invite, "--name", name, *arguments)
+        return self.spawn(name, *joining, failpoint=failpoint)
 
-    def join_again(self, name: str) -> Running:
+    def join_again(self, name: str, patch: str = "", failpoint: str = "") -> Running:
         """`farflung join` without arguments."""
-        return self.spawn(name, "join")
+        return self.spawn(name, "join", patch=patch, failpoint=failpoint)
 
     def run(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """One command with a node's home, to its end."""

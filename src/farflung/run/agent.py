@@ -10,12 +10,13 @@ Tasks, all on one loop (docs/threads.md):
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import CorruptState, MismatchError, ProtocolError, Refused
-from farflung.events import AgentStarted, Resynced
+from farflung.errors import CorruptState, ProtocolError, StorageError
+from farflung.events import AgentStarted, Resynced, Warned
 from farflung.failpoints import sent
 from farflung.network.messages import (
     Attempt,
@@ -39,12 +40,13 @@ from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import NodePlant
-from farflung.run.replay_fetch import LogTrimmed
+from farflung.run.replay_fetch import RETRY_S, LogTrimmed
 from farflung.run.round import RoundRunner
 from farflung.run.supervisor import Supervisor
 from farflung.run.trainer_port import TrainerPort, beat_of
+from farflung.run.welcome import check_welcome
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.records import Admin, AnyRecord, Close, Gen, Genesis
+from farflung.swarm.records import AnyRecord, Close, Gen, Genesis
 
 Provision = Callable[["Agent", Genesis], Awaitable[None]]
 """Fetches what the trainer needs (token shards, tokenizer) before it starts."""
@@ -109,9 +111,7 @@ class Agent:
         self._endpoints: tuple[str, ...] = ()
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._term = 0
-        self._asked = self._planned = False
-        self._asked_round = -1
-        self._journal_ended = False
+        self._asked = self._counted = False  # Synced was sent; the coordinator answered it
         self._journal_target = 0
         self._news = asyncio.Event()
         self._finished = asyncio.Event()
@@ -159,16 +159,16 @@ class Agent:
             self._leaving.set()
 
     async def _close(self) -> None:
-        if self._leaving.is_set():
-            await self.control.send(Leave(reason=self._leave_reason))
-            await sent("leave.sent")
-        if self.averager is not None:
-            await self.averager.close()
-        if self.trainer is not None:
-            await self.trainer.close()
-        await self.applier.close()
-        self.control.close()
-        await self.mesh.close()
+        async with contextlib.AsyncExitStack() as rest:  # each, even when one before it fails
+            rest.push_async_callback(self.mesh.close)
+            rest.callback(self.control.close)
+            rest.push_async_callback(self.applier.close)
+            if self.trainer is not None:
+                rest.push_async_callback(self.trainer.close)
+            if self.averager is not None:
+                rest.push_async_callback(self.averager.close)
+            if self._leaving.is_set():
+                await self._say_leave(self._leave_reason)
 
     async def _listen(self) -> None:
         if self.config.bind is None:
@@ -190,6 +190,9 @@ class Agent:
                     group.create_task(self._apply_loop())
             except* (CorruptState, LogTrimmed) as errors:
                 await self._forget_state(errors.exceptions[0])
+            except* StorageError as errors:
+                await self._forget_state(errors.exceptions[0])
+                await asyncio.sleep(RETRY_S[0])
 
     async def _genesis_known(self) -> Genesis:
         while self.follower.genesis is None:
@@ -229,19 +232,24 @@ class Agent:
             control=self.control,
             workers=self.world.workers,
             sign=self.world.sign,
-            contribution=self._contribution,
+            contribution=lambda r: None if self.runner is None else self.runner.contribution(r),
             keep_inputs=self.plant.keep_inputs if spec.record == "all" else None,
             emit=self.world.emit,
         )
 
     async def _forget_state(self, error: BaseException) -> None:
-        """It is not the journal's, or too old to be replayed: leave the round, take a donor's."""
-        state, reason = self.follower.state, str(error)
-        self.world.emit(Resynced(round=state.next_round, reason=reason))
-        self._distrust = True
+        """What is in memory is not the journal's, too old to be replayed, or the disk failed:
+        leave the round; `_bring_up` reads it anew, from a donor when mine cannot be trusted."""
+        reason = str(error)
+        if isinstance(error, StorageError):
+            self.world.emit(Warned(sentence=f"out until the disk works: {reason}"))
+        else:
+            self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
+            self._distrust = True
         if isinstance(error, LogTrimmed):
-            self._at_least = max(self._at_least, state.next_round + 1)
+            self._at_least = max(self._at_least, self.follower.state.next_round + 1)
         await self._lost_progress(reason)
+        self._on_runner(None)
         if self.averager is not None:
             await self.averager.close()
         self.averager = self.applier.averager = self.plant.averager = None
@@ -262,10 +270,8 @@ class Agent:
         if self.config.role == "source" or not ready or behind:
             return
         state = self.follower.state
-        # A Synced that a resolution overtook was refused: ask again until there is a plan for me.
-        overtaken = not self._planned and self._asked_round != state.next_round
-        if not self.applier.generation or not self._asked or overtaken:
-            self._asked, self._asked_round = True, state.next_round
+        if not self._counted:  # a commit on its way makes the coordinator ignore a Synced
+            self._asked = True
             await self.control.send(
                 Synced(
                     next_round=state.next_round,
@@ -280,7 +286,7 @@ class Agent:
             while await self.applier.step():
                 self._news.set()
             await self._ask_in()
-            if self._journal_ended:
+            if self.follower.finished:
                 self._finished.set()
             self._news.clear()
             await self._news.wait()
@@ -304,8 +310,14 @@ class Agent:
     async def _lost_progress(self, reason: str) -> None:
         """What was trained since the last commit is gone: this stay ends."""
         if self.applier.generation:
-            await self.control.send(Leave(reason=reason))
+            await self._say_leave(reason)
+        elif self._asked:  # a stay may be open that I have not heard of: the next hello ends it
+            self.control.reconnect()
         self._end_generation()
+
+    async def _say_leave(self, reason: str) -> None:
+        await self.control.send(Leave(reason=reason))
+        await sent("leave.sent")
 
     # ---- the control link ------------------------------------------------------------------
 
@@ -326,19 +338,10 @@ class Agent:
         )
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        if welcome.protocol != PROTOCOL_VERSION:
-            raise MismatchError(
-                f"the run speaks protocol {welcome.protocol}, this farflung "
-                f"{PROTOCOL_VERSION}; install the version that the host runs"
-            )
-        if welcome.term < self._term:
-            raise Refused(
-                f"the coordinator's term {welcome.term} is older than {self._term}, which I "
-                f"have followed; stop the stale coordinator"
-            )
+        check_welcome(welcome, self._term)
         self._term = welcome.term
         self._journal_target = welcome.journal_length
-        self._asked = self._planned = False
+        self._asked = self._counted = False
         if self.averager is not None:
             self.averager.new_term(welcome.term)
         self._news.set()
@@ -354,11 +357,11 @@ class Agent:
                 self._donors = tuple(m.node for m in message.members)
             case Plan():
                 if self.runner is not None and message.generation == self.applier.generation:
-                    self._planned = True
+                    self._counted = True
                     self.runner.on_plan(message)
             case Attempt():
                 if self.averager is not None and message.term == self._term:
-                    self._planned = True
+                    self._counted = self.applier.generation > 0
                     self.averager.on_attempt(message)
             case Verdict():
                 if self.averager is not None and message.term == self._term:
@@ -369,19 +372,17 @@ class Agent:
     def _on_record(self, record: AnyRecord) -> None:
         match record:
             case Gen(node=self.config.node, generation=generation) if self._asked:
-                self.applier.generation = generation
+                self.applier.generation, self._counted = generation, True
                 self.applier.count_bytes_from_now()
             case Close(node=self.config.node, generation=self.applier.generation):
                 self._end_generation()
-            case Admin(action="finish"):
-                self._journal_ended = True
             case _:
                 pass
 
     def _end_generation(self) -> None:
         """My stay was closed: local parameters start again from the anchor."""
         self.applier.generation = 0
-        self._asked = False
+        self._asked = self._counted = False
         if self.runner is not None:
             self.runner.drop_landings()
         if self.supervisor is not None:
@@ -394,6 +395,3 @@ class Agent:
             await self.control.send(beat_of(self.trainer, "" if running else self._phase))
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
-
-    def _contribution(self, round_: int) -> Sequence[bytes] | None:
-        return None if self.runner is None else self.runner.contribution(round_)

@@ -62,6 +62,7 @@ def open_node(folder: Path) -> NodeFiles:
     """Keys, disk and event log of a node folder. Raises StorageError, CorruptState."""
     private_folder(folder)
     disk = RealDisk(folder)
+    disk.sweep()
     identity = Identity.load_or_create(disk, "node.key")
     log = EventLog(folder / EVENTS, identity.node_id, time.monotonic)
     return NodeFiles(folder=folder, disk=disk, log=log, identity=identity)

@@ -90,7 +90,7 @@ class Averager:
                     to, head, data, attempt.deadline_s
                 ),
                 tell=self._control.send,
-                keep_inputs=self._keep_inputs,
+                keep_inputs=self._keep,
             ),
             workers=self._workers,
         )
@@ -111,12 +111,27 @@ class Averager:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._open_links(exchange.attempt))
                 group.create_task(exchange.run())
-                group.create_task(self._vote(exchange))
+                group.create_task(self._vote_if_stored(exchange))
         except* LinkDown:
             pass  # the exchange has accused; the coordinator decides
         except* (CorruptState, StorageError) as errors:
             for error in errors.exceptions:
-                self._emit(Warned(sentence=f"no vote for round {key[1]}: {error}"))
+                self._emit(Warned(sentence=f"out of round {key[1]}: {error}"))
+
+    async def _vote_if_stored(self, exchange: Exchange) -> None:
+        """Without a durable result no vote; the others still get what this node owes them."""
+        try:
+            await self._vote(exchange)
+        except (CorruptState, StorageError) as error:
+            self._emit(Warned(sentence=f"no vote for round {exchange.attempt.round}: {error}"))
+
+    def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]) -> None:
+        if self._keep_inputs is not None:
+            try:
+                self._keep_inputs(attempt, index, inputs)
+            except StorageError as error:
+                sentence = f"inputs of round {attempt.round} are not recorded: {error}"
+                self._emit(Warned(sentence=sentence))
 
     async def _open_links(self, attempt: Attempt) -> None:
         """Dial the owners, so that those who cannot dial me can answer on this link."""

@@ -110,6 +110,7 @@ def open_folder(folder: Path, spec: RunSpec | None, options: HostOptions, say: S
     Raises UserError, StorageError, CorruptState.
     """
     disk = RealDisk(folder)
+    disk.sweep()
     known = load_settings(folder)
     if known is not None and known.halted:
         raise UserError(f"this coordinator was stopped: {known.halted}; {RESTORE}")

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from farflung.clock import Clock
-from farflung.errors import LinkDown, MismatchError, ProtocolError, Refused
+from farflung.errors import LinkDown, MismatchError, ProtocolError, Refused, StorageError
 from farflung.events import Emit, Reconnected, Warned
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
@@ -16,6 +16,7 @@ from farflung.network.messages import Control, Hello, Refuse, Welcome
 
 MAX_BACKOFF_S = 3.0
 DIAL_S = 5.0
+STORAGE_BACKOFF_S = 1.0
 
 
 class ControlLink:
@@ -82,6 +83,9 @@ class ControlLink:
                 raise
             except ProtocolError as error:
                 self._emit(Warned(sentence=f"coordinator: {error}"))
+            except StorageError as error:  # the coordinator sends again what was not kept
+                self._emit(Warned(sentence=f"the journal's copy waits for the disk: {error}"))
+                backoff_s = max(backoff_s, STORAGE_BACKOFF_S)
             if self._link is not None:
                 lost_s = self._clock.now()
             self._drop()
@@ -120,9 +124,10 @@ class ControlLink:
         return answer.term
 
     async def _read(self) -> None:
-        assert self._link is not None
+        link = self._link
+        assert link is not None
         while True:
-            received = await self._link.receive()
+            received = await link.receive()
             if isinstance(received, BulkFrame):
                 raise ProtocolError("no bulk on the control link")
             if isinstance(received, Refuse):
@@ -135,6 +140,11 @@ class ControlLink:
             self.sent_bytes += self._link.sent_bytes
             self.received_bytes += self._link.received_bytes
             self._link = None
+
+    def reconnect(self) -> None:
+        """End the link, if there is one; `run` dials again and says hello."""
+        if self._link is not None:
+            self._link.close("says hello again")
 
     def close(self) -> None:
         self._drop()

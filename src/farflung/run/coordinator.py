@@ -181,7 +181,7 @@ class Coordinator:
                     self._sessions[node].link.close(str(error))
             except StorageError as error:  # journalled, but not told: they ask when they are back
                 self._emit(Warned(sentence=f"every node connects again: {error}"))
-                for session in self._sessions.values():
+                for session in list(self._sessions.values()):
                     session.link.close(str(error))
             finally:
                 self._inbox.task_done()

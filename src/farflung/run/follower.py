@@ -22,7 +22,7 @@ from farflung.failpoints import hit
 from farflung.run.outer_state import Float32, OuterState
 from farflung.run.state_source import StateSource, sizes_fit
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, AnyRecord, Commit, Genesis
+from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Follower:
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned."""
         self._moved = asyncio.Event()
-        """Rounds in my newest snapshot. Results from there on must be kept: without them neither
-        I nor anybody who takes that snapshot could catch up."""
+        self.finished = False
+        """The replica holds the record that ends the run."""
 
     # ---- the journal -----------------------------------------------------------------------
 
@@ -92,6 +92,8 @@ class Follower:
                 self._index(self._state, record)
         elif isinstance(record, Abandon):
             self._commits[record.round] = None
+        elif isinstance(record, Admin) and record.action == "finish":
+            self.finished = True
 
     @property
     def genesis(self) -> Genesis | None:

@@ -14,7 +14,7 @@ import msgspec
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
 from farflung.disk import RealDisk
-from farflung.errors import FarflungError, InviteError, StorageError
+from farflung.errors import InviteError, StorageError
 from farflung.events import Emit, EventLog, Warned
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, RunId, split_endpoint
@@ -28,6 +28,7 @@ from farflung.run.assemble import build_agent, open_node
 from farflung.run.birth import HostFiles, HostOptions, Say, genesis_of, open_folder, save_settings
 from farflung.run.coordinator import Coordinator
 from farflung.run.home import EVENTS
+from farflung.run.renewal import Certified, keep_certified
 from farflung.swarm.identity import Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
@@ -39,7 +40,6 @@ from farflung.swarm.state import Admitted
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
-RENEW_EVERY_S = 3600.0
 
 
 class Host:
@@ -61,7 +61,7 @@ class Host:
         self.picture = Picture()
         self.genesis = genesis_of(self.journal)
         self.spec: RunSpec = genesis_spec(self.genesis)
-        self._certified: list[tuple[TcpTransport, Identity, str]] = []
+        self._certified: list[Certified] = []
         self.invite = ""
         self.index = self._open_index(self.journal)
         self.coordinator: Coordinator | None = None
@@ -128,7 +128,9 @@ class Host:
         assert self.coordinator is not None and self.keeper is not None
         keeping = asyncio.create_task(self.keeper.run())
         coordinating = asyncio.create_task(self.coordinator.run())
-        renewing = asyncio.create_task(self._renew())
+        renewing = asyncio.create_task(
+            keep_certified(self.authority, self._certified, self.log.emit)
+        )
         try:
             await asyncio.wait({keeping, coordinating}, return_when=asyncio.FIRST_EXCEPTION)
             for task in (keeping, coordinating):
@@ -157,19 +159,6 @@ class Host:
         )
         self._certified.append((transport, identity, role))
         return transport
-
-    async def _renew(self) -> None:
-        """Certificates last a day; the coordinator's and the keeper's are replaced in time."""
-        while True:
-            await asyncio.sleep(RENEW_EVERY_S)
-            try:
-                for transport, identity, role in self._certified:
-                    transport.credentials.renew(
-                        self.authority.issue(identity.public_key, identity.node_id, role)
-                    )
-                    hit("certificate.renewed")
-            except (FarflungError, OSError) as error:
-                self.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
 
     def _build_keeper(self, endpoint: Endpoint) -> Agent:
         """The keeper dials the coordinator like everybody else."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from farflung.clock import Clock
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
+from farflung.errors import MismatchError, Refused
 from farflung.failpoints import hit
-from farflung.network.messages import Hello
+from farflung.network.messages import Hello, Welcome
 from farflung.swarm import ranges
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, AnyRecord, Close, Lease, Return
@@ -88,6 +89,20 @@ def serves(node: Node) -> bool:
     """Whoever is connected may hold bytes that others miss, also while it catches up itself:
     after a power cut everywhere nobody is active until the holders' bytes have gone round."""
     return node.link is not Link.GONE
+
+
+def check_welcome(welcome: Welcome, followed_term: int) -> None:
+    """What a node asks of a coordinator. Raises MismatchError (protocol), Refused (old term)."""
+    if welcome.protocol != PROTOCOL_VERSION:
+        raise MismatchError(
+            f"the run speaks protocol {welcome.protocol}, this farflung "
+            f"{PROTOCOL_VERSION}; install the version that the host runs"
+        )
+    if welcome.term < followed_term:
+        raise Refused(
+            f"the coordinator's term {welcome.term} is older than {followed_term}, which I "
+            f"have followed; stop the stale coordinator"
+        )
 
 
 def hit_appended(records: list[AnyRecord]) -> None:

@@ -1,0 +1,33 @@
+"""Keeps the certificates of a host's own nodes valid."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from farflung.errors import FarflungError
+from farflung.events import Emit, Warned
+from farflung.failpoints import hit
+from farflung.network.tcp import TcpTransport
+from farflung.network.tls import RunAuthority
+from farflung.swarm.identity import Identity
+
+RENEW_EVERY_S = 3600.0
+
+Certified = tuple[TcpTransport, Identity, str]
+"""A transport, whose key it uses, in which role."""
+
+
+async def keep_certified(
+    authority: RunAuthority, certified: Sequence[Certified], emit: Emit
+) -> None:
+    """Certificates last a day; these are replaced in time. Until cancelled."""
+    while True:
+        await asyncio.sleep(RENEW_EVERY_S)
+        for transport, identity, role in certified:
+            try:
+                certificate = authority.issue(identity.public_key, identity.node_id, role)
+                transport.credentials.renew(certificate)
+                hit("certificate.renewed")
+            except FarflungError as error:
+                emit(Warned(sentence=f"certificate not renewed yet: {error}"))

@@ -1,0 +1,364 @@
+"""Rows of failpoint cells: one swarm, one role, one action, one name after the other.
+
+A cell is (role, action, name): the process of that role dies, stops or fails at that place, and
+afterwards the run goes on with it. A row keeps one swarm for its cells, since starting processes
+is what takes time; each cell has its own outcome.
+
+Places that a node passes only while it starts are armed for a fresh process. All others are armed
+behind a gate: the process first takes part in five rounds, so that a cell also shows that the
+cell before it was survived.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from processes import ENDLESS, Running, Swarm, quad_spec, until
+
+from farflung.events import GenerationClosed
+
+STARTING = (
+    "hello.sent",
+    "hello.welcomed",
+    "state.installed",
+    "blob.piece-fetched",
+    "results.fetched",
+    "replay.step",
+    "synced.sent",
+)
+PEER = (
+    "replica.written",
+    "ready.sent",
+    "contribution.before-frame",
+    "contribution.sent",
+    "statistics.sent",
+    "result.sent",
+    "vote.stored",
+    "vote.sent",
+    "apply.before-step",
+    "apply.stepped",
+    "replica.synced",
+    "landing.started",
+    "snapshot.chunks-written",
+    "disk.before-rename",
+    "disk.renamed",
+    "certificate.renewed",
+    "leave.sent",
+)
+CREATING = ("genesis.stored", "genesis.appended", "term.appended")
+KEEPER_STARTING = ("hello.sent", "hello.welcomed", "state.installed", "synced.sent")
+HOST = (
+    "coordinator.before-append",
+    "coordinator.written",
+    "coordinator.appended",
+    "lease.appended",
+    "index.written",
+    "commit.half-sent",
+    "verdict.sent",
+    "replica.written",
+    "vote.stored",
+    "vote.sent",
+    "apply.before-step",
+    "apply.stepped",
+    "replica.synced",
+    "snapshot.chunks-written",
+    "disk.before-rename",
+    "disk.renamed",
+    "certificate.renewed",
+    "generation.closed",
+    "leave.sent",
+    "abandon.appended",
+)
+NAMES = {"peer": (*STARTING, *PEER), "host": (*CREATING, *KEEPER_STARTING, *HOST)}
+"""Every place that a role passes, in the order of its cells."""
+
+GATES = {"peer": "ready.sent:5:pass", "host": "commit.half-sent:5:pass"}
+PATCHES = {
+    "peer": "import farflung.run.join as patched\npatched.RENEW_EVERY_S = 0.2",
+    "host": "import farflung.run.renewal as patched\npatched.RENEW_EVERY_S = 0.2",
+}
+HOLD_S = 1.2
+"""How long a host is stopped: longer than its peers' beats."""
+SPEC = quad_spec(
+    record="all",
+    model={"preset": "quadratic", "parameters": 20_000},
+    outer={**ENDLESS["outer"], "chunk_elements": 1024, "inner_steps": 4},
+    swarm={
+        "start_peers": 3,
+        "snapshot_every": 3,
+        "beat_s": 0.3,
+        "suspect_s": 1.0,
+        "dead_s": 2.0,
+        "grace_s": 1.0,
+        "attempt_s": 2.0,
+    },
+)
+"""Twenty chunks: each of three peers owns a slice, so each passes every place."""
+
+
+class Row(ABC):
+    """`run` fills `outcomes`: name -> what went wrong, empty for a cell that passed."""
+
+    role = ""
+
+    def __init__(self, root: Path, action: str, names: Sequence[str]) -> None:
+        self.action = action
+        self.names = names
+        self.outcomes: dict[str, str] = {}
+        self.end = "the row did not come to its end"
+        """Empty when the whole row left a run that verifies and logs without tracebacks."""
+        self.swarm = Swarm(root, SPEC)
+        self._at = ""
+        self._seen = 0
+
+    def run(self) -> None:
+        """Never raises; every cell that was not reached says which one broke the row."""
+        try:
+            with self.swarm:
+                self._cells()
+                self._finish()
+        except Exception as error:
+            notes = "\n".join(getattr(error, "__notes__", ()))
+            self.end = f"broken at {self._at}: {error!r}\n{notes}"
+            for name in self.names:
+                self.outcomes.setdefault(name, self.end)
+        else:
+            self.end = ""
+
+    def _finish(self) -> None:
+        """The survivors kept their stays; everything that was written is sound."""
+        self._at = "the end"
+        self.swarm.more(5)
+        closed = {e.name: e.reason for e in self.swarm.events("host", GenerationClosed)}
+        lost = {name: why for name, why in closed.items() if name not in self._may_lose()}
+        assert not lost, f"survivors lost their stay: {lost}"
+        self.swarm.kill_all()
+        verified = self.swarm.verify()
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+
+    @abstractmethod
+    def _may_lose(self) -> set[str]:
+        """Names of nodes whose stay may have ended."""
+
+    @abstractmethod
+    def _cells(self) -> None: ...
+
+    # ---- parts -----------------------------------------------------------------------------
+
+    def _begin(self, name: str) -> None:
+        self._at = name
+
+    def _passed(self) -> None:
+        self.outcomes[self._at] = ""
+
+    def _armed(self, name: str) -> str:
+        """The chain for one cell: starting places at once, others behind the gate."""
+        if name in STARTING or name in CREATING or name == "leave.sent":
+            return f"{name}:1:{self.action}"
+        return f"{GATES[self.role]},{name}:2:{self.action}"
+
+    def _acted(self, life: Running) -> None:
+        """Wait until the present place of `life` has acted, after all that acted before."""
+        line = f"failpoint {self._at}: {self.action}"
+        until(
+            lambda: line in life.text[self._seen :] or life.process.poll() is not None,
+            f"{line} of {life.name}, whose log ends with {life.text[-300:]!r}",
+        )
+        found = life.text.find(line, self._seen)
+        assert found >= 0, f"{life.name} ended before {line}: {life.text[-500:]}"
+        self._seen = found + len(line)
+        if self.action == "kill":
+            assert life.wait() == -signal.SIGKILL
+        elif self.action == "stop":
+            until(lambda: _state(life) == "T", f"{life.name} stands still at {self._at}")
+
+    def _gated(self, life: Running) -> None:
+        """Wait until the gate before the present place is passed."""
+        gate = GATES[self.role].split(":")[0]
+        before = self._seen
+        until(lambda: f"failpoint {gate}: pass" in life.text[before:], f"{life.name}'s gate")
+
+    def _contributed(self, name: str, times: int = 2) -> None:
+        path = self.swarm.folder(name) / "events.jsonl"
+        goal = path.read_bytes().count(b'"contributed": true') + times
+        until(
+            lambda: path.read_bytes().count(b'"contributed": true') >= goal,
+            f"{name} contributes again",
+        )
+
+
+class PeerRow(Row):
+    """The peer c passes the places; a and b survive."""
+
+    role = "peer"
+
+    def _may_lose(self) -> set[str]:
+        return {"c"}
+
+    def _cells(self) -> None:
+        swarm = self.swarm
+        swarm.host()
+        for name in "abc":
+            swarm.join(name)
+        until((swarm.folder("c") / "events.jsonl").exists, "c begins")
+        self._contributed("c")
+        swarm.started[-1].kill()
+        swarm.more(5)  # c comes back behind the others, so that it has something to fetch
+        if self.action == "kill":
+            self._die()
+        else:
+            self._live_on()
+        swarm.join_again("c")
+        self._contributed("c", 5)
+
+    def _die(self) -> None:
+        """One life per cell; a life that dies while it starts is followed by one that trains."""
+        starting = [n for n in self.names if n in STARTING]
+        training = [n for n in self.names if n not in STARTING]
+        for pair in itertools.zip_longest(starting, training):
+            for name in pair:
+                if name is not None:
+                    self._die_at(name)
+
+    def _die_at(self, name: str) -> None:
+        self._begin(name)
+        self._seen = 0
+        patch = PATCHES["peer"] if name == "certificate.renewed" else ""
+        life = self.swarm.join_again("c", patch, self._armed(name))
+        if name == "leave.sent":
+            self._contributed("c")
+            life.signal(signal.SIGTERM)
+        self._acted(life)
+        self.swarm.more(5)
+        self._passed()
+
+    def _live_on(self) -> None:
+        """One life for all cells."""
+        self._seen = 0
+        chain = ",".join(self._armed(n) for n in self.names)
+        life = self.swarm.join_again("c", PATCHES["peer"], chain)
+        for name in self.names:
+            self._begin(name)
+            if name == "leave.sent":
+                self._contributed("c")
+                life.signal(signal.SIGTERM)
+            self._acted(life)
+            self.swarm.more(5)
+            if self.action == "stop":
+                life.signal(signal.SIGCONT)
+            if name == "leave.sent":
+                assert life.wait() == (0 if self.action == "stop" else 2), life.text[-500:]
+            elif name not in STARTING:
+                self._contributed("c", 1)
+            self._passed()
+        if "leave.sent" not in self.names:
+            life.kill()
+
+
+class HostRow(Row):
+    """The host passes the places: coordinator and keeper. All peers survive."""
+
+    role = "host"
+
+    def _may_lose(self) -> set[str]:
+        drives = {"generation.closed": {"c"}, "abandon.appended": {"a", "b", "c"}}
+        lost = [drives.get(n, set()) for n in self.names]
+        return {"keeper"}.union(*lost)
+
+    def _cells(self) -> None:
+        self._create()
+        swarm = self.swarm
+        peers = {name: swarm.join(name) for name in "abc"}
+        swarm.committed(5)
+        rest = [n for n in self.names if n not in CREATING]
+        if self.action == "kill":
+            for name in rest:
+                self._die_at(name, peers)
+        else:
+            self._live_on(rest, peers)
+
+    def _create(self) -> None:
+        """The places of a host that creates its run, each in a process of its own."""
+        for name in [n for n in self.names if n in CREATING]:
+            self._begin(name)
+            self._seen = 0
+            life = self.swarm.spawn("host", *self.swarm.hosting, failpoint=self._armed(name))
+            self._acted(life)
+            if self.action == "stop":
+                life.signal(signal.SIGCONT)
+                until(lambda life=life: "farflung join ff1" in life.text, "the invite")
+                life.kill()
+            elif self.action == "error":
+                assert life.wait() == 2, life.text
+            self._passed()
+        self._at = "the start"
+        self._life = self.swarm.host()
+
+    def _die_at(self, name: str, peers: dict[str, Running]) -> None:
+        self._begin(name)
+        self._life.kill()
+        self._seen = 0
+        patch = PATCHES["host"] if name == "certificate.renewed" else ""
+        self._life = self.swarm.spawn("host", "host", patch=patch, failpoint=self._armed(name))
+        self._drive(name, peers)
+        self._acted(self._life)
+        self._undo(name, peers)
+        self._life = self.swarm.host_again()
+        self.swarm.more(5)
+        self._passed()
+
+    def _live_on(self, names: Sequence[str], peers: dict[str, Running]) -> None:
+        self._life.kill()
+        self._seen = 0
+        chain = ",".join(self._armed(n) for n in names)
+        self._life = self.swarm.spawn("host", "host", patch=PATCHES["host"], failpoint=chain)
+        for name in names:
+            self._begin(name)
+            self._drive(name, peers)
+            self._acted(self._life)
+            if self.action == "stop":
+                time.sleep(HOLD_S)
+                self._life.signal(signal.SIGCONT)
+            self._undo(name, peers)
+            if name == "leave.sent":
+                assert self._life.wait() == 0, self._life.text[-500:]
+                left = names[names.index(name) + 1 :]
+                self._seen = 0
+                self._life = self.swarm.spawn(
+                    "host", "host", failpoint=",".join(self._armed(n) for n in left)
+                )
+            self.swarm.more(5)
+            self._passed()
+
+    def _drive(self, name: str, peers: dict[str, Running]) -> None:
+        """Make happen what leads through a place that rounds alone do not pass."""
+        if name == "generation.closed":
+            self._gated(self._life)
+            peers["c"].kill()
+            peers["c"] = self.swarm.join_again("c")
+        elif name == "abandon.appended":
+            self._gated(self._life)
+            for peer in peers.values():
+                peer.signal(signal.SIGSTOP)
+        elif name == "leave.sent":
+            self.swarm.more(5)
+            self._life.signal(signal.SIGTERM)
+
+    def _undo(self, name: str, peers: dict[str, Running]) -> None:
+        if name == "abandon.appended":
+            for peer in peers.values():
+                peer.signal(signal.SIGCONT)
+
+
+ROLES: dict[str, type[Row]] = {"peer": PeerRow, "host": HostRow}
+
+
+def _state(life: Running) -> str:
+    """One letter from /proc: R, S, T (stopped) ..."""
+    stat = Path(f"/proc/{life.process.pid}/stat").read_text()
+    return stat.rsplit(")", 1)[1].split()[0]
