@@ -128,8 +128,8 @@ def _arithmetic(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str])
 def _evictions(swarm: SimSwarm, harms: list[Harm], counts: Counter[str]) -> None:
     labels: dict[str, str] = {node.node: node.label for node in swarm.nodes.values()}
     for at_s, event in swarm.told:
-        if not isinstance(event, GenerationClosed):
-            continue
+        if not isinstance(event, GenerationClosed) or event.reason.startswith("left: "):
+            continue  # its own decision: nobody put it out
         label = labels.get(event.node, "?")
         # A coordinator that dies between logging a stay and telling its peer of it finds, when it
         # is back, a peer that never began that stay.
