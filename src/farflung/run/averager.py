@@ -178,6 +178,7 @@ class Averager:
         await sent("vote.sent")
         self._emit(
             Voted(
+                term=attempt.term,
                 round=attempt.round,
                 attempt=attempt.attempt,
                 bytes_root=bytes_root.hex(),
