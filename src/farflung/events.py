@@ -247,6 +247,7 @@ class Trained(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Voted(Event):
+    term: int
     round: int
     attempt: int
     bytes_root: str

@@ -23,9 +23,9 @@ from processes import ENDLESS, Running, Swarm, quad_spec, until
 from farflung.events import GenerationClosed
 
 STARTING = (
+    "state.installed",
     "hello.sent",
     "hello.welcomed",
-    "state.installed",
     "blob.piece-fetched",
     "results.fetched",
     "replay.step",
@@ -51,7 +51,7 @@ PEER = (
     "leave.sent",
 )
 CREATING = ("genesis.stored", "genesis.appended", "term.appended")
-KEEPER_STARTING = ("hello.sent", "hello.welcomed", "state.installed", "synced.sent")
+KEEPER_STARTING = ("state.installed", "hello.sent", "hello.welcomed", "synced.sent")
 HOST = (
     "coordinator.before-append",
     "coordinator.written",
@@ -77,11 +77,14 @@ HOST = (
 NAMES = {"peer": (*STARTING, *PEER), "host": (*CREATING, *KEEPER_STARTING, *HOST)}
 """Every place that a role passes, in the order of its cells."""
 
-GATES = {"peer": "ready.sent:5:pass", "host": "commit.half-sent:5:pass"}
+GATES = {"peer": "ready.sent:5:pass", "host": "commit.half-sent:7:pass"}
 PATCHES = {
     "peer": "import farflung.run.join as patched\npatched.RENEW_EVERY_S = 0.2",
     "host": "import farflung.run.renewal as patched\npatched.RENEW_EVERY_S = 0.2",
 }
+LAST_OF_A_LIFE = ("state.installed", "leave.sent")
+"""What comes before the greeting, or ends the process: the next place is armed in a new one."""
+DRIVEN = ("generation.closed", "abandon.appended")
 HOLD_S = 1.2
 """How long a host is stopped: longer than its peers' beats."""
 SPEC = quad_spec(
@@ -113,7 +116,7 @@ class Row(ABC):
         self.end = "the row did not come to its end"
         """Empty when the whole row left a run that verifies and logs without tracebacks."""
         self.swarm = Swarm(root, SPEC)
-        self._at = ""
+        self._at = self._before = "the start"
         self._seen = 0
 
     def run(self) -> None:
@@ -124,7 +127,7 @@ class Row(ABC):
                 self._finish()
         except Exception as error:
             notes = "\n".join(getattr(error, "__notes__", ()))
-            self.end = f"broken at {self._at}: {error!r}\n{notes}"
+            self.end = f"broken at {self._at} (after {self._before}): {error!r}\n{notes}"
             for name in self.names:
                 self.outcomes.setdefault(name, self.end)
         else:
@@ -151,7 +154,7 @@ class Row(ABC):
     # ---- parts -----------------------------------------------------------------------------
 
     def _begin(self, name: str) -> None:
-        self._at = name
+        self._before, self._at = self._at, name
 
     def _passed(self) -> None:
         self.outcomes[self._at] = ""
@@ -160,7 +163,8 @@ class Row(ABC):
         """The chain for one cell: starting places at once, others behind the gate."""
         if name in STARTING or name in CREATING or name == "leave.sent":
             return f"{name}:1:{self.action}"
-        return f"{GATES[self.role]},{name}:2:{self.action}"
+        count = 1 if name in DRIVEN else 2
+        return f"{GATES[self.role]},{name}:{count}:{self.action}"
 
     def _acted(self, life: Running) -> None:
         """Wait until the present place of `life` has acted, after all that acted before."""
@@ -184,12 +188,9 @@ class Row(ABC):
         until(lambda: f"failpoint {gate}: pass" in life.text[before:], f"{life.name}'s gate")
 
     def _contributed(self, name: str, times: int = 2) -> None:
-        path = self.swarm.folder(name) / "events.jsonl"
-        goal = path.read_bytes().count(b'"contributed": true') + times
-        until(
-            lambda: path.read_bytes().count(b'"contributed": true') >= goal,
-            f"{name} contributes again",
-        )
+        wanted = b'"contributed": true'
+        goal = self.swarm.counted(name, wanted) + times
+        until(lambda: self.swarm.counted(name, wanted) >= goal, f"{name} contributes again")
 
 
 class PeerRow(Row):
@@ -205,7 +206,6 @@ class PeerRow(Row):
         swarm.host()
         for name in "abc":
             swarm.join(name)
-        until((swarm.folder("c") / "events.jsonl").exists, "c begins")
         self._contributed("c")
         swarm.started[-1].kill()
         swarm.more(5)  # c comes back behind the others, so that it has something to fetch
@@ -217,13 +217,8 @@ class PeerRow(Row):
         self._contributed("c", 5)
 
     def _die(self) -> None:
-        """One life per cell; a life that dies while it starts is followed by one that trains."""
-        starting = [n for n in self.names if n in STARTING]
-        training = [n for n in self.names if n not in STARTING]
-        for pair in itertools.zip_longest(starting, training):
-            for name in pair:
-                if name is not None:
-                    self._die_at(name)
+        for name in interleaved(self.names):
+            self._die_at(name)
 
     def _die_at(self, name: str) -> None:
         self._begin(name)
@@ -238,26 +233,28 @@ class PeerRow(Row):
         self._passed()
 
     def _live_on(self) -> None:
-        """One life for all cells."""
-        self._seen = 0
-        chain = ",".join(self._armed(n) for n in self.names)
-        life = self.swarm.join_again("c", PATCHES["peer"], chain)
-        for name in self.names:
-            self._begin(name)
-            if name == "leave.sent":
-                self._contributed("c")
-                life.signal(signal.SIGTERM)
-            self._acted(life)
-            self.swarm.more(5)
-            if self.action == "stop":
-                life.signal(signal.SIGCONT)
-            if name == "leave.sent":
-                assert life.wait() == (0 if self.action == "stop" else 2), life.text[-500:]
-            elif name not in STARTING:
-                self._contributed("c", 1)
-            self._passed()
-        if "leave.sent" not in self.names:
+        for names in lives(self.names):
+            self._seen = 0
+            chain = ",".join(self._armed(n) for n in names)
+            life = self.swarm.join_again("c", PATCHES["peer"], chain)
+            for name in names:
+                self._begin(name)
+                self._live_through(name, life)
+                self._passed()
             life.kill()
+
+    def _live_through(self, name: str, life: Running) -> None:
+        if name == "leave.sent":
+            self._contributed("c")
+            life.signal(signal.SIGTERM)
+        self._acted(life)
+        self.swarm.more(5)
+        if self.action == "stop":
+            life.signal(signal.SIGCONT)
+        if name == "leave.sent":
+            assert life.wait() == (0 if self.action == "stop" else 2), life.text[-500:]
+        elif name not in STARTING:
+            self._contributed("c", 1)
 
 
 class HostRow(Row):
@@ -275,65 +272,66 @@ class HostRow(Row):
         swarm = self.swarm
         peers = {name: swarm.join(name) for name in "abc"}
         swarm.committed(5)
+        self._life.kill()
         rest = [n for n in self.names if n not in CREATING]
         if self.action == "kill":
-            for name in rest:
+            for name in interleaved(rest):
                 self._die_at(name, peers)
         else:
             self._live_on(rest, peers)
+        self._life = self.swarm.host_again()
 
     def _create(self) -> None:
         """The places of a host that creates its run, each in a process of its own."""
-        for name in [n for n in self.names if n in CREATING]:
-            self._begin(name)
+        creating = [n for n in self.names if n in CREATING]
+        for names in [creating] if self.action == "stop" else [[n] for n in creating]:
             self._seen = 0
-            life = self.swarm.spawn("host", *self.swarm.hosting, failpoint=self._armed(name))
-            self._acted(life)
-            if self.action == "stop":
-                life.signal(signal.SIGCONT)
-                until(lambda life=life: "farflung join ff1" in life.text, "the invite")
-                life.kill()
-            elif self.action == "error":
-                assert life.wait() == 2, life.text
-            self._passed()
+            chain = ",".join(self._armed(n) for n in names)
+            life = self.swarm.spawn("host", *self.swarm.hosting, failpoint=chain)
+            for name in names:
+                self._begin(name)
+                self._acted(life)
+                if self.action == "stop":
+                    life.signal(signal.SIGCONT)
+                elif self.action == "error":
+                    assert life.wait() == 2, life.text
+                self._passed()
+            life.kill()
         self._at = "the start"
         self._life = self.swarm.host()
 
     def _die_at(self, name: str, peers: dict[str, Running]) -> None:
         self._begin(name)
-        self._life.kill()
         self._seen = 0
         patch = PATCHES["host"] if name == "certificate.renewed" else ""
         self._life = self.swarm.spawn("host", "host", patch=patch, failpoint=self._armed(name))
         self._drive(name, peers)
         self._acted(self._life)
         self._undo(name, peers)
-        self._life = self.swarm.host_again()
-        self.swarm.more(5)
         self._passed()
 
-    def _live_on(self, names: Sequence[str], peers: dict[str, Running]) -> None:
-        self._life.kill()
-        self._seen = 0
-        chain = ",".join(self._armed(n) for n in names)
-        self._life = self.swarm.spawn("host", "host", patch=PATCHES["host"], failpoint=chain)
-        for name in names:
-            self._begin(name)
-            self._drive(name, peers)
-            self._acted(self._life)
-            if self.action == "stop":
-                time.sleep(HOLD_S)
-                self._life.signal(signal.SIGCONT)
-            self._undo(name, peers)
-            if name == "leave.sent":
-                assert self._life.wait() == 0, self._life.text[-500:]
-                left = names[names.index(name) + 1 :]
-                self._seen = 0
-                self._life = self.swarm.spawn(
-                    "host", "host", failpoint=",".join(self._armed(n) for n in left)
-                )
+    def _live_on(self, rest: Sequence[str], peers: dict[str, Running]) -> None:
+        for names in lives(rest):
+            self._seen = 0
+            chain = ",".join(self._armed(n) for n in names)
+            self._life = self.swarm.spawn("host", "host", patch=PATCHES["host"], failpoint=chain)
+            for name in names:
+                self._begin(name)
+                self._live_through(name, peers)
+                self._passed()
+            self._life.kill()
+
+    def _live_through(self, name: str, peers: dict[str, Running]) -> None:
+        self._drive(name, peers)
+        self._acted(self._life)
+        if self.action == "stop":
+            time.sleep(HOLD_S)
+            self._life.signal(signal.SIGCONT)
+        self._undo(name, peers)
+        if name == "leave.sent":
+            assert self._life.wait() == 0, self._life.text[-500:]
+        elif self.action == "error" or name not in STARTING:
             self.swarm.more(5)
-            self._passed()
 
     def _drive(self, name: str, peers: dict[str, Running]) -> None:
         """Make happen what leads through a place that rounds alone do not pass."""
@@ -353,6 +351,24 @@ class HostRow(Row):
         if name == "abandon.appended":
             for peer in peers.values():
                 peer.signal(signal.SIGCONT)
+
+
+def interleaved(names: Sequence[str]) -> list[str]:
+    """For one life per cell: after each that dies while it starts one that takes part."""
+    starting = [n for n in names if n in STARTING]
+    training = [n for n in names if n not in STARTING]
+    pairs = itertools.zip_longest(starting, training)
+    return [name for pair in pairs for name in pair if name is not None]
+
+
+def lives(names: Sequence[str]) -> list[list[str]]:
+    """For one life with many cells: where it cannot go on to the next place, a new one begins."""
+    found: list[list[str]] = [[]]
+    for name in names:
+        found[-1].append(name)
+        if name in LAST_OF_A_LIFE:
+            found.append([])
+    return [life for life in found if life]
 
 
 ROLES: dict[str, type[Row]] = {"peer": PeerRow, "host": HostRow}

@@ -128,6 +128,25 @@ class Running:
         self.process.send_signal(number)
 
 
+class Counted:
+    """How many lines of a growing file hold some bytes; reads only what is new."""
+
+    def __init__(self, path: Path, wanted: bytes) -> None:
+        self._path = path
+        self._wanted = wanted
+        self._at = 0
+        self._found = 0
+
+    def now(self) -> int:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._at)
+                whole = file.read().rpartition(b"\n")[0]
+            self._at += len(whole)
+            self._found += sum(self._wanted in line for line in whole.splitlines())
+        return self._found
+
+
 class Swarm:
     """A host and peers below one folder."""
 
@@ -135,6 +154,7 @@ class Swarm:
         self.root = root
         self.spec = spec
         self.started: list[Running] = []
+        self._counted: dict[tuple[str, bytes], Counted] = {}
         self._spec_file = root / "spec.json"
         root.mkdir(parents=True, exist_ok=True)
         self._spec_file.write_bytes(spec_bytes(spec))
@@ -270,8 +290,12 @@ class Swarm:
 
     def n_committed(self) -> int:
         """Commits that the host's event log tells of; cheap enough for polling."""
-        path = self.folder("host") / "events.jsonl"
-        return path.read_bytes().count(b'"kind": "RoundCommitted"') if path.exists() else 0
+        return self.counted("host", b'"kind": "RoundCommitted"')
+
+    def counted(self, name: str, wanted: bytes) -> int:
+        """Lines of a node's event log that hold these bytes, so far."""
+        path = self.folder(name) / "events.jsonl"
+        return self._counted.setdefault((name, wanted), Counted(path, wanted)).now()
 
 
 def records_of(data: bytes) -> list[AnyRecord]:

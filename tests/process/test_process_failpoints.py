@@ -1,66 +1,106 @@
-"""A peer dies at a named place of the round; the survivors go on and lose nothing."""
+"""Real processes die, stop or fail at every named place; the run goes on and loses nothing.
+
+Each row (a role and an action) is one swarm that goes through its places one after the other, see
+failpoint_rows.py; the rows of a fixture run side by side. Each cell is a test of its own.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from failpoint_rows import NAMES, ROLES, Row
 from processes import ENDLESS, QUICK_DEATH, Swarm, quad_spec
 
-from farflung.events import AttemptFailed, GenerationClosed, RoundCommitted
-from farflung.failpoints import VARIABLE
+from farflung import failpoints
+from farflung.events import AttemptFailed, RoundCommitted
 
-PLACES = [
-    "ready.sent",
-    "contribution.sent",
-    "statistics.sent",
-    "result.sent",
-    "vote.stored",
-    "vote.sent",
-    "apply.before-step",
-    "apply.stepped",
+ACTIONS = ("kill", "stop", "error")
+AT_ONCE = 3
+"""Rows side by side: waiting is most of what a row does."""
+
+Cell = tuple[str, str, str]
+"""(role, action, name)."""
+MATRIX = [(role, action, name) for role in NAMES for action in ACTIONS for name in NAMES[role]]
+QUICK: list[Cell] = [
+    ("peer", "kill", "contribution.before-frame"),
+    ("peer", "kill", "vote.stored"),
+    ("peer", "kill", "apply.stepped"),
+    ("peer", "kill", "disk.before-rename"),
+    ("peer", "stop", "statistics.sent"),
+    ("peer", "error", "vote.stored"),
+    ("peer", "error", "apply.stepped"),
+    ("host", "kill", "coordinator.written"),
+    ("host", "kill", "coordinator.appended"),
+    ("host", "kill", "commit.half-sent"),
 ]
-OUTER = {**ENDLESS["outer"], "chunk_elements": 8192}
-"""Thirteen chunks: each of three peers owns a slice, so each passes every place."""
+"""What `make test` has time for."""
+
+Rows = dict[tuple[str, str], Row]
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_survivors_commit_on_when_a_peer_dies_at(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = quad_spec(record="all", outer=OUTER, swarm={"start_peers": 3, **QUICK_DEATH})
+def played(cells: list[Cell], root: Path) -> Rows:
+    """Every row that these cells need, played to its end."""
+    rows: Rows = {}
+    for role, action in dict.fromkeys((role, action) for role, action, _ in cells):
+        names = [name for r, a, name in cells if (r, a) == (role, action)]
+        rows[role, action] = ROLES[role](root / f"{role}-{action}", action, names)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda row: row.run(), rows.values()))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return played(QUICK, tmp_path_factory.mktemp("quick"))
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    return played(MATRIX, tmp_path_factory.mktemp("matrix"))
+
+
+def rows_of(cells: list[Cell]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((role, action) for role, action, _ in cells))
+
+
+@pytest.mark.parametrize(("role", "action", "name"), QUICK)
+def test_the_run_goes_on_after(quick: Rows, role: str, action: str, name: str) -> None:
+    assert not quick[role, action].outcomes[name]
+
+
+@pytest.mark.parametrize(("role", "action"), rows_of(QUICK))
+def test_a_short_row_leaves_a_sound_run(quick: Rows, role: str, action: str) -> None:
+    assert not quick[role, action].end
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "action", "name"), MATRIX)
+def test_the_run_goes_on_after_each(matrix: Rows, role: str, action: str, name: str) -> None:
+    assert not matrix[role, action].outcomes[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "action"), rows_of(MATRIX))
+def test_a_whole_row_leaves_a_sound_run(matrix: Rows, role: str, action: str) -> None:
+    assert not matrix[role, action].end
+
+
+def test_every_failpoint_has_its_cells() -> None:
+    assert {name for _, _, name in MATRIX} == set(failpoints.NAMES)
+    assert {action for _, action, _ in MATRIX} == set(failpoints.ACTIONS) - {"pass"}
+    assert set(QUICK) <= set(MATRIX)
+
+
+def test_an_attempt_without_the_dead_contributor_has_its_own_divisor(tmp_path: Path) -> None:
+    outer = {**ENDLESS["outer"], "chunk_elements": 8192}
+    spec = quad_spec(outer=outer, swarm={"start_peers": 3, **QUICK_DEATH})
     with Swarm(tmp_path, spec) as swarm:
         swarm.host()
         swarm.join("a")
         swarm.join("b")
-        with monkeypatch.context() as armed:
-            armed.setenv(VARIABLE, f"{place}:3:kill")
-            victim = swarm.join("c")
-        assert victim.wait() == -9, "the failpoint was not reached"
-        swarm.more(5)
-        closed = [e for e in swarm.events("host", GenerationClosed) if e.name == "c"]
-        if not closed:
-            swarm.more(5)
-        again = swarm.join_again("c")
-        swarm.more(10)
-        assert again.process.poll() is None
-        survivors = {e.name for e in swarm.events("host", GenerationClosed)} - {"c"}
-        assert not survivors, "a survivor lost its stay"
-        swarm.kill_all()
-        assert swarm.verify().returncode == 0
-
-
-def test_an_attempt_without_the_dead_contributor_has_its_own_divisor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = quad_spec(outer=OUTER, swarm={"start_peers": 3, **QUICK_DEATH})
-    with Swarm(tmp_path, spec) as swarm:
-        swarm.host()
-        swarm.join("a")
-        swarm.join("b")
-        with monkeypatch.context() as armed:
-            armed.setenv(VARIABLE, "statistics.sent:3:kill")
-            victim = swarm.join("c")
+        victim = swarm.join("c", failpoint="statistics.sent:3:kill")
         victim.wait()
         swarm.more(3)
         failed = swarm.events("host", AttemptFailed)

@@ -115,7 +115,7 @@ class Averager:
         except* LinkDown:
             pass  # the exchange has accused; the coordinator decides
         except* (CorruptState, StorageError) as errors:
-            for error in errors.exceptions:
+            for error in _leaves(errors):
                 self._emit(Warned(sentence=f"out of round {key[1]}: {error}"))
 
     async def _vote_if_stored(self, exchange: Exchange) -> None:
@@ -178,6 +178,7 @@ class Averager:
         await sent("vote.sent")
         self._emit(
             Voted(
+                term=attempt.term,
                 round=attempt.round,
                 attempt=attempt.attempt,
                 bytes_root=bytes_root.hex(),
@@ -266,3 +267,10 @@ class Averager:
         tasks = list(self._tasks.values())
         self._end(lambda _: True)
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What really happened, without the groups of the tasks that it passed through."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]

@@ -336,7 +336,8 @@ def _compare_events(
         elif event.round in commits:
             commit = commits[event.round]
             same = event.fragment_hash == commit.fragment_hash.hex()
-            if event.attempt == commit.attempt and not same:
+            tried = (event.term, event.attempt) == (commit.term, commit.attempt)
+            if tried and not same:  # attempts count from 1 again under a new term
                 raise Violation(f"{path}: voted for another fragment in {event.round}")
         findings.events_compared += 1
 

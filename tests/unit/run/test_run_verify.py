@@ -266,3 +266,21 @@ def test_an_event_about_a_round_that_the_journal_lacks_is_found(folder: Path) ->
 def test_inputs_of_two_terms_do_not_share_a_name() -> None:
     """Attempts are counted anew after a coordinator's restart, over other slices."""
     assert input_path(7, 1, 1, 0, "n") != input_path(7, 2, 1, 0, "n")
+
+
+def test_a_vote_for_another_fragment_is_found(folder: Path) -> None:
+    path = folder / "p0" / "events.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    next(x for x in lines if x["kind"] == "Voted")["fragment_hash"] = "00" * 32
+    path.write_text("\n".join(json.dumps(x) for x in lines), encoding="utf-8")
+    assert "voted for another fragment" in violation(folder)
+
+
+def test_a_vote_of_an_attempt_that_a_restart_made_void_is_sound(folder: Path) -> None:
+    """The new term counts attempts from 1 again, perhaps with other contributors."""
+    path = folder / "p0" / "events.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    first = next(x for x in lines if x["kind"] == "Voted")
+    lines.insert(0, {**first, "term": first["term"] - 1, "fragment_hash": "00" * 32})
+    path.write_text("\n".join(json.dumps(x) for x in lines), encoding="utf-8")
+    verify_folder(folder)

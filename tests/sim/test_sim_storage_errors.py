@@ -1,0 +1,212 @@
+"""A disk that fails under one node: the others lose nothing, and it comes back by itself."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from farflung.config.load import from_table
+from farflung.config.run import RunSpec
+from farflung.errors import StorageError
+from farflung.events import AttemptFailed, GenerationClosed, Warned
+from farflung.failpoints import Killed, Plan, arm
+from farflung.run.plant import NodePlant
+from farflung.sim.loop import run_virtual
+from farflung.sim.world import SimSwarm
+from farflung.swarm.ledger import audit
+from farflung.swarm.records import Commit
+
+
+def spec(*, snapshot_every: int = 3, **outer: Any) -> RunSpec:
+    return from_table(
+        {
+            "name": "storage",
+            "record": "all",
+            "model": {"preset": "quadratic", "parameters": 4096},
+            "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
+            "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
+            "outer": {"inner_steps": 5, "rounds": 12, "chunk_elements": 256, **outer},
+            "swarm": {"start_peers": 3, "snapshot_every": snapshot_every},
+        }
+    )
+
+
+def fail() -> None:
+    raise StorageError("no space left on the disk")
+
+
+async def restarted(swarm: SimSwarm, label: str, arming: Callable[[], Plan]) -> None:
+    """The node's process once more, some rounds later, with a failpoint of its own."""
+    await swarm.committed(3)
+    await swarm.kill(label)
+    await swarm.committed(swarm.picture.committed + 2)
+    context = contextvars.copy_context()
+    context.run(arming)
+    context.run(swarm.spawn, label)
+
+
+def contributions(swarm: SimSwarm, label: str) -> list[int]:
+    node = swarm.nodes[label].node
+    return [c.round for c in swarm.commits() if node in {x.node for x in c.contributors}]
+
+
+def sound(swarm: SimSwarm) -> None:
+    result = audit(swarm.records(), swarm.spec.data.rows)
+    assert (result.duplicated, result.lost) == (0, 0)
+
+
+def said(swarm: SimSwarm, label: str, text: str) -> bool:
+    events = swarm.nodes[label].events
+    return any(isinstance(e, Warned) and text in e.sentence for e in events)
+
+
+@pytest.mark.parametrize("label", ["p0", "keeper"])
+def test_a_full_disk_takes_its_node_out_until_there_is_room(label: str) -> None:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=60), peers=3)
+        try:
+            await swarm.committed(3)
+            disk = swarm.nodes[label].disk
+            disk.full = True
+            await swarm.committed(20)
+            disk.full = False
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    closed = {e.name for e in swarm.events if isinstance(e, GenerationClosed)}
+    assert closed <= {label}, "another node lost its stay"
+    if label == "p0":
+        assert contributions(swarm, "p0")[-1] == 59
+    assert said(swarm, label, "no space left")
+
+
+@pytest.mark.parametrize(
+    ("name", "snapshot_every"),
+    [("vote.stored", 3), ("snapshot.chunks-written", 3), ("results.fetched", 100)],
+)
+def test_a_result_or_snapshot_that_cannot_be_kept_costs_the_others_nothing(
+    name: str, snapshot_every: int
+) -> None:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(snapshot_every=snapshot_every, rounds=16), peers=3)
+        try:
+            await restarted(swarm, "p0", lambda: arm(name, 1, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no space left")
+    assert contributions(swarm, "p0")[-1] == 15
+    back = contributions(swarm, "p0")[3]
+    failed = [e for e in swarm.events if isinstance(e, AttemptFailed) and e.round > back]
+    assert not failed
+
+
+def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        fail()
+
+    monkeypatch.setattr(NodePlant, "keep_inputs", refuse)
+
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(), peers=3)
+        try:
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    assert len(swarm.commits()) == 12
+    assert not [e for e in swarm.events if isinstance(e, AttemptFailed)]
+    assert said(swarm, "p0", "inputs of round 0 are not recorded")
+
+
+@pytest.mark.parametrize("at", [*range(2, 40, 3)])
+def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -> None:
+    """Wherever its journal stands: also when a commit overtakes the SYNCED of its return."""
+
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=40), peers=3)
+        try:
+            await restarted(swarm, "p0", lambda: arm("replica.written", at, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no space left")
+    assert contributions(swarm, "p0")[-1] >= 38
+
+
+PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started", "synced.sent"]
+
+
+@pytest.mark.parametrize("name", [*PLACES, "state.installed", "statistics.sent"])
+def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str) -> None:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=30, fragments=2, window=2), peers=3)
+        try:
+            await restarted(swarm, "p0", lambda: arm(name, 1, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no space left")
+    assert contributions(swarm, "p0")[-1] >= 28
+    assert len(set(swarm.commits())) == 30
+
+
+def test_a_node_that_died_before_the_last_step_ends_by_itself_without_a_coordinator() -> None:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(), peers=3)
+        node = swarm.nodes["p0"]
+
+        def crash() -> None:
+            node.disk = node.disk.crash(1 << 20)
+            swarm.network.kill(node.node)
+            node.task = node.agent = node.trainer = None
+            raise Killed
+
+        def crash_at_the_last() -> Plan:
+            return arm("apply.before-step", 1, look)
+
+        def look() -> None:
+            assert node.agent is not None
+            if node.agent.follower.state.next_round == 11:
+                crash()
+            crash_at_the_last()
+
+        try:
+            await restarted(swarm, "p0", crash_at_the_last)
+            await swarm.until(lambda: swarm.picture.finished)
+            assert node.task is None, "the failpoint was not reached"
+            await swarm.kill_coordinator()
+            swarm.spawn("p0")
+            task = node.task
+            assert task is not None
+            await swarm.until(task.done)
+            assert task.result() == "finished"
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    assert [r.round for r in swarm.records() if isinstance(r, Commit)] == list(range(12))

@@ -1,0 +1,78 @@
+"""A host that dies while it creates its run creates it, or goes on with it, at the next start."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+from pathlib import Path
+
+import pytest
+
+from farflung.config.load import from_table
+from farflung.failpoints import EVERY, Killed, arm
+from farflung.run.host import HostOptions, open_host
+
+SPEC = from_table(
+    {
+        "name": "start",
+        "model": {"preset": "quadratic", "parameters": 2048},
+        "data": {"source": "synthetic", "rows": 1000, "seq_len": 16},
+        "outer": {"chunk_elements": 256},
+    }
+)
+
+
+def die() -> None:
+    raise Killed
+
+
+def create(folder: Path, bind: str = "127.0.0.1:7000") -> tuple[str, str, str]:
+    """(run in the settings, run in the journal, bind)."""
+    host = open_host(folder, SPEC, HostOptions(bind=bind), say=lambda _: None)
+    if host.index is not None:
+        host.index.close()
+    host.log.close()
+    return host.settings.run, host.genesis.run, host.settings.bind
+
+
+def dies(folder: Path, at: int) -> bool:
+    """Create, and die at this failpoint; False when there are fewer."""
+    arm(EVERY, at, die)
+    try:
+        create(folder)
+    except Killed:
+        return True
+    return False
+
+
+def test_a_run_is_created_whenever_an_earlier_start_died(tmp_path: Path) -> None:
+    for at in itertools.count(1):
+        folder = tmp_path / str(at) / "host"
+        died = contextvars.copy_context().run(dies, folder, at)
+        settings, journal, _ = create(folder)
+        assert settings == journal, f"death at failpoint {at}"
+        left = [p.name for p in folder.rglob("*.tmp")]
+        assert not left, f"death at failpoint {at} left {left}"
+        if not died:
+            break
+    assert at > 8
+
+
+def test_a_start_that_made_no_run_does_not_decide_where_the_next_one_listens(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "host"
+    assert contextvars.copy_context().run(dies, folder, 6)
+    assert create(folder, "127.0.0.1:7100")[2] == "127.0.0.1:7100"
+
+
+@pytest.mark.parametrize("again", [SPEC, None])
+def test_a_run_keeps_its_address(tmp_path: Path, again: object) -> None:
+    folder = tmp_path / "host"
+    create(folder)
+    spec = SPEC if again else None
+    host = open_host(folder, spec, HostOptions(bind="127.0.0.1:7100"), say=lambda _: None)
+    assert host.settings.bind == "127.0.0.1:7000"
+    host.log.close()
+    if host.index is not None:
+        host.index.close()
