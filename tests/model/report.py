@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from runs import COMMIT, COMMIT_MUTANTS, Run
+from model_runs import COMMIT, COMMIT_MUTANTS, Run
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from runs import COMMIT, COMMIT_MUTANTS, Run
+from model_runs import COMMIT, COMMIT_MUTANTS, Run
 
 
 @pytest.mark.parametrize("run", [r for r in COMMIT if not r.deep], ids=lambda r: r.name)

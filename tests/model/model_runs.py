@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from commit_model import CommitModel
-from search import Found, Model, search
+from model_search import Found, Model, search
 
 
 @dataclass(frozen=True, kw_only=True)
