@@ -16,6 +16,8 @@ from farflung.events import (
     Event,
     GenerationClosed,
     GenerationOpened,
+    JournalBlocked,
+    JournalWritable,
     Paused,
     RoundAbandoned,
     RoundCommitted,
@@ -147,6 +149,11 @@ def _print_event(event: Event) -> None:
             typer.echo(f"- {event.name}: {event.reason}; {event.returned} samples returned")
         case Paused():
             typer.echo(f"  {event.reason}")
+        case JournalBlocked():
+            since = f" for {event.for_s / 60:.0f} min" if event.for_s >= 60 else ""
+            typer.echo(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
+        case JournalWritable():
+            typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case Warned():

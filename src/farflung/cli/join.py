@@ -15,6 +15,8 @@ from farflung.errors import UserError
 from farflung.events import (
     Applied,
     Event,
+    ForkDetected,
+    NoCoordinator,
     Reconnected,
     Resynced,
     SnapshotFetched,
@@ -131,6 +133,13 @@ class _Line:
                 self._show(
                     f"state of round {event.next_round} fetched in {event.took_s:.1f} s", True
                 )
+            case NoCoordinator() if event.tries == 1:
+                self._show(f"! {event.reason}; trying again", True)
+            case NoCoordinator():
+                since = f"{event.for_s / 60:.0f} min, {event.tries} tries"
+                self._show(f"! no coordinator for {since}: {event.reason}", True)
+            case ForkDetected():
+                self._show(f"! {event.sentence}", True)
             case Reconnected():
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():

@@ -14,16 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import (
-    CorruptState,
-    MismatchError,
-    ProtocolError,
-    Refused,
-)
-from farflung.events import (
-    AgentStarted,
-    Resynced,
-)
+from farflung.errors import CorruptState, MismatchError, ProtocolError
+from farflung.events import AgentStarted, Resynced
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -94,6 +86,7 @@ class Agent:
             hello=self._hello,
             on_welcome=self._on_welcome,
             on_message=self._on_message,
+            show=journal.frame,
             rng=world.rng,
             clock=world.clock,
             emit=world.emit,
@@ -313,7 +306,7 @@ class Agent:
             region=self.config.region,
             role=self.config.role,
             endpoints=self._endpoints,
-            term=self._term,
+            term=self.follower.term,
             journal_length=self.follower.journal.length,
             journal_head=self.follower.journal.head,
             session=self._session,
@@ -326,10 +319,10 @@ class Agent:
                 f"the run speaks protocol {welcome.protocol}, this farflung "
                 f"{PROTOCOL_VERSION}; install the version that the host runs"
             )
-        if welcome.term < self._term:
-            raise Refused(
-                f"the coordinator's term {welcome.term} is older than {self._term}, which I "
-                f"have followed; stop the stale coordinator"
+        if welcome.term < self.follower.term:
+            raise ProtocolError(
+                f"its term {welcome.term} is older than {self.follower.term}, which I have "
+                f"followed; stop the stale coordinator"
             )
         self._term = welcome.term
         self._journal_target = welcome.journal_length

@@ -34,7 +34,7 @@ from farflung.ids import Hash
 from farflung.run.blobs import BlobExchange
 from farflung.run.outer_state import Float32, OuterState
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, AnyRecord, Commit, Genesis
+from farflung.swarm.records import Abandon, AnyRecord, Commit, Genesis, Term
 
 Fetcher = Callable[[Sequence[str], Hash, int], Awaitable[bytes]]
 
@@ -80,6 +80,8 @@ class Follower:
         self._genesis: Genesis | None = None
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned."""
+        self.term = 0
+        """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
 
     # ---- the journal -----------------------------------------------------------------------
@@ -99,6 +101,8 @@ class Follower:
             if index < self.journal.length:
                 continue
             record = self.journal.extend(frame, sync=False)
+            if isinstance(record, Term):  # kept even when this machine loses its power now
+                self.journal.sync()
             self._note(record)
             fresh.append(record)
         return fresh
@@ -110,6 +114,8 @@ class Follower:
             self._commits[record.round] = record
         elif isinstance(record, Abandon):
             self._commits[record.round] = None
+        elif isinstance(record, Term):
+            self.term = record.term
 
     @property
     def genesis(self) -> Genesis | None:
