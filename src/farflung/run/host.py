@@ -36,6 +36,7 @@ from farflung.run.birth import (
 )
 from farflung.run.coordinator import Coordinator
 from farflung.run.home import EVENTS
+from farflung.run.provision import MANIFEST, DataFolder
 from farflung.swarm.identity import Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
@@ -220,6 +221,8 @@ class Host:
         )
         host, port = split_endpoint(endpoint)
         bind, advertise = keeper_endpoints(endpoint, self.settings.advertise)
+        data = self.folder / "data"
+        here = (data / MANIFEST).exists()  # a restored host's keeper fetches the data from peers
         keeper = build_agent(
             files=files,
             transport=self._transport("peer", files.identity),
@@ -231,10 +234,9 @@ class Host:
             bind=bind,
             advertise=advertise,
             make_trainer=None,
-            provision=None,
+            provision=None if here else DataFolder(data).provide,
         )
-        data = self.folder / "data"
-        if self.genesis.data:
+        if self.genesis.data and here:
             from farflung.data.shards import blobs
 
             for name, path in blobs(data).items():
