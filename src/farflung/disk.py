@@ -55,9 +55,18 @@ class Disk(Protocol):
         """Bytes that this user may still write."""
 
 
+_REASONS = {
+    errno.ENOSPC: "no space left on the disk while writing {}; free some and retry",
+    errno.EDQUOT: "this user's disk quota is used up while writing {}; free some or raise it",
+    errno.EFBIG: "{} may not grow any more: a limit on file sizes is reached; raise `ulimit -f`",
+    errno.EIO: "the disk failed while reading or writing {}; check it before you go on",
+    errno.EROFS: "{} is on a disk that is mounted read-only now; check it and mount it again",
+}
+
+
 def _failure(error: OSError, path: str) -> StorageError:
-    if error.errno == errno.ENOSPC:
-        return StorageError(f"no space left on the disk while writing {path}; free some and retry")
+    if error.errno in _REASONS:
+        return StorageError(_REASONS[error.errno].format(path))
     return StorageError(f"{path}: {error.strerror or error}")
 
 

@@ -10,6 +10,7 @@ FarflungError
 │   └── Refused          the other side declined, with its sentence
 ├── LinkDown             a connection ended or a deadline passed; the caller goes on without it
 ├── StorageError         the disk refused (full, read-only, torn); nothing was acknowledged
+├── Forked               another coordinator has continued this run; this one stops
 └── CorruptState         bytes on disk or from a donor do not match their hash
 """
 
@@ -54,6 +55,15 @@ class LinkDown(FarflungError):
 
 class StorageError(FarflungError):
     """The disk refused an operation; nothing was acknowledged."""
+
+
+class Forked(FarflungError):
+    """Proof of a second coordinator. `index`: the record in dispute; `mine`, `theirs`: journal
+    heads, 32 bytes each."""
+
+    def __init__(self, sentence: str, *, index: int, mine: bytes, theirs: bytes) -> None:
+        super().__init__(sentence)
+        self.index, self.mine, self.theirs = index, mine, theirs
 
 
 class CorruptState(FarflungError):

@@ -6,6 +6,7 @@ Times are seconds of the emitting process's monotonic clock plus, for people onl
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -163,6 +164,33 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JournalBlocked(Event):
+    """The coordinator's disk refuses records: nothing is committed, the rest is served."""
+
+    reason: str
+    for_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalWritable(Event):
+    """The disk takes records again."""
+
+    after_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForkDetected(Event):
+    """Two coordinators have signed different records: the coordinator that says this has halted,
+    a node that says this stays with the journal that it has."""
+
+    index: int
+    """The record in dispute."""
+    mine: str
+    theirs: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warned(Event):
     """Something an operator should read; one sentence."""
 
@@ -260,6 +288,15 @@ class TrainerRestarted(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoCoordinator(Event):
+    """No coordinator takes this node: told at once, then every minute."""
+
+    reason: str
+    tries: int
+    for_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reconnected(Event):
     after_s: float
     term: int
@@ -294,7 +331,8 @@ class EventLog:
     def emit(self, event: Event) -> None:
         self._write({"kind": type(event).__name__, **dataclasses.asdict(event)})
         for listener in self._listeners:
-            listener(event)
+            with contextlib.suppress(OSError):  # a terminal that went away, a log on a full disk
+                listener(event)
 
     def close(self) -> None:
         self._file.close()

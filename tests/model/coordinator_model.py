@@ -1,7 +1,8 @@
 """The coordinator of the model: what it may decide, without time, bytes and arithmetic.
 
-The search (`rounds_model.py`) and the comparison with `farflung.swarm.decide` (`model_lockstep.py`) use
-the same steps. Every step refuses with `NotAllowed` what the rules forbid. Deciding *when* is the
+The search (`rounds_model.py`) and the comparison with `farflung.swarm.decide`
+(`model_lockstep.py`) use the same steps. Every step refuses with `NotAllowed` what the rules
+forbid. Deciding *when* is the
 caller's: timers are somebody's free choice here.
 """
 

@@ -21,6 +21,7 @@ from processes import (
 )
 
 from farflung.disk import RealDisk
+from farflung.events import GenerationClosed, JournalBlocked, JournalWritable
 from farflung.ids import Endpoint, RunId
 from farflung.swarm.identity import Identity
 from farflung.swarm.invite import make_invite, parse_invite
@@ -285,17 +286,23 @@ def test_a_full_disk_holds_commits_back_until_there_is_room(tmp_path: Path) -> N
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (room, hard))
         until(
-            lambda: "nothing is committed" in host.text or host.process.poll() is not None,
+            lambda: "paused: nothing is committed" in host.text or host.process.poll() is not None,
             "the host says that it is full",
         )
         assert host.process.poll() is None, host.text
         stuck = swarm.n_committed()
         assert journal.stat().st_size <= room
-        said = host.text.count("nothing is committed")
-        until(lambda: host.text.count("nothing is committed") > said, "it tries again")
+        assert swarm.events("host", JournalBlocked)
+        status = swarm.run("host", "status")
+        assert "paused; journal: journal.bin may not grow any more" in status.stdout, status
+        done = command(tmp_path / "late", "join", swarm.invite, "--name", "late")
+        assert_one_sentence(done, "the host's disk takes no new members now")
         assert swarm.n_committed() == stuck
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
         swarm.more(3)
+        assert "the run goes on" in host.text
+        until(lambda: swarm.events("host", JournalWritable), "the event tells it too")
+        assert not [e for e in swarm.events("host", GenerationClosed) if e.name == "a"]
         swarm.kill_all()
         copy = tmp_path / "copy"
         shutil.copytree(swarm.folder("host").parent, copy)

@@ -14,11 +14,11 @@ from farflung.config.run import RunSpec
 from farflung.events import (
     Applied,
     GenerationClosed,
+    JournalBlocked,
     Paused,
     PeerReady,
     RoundCommitted,
     StateReported,
-    Warned,
 )
 from farflung.ids import NodeId
 from farflung.sim.loop import run_virtual
@@ -302,5 +302,5 @@ def test_a_full_disk_of_the_coordinator_commits_nothing_and_goes_on_with_room() 
 
     swarm = play(story, spec(rounds=12), peers=3)
     assert swarm.picture.committed == 12
-    assert any("no space" in e.sentence for e in swarm.events if isinstance(e, Warned))
+    assert any("no space" in e.reason for e in swarm.events if isinstance(e, JournalBlocked))
     assert_sound(swarm)

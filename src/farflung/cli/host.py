@@ -16,6 +16,8 @@ from farflung.events import (
     Event,
     GenerationClosed,
     GenerationOpened,
+    JournalBlocked,
+    JournalWritable,
     Paused,
     RoundAbandoned,
     RoundCommitted,
@@ -23,40 +25,66 @@ from farflung.events import (
     Warned,
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder
+from farflung.swarm.recovery import Recovery
+
+Bind = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT for peers; 0.0.0.0:PORT accepts other machines. "
+        "Default: as before, at first 127.0.0.1:7000."
+    ),
+]
+Advertise = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST:PORT that peers dial (repeatable; a DNS name is best)."),
+]
+WithKeeper = Annotated[
+    bool | None,
+    typer.Option(
+        "--keeper/--no-keeper",
+        help="Run a keeper beside the coordinator (second copy of all state). Default: yes.",
+    ),
+]
+RecoveryFile = Annotated[
+    Path | None,
+    typer.Option(help="Write the recovery key to this file instead of showing it."),
+]
+RestoreFrom = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Make a lost host again from a node's copy of the journal: its folder, or HOST:PORT "
+        "of its data port (repeatable: name all that you can reach)."
+    ),
+]
+RecoveryKey = Annotated[
+    str, typer.Option(help="With --restore-from: the recovery key's file, or its text.")
+]
+OldHostIsStopped = Annotated[
+    bool,
+    typer.Option(
+        "--old-host-is-stopped",
+        help="With --restore-from: I assert that the old host will never run again.",
+    ),
+]
 
 
 def host(
     spec_file: Annotated[
         Path | None, typer.Argument(help="Run spec (TOML). Leave out to continue a run.")
     ] = None,
-    bind: Annotated[
-        str | None,
-        typer.Option(
-            help="HOST:PORT for peers; 0.0.0.0:PORT accepts other machines. "
-            "Default: as before, at first 127.0.0.1:7000."
-        ),
-    ] = None,
-    advertise: Annotated[
-        list[str] | None,
-        typer.Option(help="HOST:PORT that peers dial (repeatable; a DNS name is best)."),
-    ] = None,
+    bind: Bind = None,
+    advertise: Advertise = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a setting: outer.rounds=100")
     ] = None,
-    keeper: Annotated[
-        bool | None,
-        typer.Option(
-            "--keeper/--no-keeper",
-            help="Run a keeper beside the coordinator (second copy of all state). Default: yes.",
-        ),
-    ] = None,
+    keeper: WithKeeper = None,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
-    recovery_file: Annotated[
-        Path | None,
-        typer.Option(help="Write the recovery key to this file instead of showing it."),
-    ] = None,
+    recovery_file: RecoveryFile = None,
+    restore_from: RestoreFrom = None,
+    recovery_key: RecoveryKey = "",
+    old_host_is_stopped: OldHostIsStopped = False,
     spec_json: Annotated[
         Path | None, typer.Option(help="A resolved spec (JSON), as a run's folder keeps it.")
     ] = None,
@@ -68,9 +96,13 @@ def host(
       farflung host run.toml --bind 0.0.0.0:7000 --advertise train.example.org:7000
 
       farflung host            (continue after a stop or a crash)
+
+      farflung host --restore-from keeper/ --restore-from peer.example.org:7100
+      --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
     from farflung.run.birth import HostOptions, load_settings, wanted_settings
     from farflung.run.host import open_host
+    from farflung.run.restore import restore
 
     options = HostOptions(
         bind=bind,
@@ -84,17 +116,50 @@ def host(
         spec = load_json(spec_json)
     elif spec_file or overrides:
         spec = load_spec(spec_file, overrides or ())
-    folder = _folder(spec, run_name)
+    recovery = _recovery(spec, restore_from, recovery_key, old_host_is_stopped)
+    folder = _folder(spec, recovery.run_name if recovery else run_name, recovery is not None)
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
     with locked(folder):
+        if recovery is not None:
+            aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
         this = open_host(folder, spec, options, typer.echo, _print_event)
         aio.run(_serve(this))
 
 
-def _folder(spec: RunSpec | None, run_name: str) -> Path:
+def _recovery(
+    spec: RunSpec | None, restore_from: list[str] | None, key: str, asserted: bool
+) -> Recovery | None:
+    """The recovery key when a host is to be restored, None otherwise. UserError."""
+    from farflung.run.restore import read_recovery
+
+    if not restore_from:
+        if key or asserted:
+            raise UserError(
+                "--recovery-key and --old-host-is-stopped restore a lost host; say from which "
+                "nodes with --restore-from"
+            )
+        return None
+    if spec is not None:
+        raise UserError("a restored run has the spec of its journal; leave spec and --set out")
+    if not key:
+        raise UserError(
+            "restoring needs the recovery key, which `farflung host` showed at the run's birth; "
+            "give its file or its text with --recovery-key"
+        )
+    if not asserted:
+        raise UserError(
+            "two coordinators would fork the run; stop the old host for good and say so with "
+            "--old-host-is-stopped"
+        )
+    return read_recovery(key)
+
+
+def _folder(spec: RunSpec | None, run_name: str, new: bool = False) -> Path:
     if spec is not None:
         return role_folder(home_folder(), spec.name, "host")
+    if new:
+        return role_folder(home_folder(), run_name, "host")
     if run_name:
         folder = role_folder(home_folder(), run_name, "host")
         if not folder.is_dir():
@@ -147,6 +212,11 @@ def _print_event(event: Event) -> None:
             typer.echo(f"- {event.name}: {event.reason}; {event.returned} samples returned")
         case Paused():
             typer.echo(f"  {event.reason}")
+        case JournalBlocked():
+            since = f" for {event.for_s / 60:.0f} min" if event.for_s >= 60 else ""
+            typer.echo(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
+        case JournalWritable():
+            typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case Warned():

@@ -15,6 +15,8 @@ from farflung.errors import UserError
 from farflung.events import (
     Applied,
     Event,
+    ForkDetected,
+    NoCoordinator,
     Reconnected,
     Resynced,
     SnapshotFetched,
@@ -31,7 +33,10 @@ def join(
     ] = "",
     name: Annotated[str, typer.Option(help="How others see this peer.")] = "",
     region: Annotated[str, typer.Option(help="Where it is, for people.")] = "",
-    bind: Annotated[str, typer.Option(help="HOST:PORT for other peers.")] = "127.0.0.1:0",
+    bind: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT for other peers. Default: as before, at first 127.0.0.1:0."),
+    ] = None,
     advertise: Annotated[
         list[str] | None, typer.Option(help="HOST:PORT that other peers dial (repeatable).")
     ] = None,
@@ -41,6 +46,10 @@ def join(
     trainer: Annotated[
         str, typer.Option(help="Own trainer program that calls farflung.attach.")
     ] = "",
+    coordinator: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT of a coordinator that moved (repeatable); kept."),
+    ] = None,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -55,7 +64,7 @@ def join(
 
       farflung join            (continue with the same identity)
     """
-    from farflung.run.join import JoinOptions, load_membership
+    from farflung.run.join import JoinOptions, load_membership, wanted_options
     from farflung.swarm.invite import parse_invite
 
     if invite:
@@ -67,26 +76,22 @@ def join(
     known = load_membership(folder)
     if known is None and not invite:
         raise UserError(f"{folder} holds no membership; give the invite: farflung join ff1...")
-    check_endpoints([bind, *(advertise or ())])
-    if not outbound_only:
-        check_advertised(bind, advertise or ())
-    options = JoinOptions(
-        name=name,
-        region=region,
-        bind=bind,
-        advertise=tuple(advertise or ()),
-        outbound_only=outbound_only,
-        trainer=tuple(shlex.split(trainer)),
+    check_endpoints([*([bind] if bind else []), *(advertise or ()), *(coordinator or ())])
+    options = wanted_options(
+        known,
+        JoinOptions(
+            name=name,
+            region=region,
+            bind=bind,
+            advertise=tuple(advertise or ()),
+            outbound_only=outbound_only,
+            trainer=tuple(shlex.split(trainer)),
+            coordinators=tuple(coordinator or ()),
+        ),
+        invite,
     )
-    if known is not None and not invite:
-        options = JoinOptions(
-            name=name or known.name,
-            region=region or known.region,
-            bind=known.bind,
-            advertise=known.advertise,
-            outbound_only=known.outbound_only,
-            trainer=known.trainer,
-        )
+    if not options.outbound_only:
+        check_advertised(options.bind or "", options.advertise)
     with locked(folder):
         aio.run(_take_part(folder, invite or (known.invite if known else ""), options))
 
@@ -131,6 +136,13 @@ class _Line:
                 self._show(
                     f"state of round {event.next_round} fetched in {event.took_s:.1f} s", True
                 )
+            case NoCoordinator() if event.tries == 1:
+                self._show(f"! {event.reason}; trying again", True)
+            case NoCoordinator():
+                since = f"{event.for_s / 60:.0f} min, {event.tries} tries"
+                self._show(f"! no coordinator for {since}: {event.reason}", True)
+            case ForkDetected():
+                self._show(f"! {event.sentence}", True)
             case Reconnected():
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():

@@ -75,6 +75,8 @@ def _print_offline(folder: Path) -> None:
 
 def _print(picture: dict[str, Any]) -> None:
     state = "complete" if picture["finished"] else picture["paused"] or "running"
+    if picture["blocked"]:
+        state = f"paused; journal: {picture['blocked']}"
     typer.echo(
         f"{picture['name']} ({picture['run']})  {picture['parameters']:,} parameters  "
         f"term {picture['term']}  {state}"

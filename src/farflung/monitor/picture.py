@@ -14,8 +14,11 @@ from farflung.events import (
     AttemptStarted,
     ContributionRejected,
     Event,
+    ForkDetected,
     GenerationClosed,
     GenerationOpened,
+    JournalBlocked,
+    JournalWritable,
     Paused,
     PeerJoined,
     PeerReady,
@@ -77,6 +80,8 @@ class Picture:
     agreements: int = 0
     replicated: bool = True
     paused: str = ""
+    blocked: str = ""
+    """Why the journal cannot be written."""
     finished: bool = False
     notes: tuple[str, ...] = ()
 
@@ -128,6 +133,15 @@ def see(picture: Picture, event: Event) -> Picture:
             return replace(picture, paused=event.reason)
         case Resumed():
             return replace(picture, paused="")
+        case JournalBlocked():
+            noted = picture if picture.blocked else _note(picture, f"journal: {event.reason}")
+            return replace(noted, blocked=event.reason)
+        case JournalWritable():
+            return _note(
+                replace(picture, blocked=""), f"journal: written again after {event.after_s:.0f} s"
+            )
+        case ForkDetected():
+            return _note(picture, event.sentence)
         case RunFinished():
             return replace(picture, finished=True)
         case Warned():

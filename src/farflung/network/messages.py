@@ -305,6 +305,22 @@ class CatalogueReply(Message, frozen=True, kw_only=True):
     next_round: int
 
 
+class Dispute(Message, frozen=True, kw_only=True):
+    """Coordinator -> node, instead of Welcome: your journal's head is not in mine. Show me its
+    last record (a `Journal` with one frame); the connection closes after that."""
+
+    journal_length: int
+    hash: bytes
+    """My journal's head after as many records as both of us have."""
+
+
+class FetchJournal(Message, frozen=True, kw_only=True):
+    """Asks a node for its copy of the journal, from record `first` on. The answer is one
+    `Journal`; without frames when there is nothing more."""
+
+    first: int
+
+
 class Bulk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """Base of the headers that precede raw bytes."""
 
@@ -367,5 +383,7 @@ Control = (
     | Fetch
     | Catalogue
     | CatalogueReply
+    | Dispute
+    | FetchJournal
 )
 BulkHeader = Contribution | SliceResult | Blob

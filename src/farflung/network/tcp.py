@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Self
 
 from farflung.errors import LinkDown, ProtocolError
@@ -22,7 +23,9 @@ from farflung.network.messages import Control, Redeem
 from farflung.network.tcp_connection import InboundConnection, TcpConnection
 from farflung.network.tls import (
     Credentials,
+    PeerName,
     check_expected,
+    check_member,
     redeem_context,
     remote_name,
     verify_coordinator,
@@ -66,12 +69,21 @@ class TcpTransport:
     async def dial(
         self, endpoint: Endpoint, *, expect: NodeId | None, deadline_s: float
     ) -> TcpConnection:
+        return await self._dial(endpoint, lambda name: check_expected(name, expect), deadline_s)
+
+    async def dial_member(self, endpoint: Endpoint, *, deadline_s: float) -> TcpConnection:
+        """As `dial`, for whichever node of the run answers there."""
+        return await self._dial(endpoint, check_member, deadline_s)
+
+    async def _dial(
+        self, endpoint: Endpoint, check: Callable[[PeerName | None], PeerName], deadline_s: float
+    ) -> TcpConnection:
         connection = await _connect(
             endpoint, self.credentials.client, self.limits, self.counters, deadline_s
         )
         try:
             name = remote_name(connection.tls().getpeercert(), self.credentials.name.run)
-            connection.introduce(check_expected(name, expect))
+            connection.introduce(check(name))
         except ProtocolError:
             connection.abort()
             raise

@@ -371,3 +371,12 @@ def check_expected(name: PeerName | None, expect: NodeId | None) -> PeerName:
     if expect is None and name.role != COORDINATOR:
         raise ProtocolError(f"reached {name.node[:8]}, a {name.role}, not the coordinator")
     return name
+
+
+def check_member(name: PeerName | None) -> PeerName:
+    """The dialled node is a peer of the run, whichever; else ProtocolError."""
+    if name is None:
+        raise ProtocolError("the server showed no certificate")
+    if name.role != PEER:
+        raise ProtocolError(f"reached the {name.role}, not a node's data port")
+    return name

@@ -87,6 +87,7 @@ class Agent:
             hello=self._hello,
             on_welcome=self._on_welcome,
             on_message=self._on_message,
+            show=journal.frame,
             rng=world.rng,
             clock=world.clock,
             emit=world.emit,
@@ -330,7 +331,7 @@ class Agent:
             region=self.config.region,
             role=self.config.role,
             endpoints=self._endpoints,
-            term=self._term,
+            term=self.follower.term,
             journal_length=self.follower.journal.length,
             journal_head=self.follower.journal.head,
             session=self._session,
@@ -338,7 +339,7 @@ class Agent:
         )
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        check_welcome(welcome, self._term)
+        check_welcome(welcome, self.follower.term)
         self._term = welcome.term
         self._journal_target = welcome.journal_length
         self._asked = self._counted = False

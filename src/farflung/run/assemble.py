@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import secrets
 import time
@@ -56,6 +57,12 @@ class NodeFiles:
     disk: RealDisk
     log: EventLog
     identity: Identity
+
+    def close(self) -> None:
+        """Let go of the files; what a full disk did not take of the log is lost."""
+        self.disk.close()
+        with contextlib.suppress(OSError):
+            self.log.close()
 
 
 def open_node(folder: Path) -> NodeFiles:

@@ -93,9 +93,13 @@ def save_settings(folder: Path, settings: Settings) -> None:
     RealDisk(folder).replace(SETTINGS, msgspec.json.encode(settings))
 
 
-def wanted_settings(known: Settings | None, options: HostOptions, run: str = "") -> Settings:
+def wanted_settings(
+    known: Settings | None, options: HostOptions, run: str = "", alone_since: int = 0
+) -> Settings:
     """The known settings with what this start was told, or fresh ones."""
-    old = known or Settings(run=run, bind=DEFAULT_BIND, advertise=(), keeper=True)
+    old = known or Settings(
+        run=run, bind=DEFAULT_BIND, advertise=(), keeper=True, alone_since=alone_since
+    )
     return msgspec.structs.replace(
         old,
         bind=old.bind if options.bind is None else options.bind,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 
 from farflung.clock import Clock
 from farflung.errors import LinkDown, MismatchError, ProtocolError, Refused, StorageError
-from farflung.events import Emit, Reconnected, Warned
+from farflung.events import Emit, ForkDetected, NoCoordinator, Reconnected, Warned
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
-from farflung.network.link import BulkFrame, Connection, Transport
-from farflung.network.messages import Control, Hello, Refuse, Welcome
+from farflung.network.link import BulkFrame, Connection, Received, Transport
+from farflung.network.messages import Control, Dispute, Hello, Journal, Refuse, Welcome
 
+FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 3.0
+REMIND_S = 60.0
 DIAL_S = 5.0
 STORAGE_BACKOFF_S = 1.0
 
@@ -31,6 +34,7 @@ class ControlLink:
         hello: Callable[[], Hello],
         on_welcome: Callable[[Welcome], None],
         on_message: Callable[[Control], None],
+        show: Callable[[int], bytes],
         rng: random.Random,
         clock: Clock,
         emit: Emit,
@@ -40,6 +44,8 @@ class ControlLink:
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_message = on_message
+        self._show = show
+        self._fork: ForkDetected | None = None
         self._rng = rng
         self._clock = clock
         self._emit = emit
@@ -47,18 +53,11 @@ class ControlLink:
         self.sent_bytes = 0
         self.received_bytes = 0
 
-    @property
-    def up(self) -> bool:
-        return self._link is not None
-
     async def send(self, message: Control) -> None:
-        """Send if the link is up. Never raises for a lost link."""
-        link = self._link
-        if link is not None:
-            try:
-                await link.send(message)
-            except LinkDown:
-                self._link = None
+        """Send if the link is up. Never raises for a lost link: whoever reads it finds out."""
+        if self._link is not None:
+            with contextlib.suppress(LinkDown):
+                await self._link.send(message)
 
     async def run(self) -> None:
         """Connect, read, reconnect, until cancelled. Cancelling leaves the link up, so that a
@@ -66,31 +65,34 @@ class ControlLink:
 
         Raises Refused or MismatchError when the coordinator says that this node may not be here.
         """
-        backoff_s, lost_s = 0.1, self._clock.now()
-        first = True
+        trouble = _Trouble(self._clock, self._emit)
+        first, up_s = True, 0.0
         while True:
             try:
                 term = await self._connect()
+                up_s = self._clock.now()
                 if not first:
-                    self._emit(Reconnected(after_s=self._clock.now() - lost_s, term=term))
-                first, backoff_s = False, 0.1
+                    self._emit(Reconnected(after_s=trouble.lasts_s, term=term))
+                first = False
                 await self._read()
             except LinkDown as error:
-                if first:
-                    self._emit(Warned(sentence=f"{error}; trying again"))
+                if self._link is None:
+                    trouble.tell(str(error))
+                else:
+                    trouble.begin()
             except (Refused, MismatchError):
                 self._drop()
                 raise
             except ProtocolError as error:
-                self._emit(Warned(sentence=f"coordinator: {error}"))
+                if self._link is not None and self._clock.now() - up_s > REMIND_S:
+                    trouble.begin()
+                self._try_next_first()
+                trouble.tell(f"coordinator: {error}")
             except StorageError as error:  # the coordinator sends again what was not kept
                 self._emit(Warned(sentence=f"the journal's copy waits for the disk: {error}"))
-                backoff_s = max(backoff_s, STORAGE_BACKOFF_S)
-            if self._link is not None:
-                lost_s = self._clock.now()
+                trouble.backoff_s = max(trouble.backoff_s, STORAGE_BACKOFF_S)
             self._drop()
-            await asyncio.sleep(self._rng.uniform(0, backoff_s))
-            backoff_s = min(MAX_BACKOFF_S, backoff_s * 2)
+            await asyncio.sleep(self._rng.uniform(0, trouble.backoff_s))
 
     async def _connect(self) -> int:
         failure = LinkDown("no coordinator endpoint is known")
@@ -103,12 +105,19 @@ class ControlLink:
             return await self._greet(link)
         raise failure
 
+    def _try_next_first(self) -> None:
+        """Another endpoint may lead to the coordinator that I follow."""
+        self._endpoints = [*self._endpoints[1:], *self._endpoints[:1]]
+
     async def _greet(self, link: Connection) -> int:
+        hello = self._hello()
         try:
             async with asyncio.timeout(DIAL_S):
-                await link.send(self._hello())
+                await link.send(hello)
                 await sent("hello.sent")
                 answer = await link.receive()
+                if isinstance(answer, Dispute):
+                    answer = await self._dispute(link, hello, answer)
         except TimeoutError:
             link.close()
             raise LinkDown(f"the coordinator did not answer in {DIAL_S:g} s") from None
@@ -122,6 +131,33 @@ class ControlLink:
         self._on_welcome(answer)
         hit("hello.welcomed")
         return answer.term
+
+    async def _dispute(self, link: Connection, hello: Hello, theirs: Dispute) -> Received:
+        """My journal is not this coordinator's: show what its run key signed, and stay with it.
+
+        Only a coordinator that proves to be right by not halting gets to refuse me.
+        """
+        index = hello.journal_length - 1
+        if index < 0:
+            raise ProtocolError("it disputes an empty journal")
+        await link.send(Journal(first=index, frames=(self._show(index),)))
+        try:
+            return await link.receive()
+        except LinkDown:
+            sentence = (
+                f"fork: the coordinator has {theirs.journal_length} records and not my record "
+                f"{index}, which the run's key signed; I stay with mine"
+            )
+            event = ForkDetected(
+                index=index,
+                mine=hello.journal_head.hex(),
+                theirs=theirs.hash.hex(),
+                sentence=sentence,
+            )
+            if event != self._fork:  # the same one again at every try: told once
+                self._fork = event
+                self._emit(event)
+            raise ProtocolError(sentence) from None
 
     async def _read(self) -> None:
         link = self._link
@@ -148,3 +184,31 @@ class ControlLink:
 
     def close(self) -> None:
         self._drop()
+
+
+class _Trouble:
+    """A time without a coordinator: how long it lasts, when to say so, when to try again."""
+
+    def __init__(self, clock: Clock, emit: Emit) -> None:
+        self._clock = clock
+        self._emit = emit
+        self.begin()
+
+    def begin(self) -> None:
+        """The link was fine until now."""
+        self._began_s = self._clock.now()
+        self._told_s = -REMIND_S
+        self._tries = 0
+        self.backoff_s = FIRST_BACKOFF_S
+
+    @property
+    def lasts_s(self) -> float:
+        return self._clock.now() - self._began_s
+
+    def tell(self, reason: str) -> None:
+        """One more try failed."""
+        self._tries += 1
+        self.backoff_s = min(MAX_BACKOFF_S, self.backoff_s * 2)
+        if self.lasts_s - self._told_s >= REMIND_S:
+            self._told_s = self.lasts_s
+            self._emit(NoCoordinator(reason=reason, tries=self._tries, for_s=self.lasts_s))

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from farflung.clock import Clock, Workers
-from farflung.config.run import PROTOCOL_VERSION
-from farflung.errors import FarflungError, LinkDown, ProtocolError, StorageError
-from farflung.events import Emit, RunStarted, Warned
+from farflung.errors import Forked, ProtocolError, StorageError
+from farflung.events import Emit, ForkDetected, RunStarted, Warned
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
-from farflung.network.link import BulkFrame, Connection, Transport
+from farflung.network.link import Transport
 from farflung.network.messages import (
+    Beat,
     Control,
     Donors,
-    Hello,
     Journal,
     Member,
-    Redeem,
-    Refuse,
-    Status,
-    StatusRequest,
     Verdict,
-    Vote,
-    Welcome,
 )
-from farflung.run.welcome import AwakeClock, hit_appended, orphans, refuse, serves
+from farflung.run.full_disk import DiskPause
+from farflung.run.reception import Admission, Reception, Session, VoteCheck
+from farflung.run.welcome import AwakeClock, hit_appended, orphans, serves
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal as JournalFile
 from farflung.swarm.records import AnyRecord, Commit
@@ -40,8 +34,6 @@ from farflung.swarm.records import Term as TermRecord
 from farflung.swarm.replay import replay, replay_more
 from farflung.swarm.state import (
     Append,
-    Connected,
-    Disconnected,
     Input,
     Received,
     Send,
@@ -49,32 +41,10 @@ from farflung.swarm.state import (
     Tell,
     Tick,
 )
-from farflung.swarm.votes import vote_body
 
 TICK_S = 0.1
-HELLO_S = 5.0
-CATCH_UP_BYTES = 512 << 10
-OUTBOX_MESSAGES = 10_000
-"""A node that lets this many messages pile up is disconnected."""
-RETRY_DISK_S = 1.0
 FAREWELL_S = 15.0
 """How long a finished run waits for its peers to say goodbye."""
-
-
-@dataclass
-class Session:
-    """One connected node."""
-
-    node: str
-    session: str
-    link: Connection
-    outbox: asyncio.Queue[Control]
-
-
-Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
-"""Judges an invite: the answer, and the event that admits its bearer."""
-VoteCheck = Callable[[bytes, bytes, bytes], bool]
-"""(public key, body, signature) -> valid."""
 
 
 class Coordinator:
@@ -94,22 +64,35 @@ class Coordinator:
         status: Callable[[], str],
         on_append: Callable[[int, list[AnyRecord]], None] | None = None,
         tick_s: float = TICK_S,
+        alone_since: int = 0,
+        incarnation: str = "",
     ) -> None:
+        """`alone_since`: lower terms were given up by the operator, when the run was restored.
+        `incarnation`: random, so that no other process writes the same TERM."""
         self._transport = transport
         self._clock = AwakeClock(clock)
         self._workers = workers
         self._emit = emit
-        self._journal = journal
-        self._admission = admission
-        self._check_vote = check_vote
-        self._status = status
+        self.journal = journal
+        self._reception = Reception(
+            self,
+            emit=emit,
+            admission=admission,
+            check_vote=check_vote,
+            status=status,
+            alone_since=alone_since,
+        )
         self._on_append = on_append
         self._tick_s = tick_s
-        self._sessions: dict[str, Session] = {}
+        self._disk = DiskPause(self._clock, emit)
+        self.blocked = self._disk.blocked
+        self._incarnation = incarnation
+        self._tick_waits = False
+        self._fork: Forked | None = None
+        self.sessions: dict[str, Session] = {}
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._done = asyncio.Event()
-        self._donors: tuple[Member, ...] = ()
+        self.donors: tuple[Member, ...] = ()
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
 
     # ---- life ------------------------------------------------------------------------------
@@ -117,11 +100,14 @@ class Coordinator:
     async def start(self, bind: Endpoint) -> Endpoint:
         """Begin a new term and listen. Raises StorageError, LinkDown (port in use)."""
         term = self.state.term + 1
-        records = [TermRecord(term=term), *orphans(self.state)]
+        records = [
+            TermRecord(term=term, incarnation=self._incarnation),
+            *orphans(self.state),
+        ]
         await self._append(records)
         hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
-        endpoint = await self._transport.listen(bind, self._accept)
+        endpoint = await self._transport.listen(bind, self._reception.accept)
         self._emit(
             RunStarted(
                 run=self.state.run,
@@ -134,24 +120,35 @@ class Coordinator:
         return endpoint
 
     async def run(self) -> None:
-        """Decide until the run is finished and its trainers have gone. Cancel to stop."""
+        """Decide until the run is finished and its trainers have gone. Cancel to stop.
+
+        Raises Forked: another coordinator has continued this run.
+        """
         async with asyncio.TaskGroup() as group:
             deciding = group.create_task(self._decide_loop())
             ticking = group.create_task(self._tick_loop())
             await self._done.wait()
             deciding.cancel()
             ticking.cancel()
+        if self._fork is not None:
+            raise self._fork
 
     async def close(self) -> None:
-        for session in list(self._sessions.values()):
+        for session in list(self.sessions.values()):
             session.link.close("the coordinator stops")
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._reception.close()
         await self._transport.close()
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that no decision has taken yet."""
+        return self._inbox.qsize()
 
     def submit(self, event: Input) -> None:
         """Put an event into the inbox (the host admits its own keeper this way)."""
+        beat = isinstance(event, Received) and isinstance(event.message, Beat)
+        if beat and self.blocked.is_set():
+            return  # time stands still: the first beat after it is early enough
         self._inbox.put_nowait(event)
 
     # ---- deciding --------------------------------------------------------------------------
@@ -160,28 +157,32 @@ class Coordinator:
         finished_s: float | None = None
         while True:
             await asyncio.sleep(self._tick_s)
-            self._inbox.put_nowait(Tick())
+            if not self._tick_waits:  # a disk that refuses for hours piles up no ticks
+                self._tick_waits = True
+                self._inbox.put_nowait(Tick())
             if self.state.finished:
                 finished_s = finished_s or self._clock.now()
                 if self._alone() or self._clock.now() - finished_s > FAREWELL_S:
                     self._done.set()
 
     def _alone(self) -> bool:
-        return not any(self.state.nodes[n].trains for n in self._sessions if n in self.state.nodes)
+        return not any(self.state.nodes[n].trains for n in self.sessions if n in self.state.nodes)
 
     async def _decide_loop(self) -> None:
         while True:
             event = await self._inbox.get()
+            if isinstance(event, Tick):
+                self._tick_waits = False
             try:
                 await self._decide(event)
             except ProtocolError as error:
                 node = getattr(event, "node", "")
                 self._emit(Warned(sentence=f"{self._name(node)}: {error}"))
-                if node in self._sessions:
-                    self._sessions[node].link.close(str(error))
+                if node in self.sessions:
+                    self.sessions[node].link.close(str(error))
             except StorageError as error:  # journalled, but not told: they ask when they are back
                 self._emit(Warned(sentence=f"every node connects again: {error}"))
-                for session in list(self._sessions.values()):
+                for session in list(self.sessions.values()):
                     session.link.close(str(error))
             finally:
                 self._inbox.task_done()
@@ -196,10 +197,11 @@ class Coordinator:
                     hit("coordinator.before-append")
                 frames, first = await self._append(records)
             except StorageError as error:
-                self._emit(Warned(sentence=f"nothing is committed: {error}"))
-                await asyncio.sleep(RETRY_DISK_S)
+                await self._disk.wait(error)
                 continue
             break
+        if records:
+            self._disk.over()
         self.state = state
         if frames:
             hit_appended(records)
@@ -214,17 +216,17 @@ class Coordinator:
             await sent("verdict.sent")
 
     async def _append(self, records: list[AnyRecord]) -> tuple[list[bytes], int]:
-        first = self._journal.length
+        first = self.journal.length
         if not records:
             return [], first
-        frames = await self._workers.run(lambda: self._journal.append_all(records))
+        frames = await self._workers.run(lambda: self.journal.append_all(records))
         if self._on_append is not None:
             self._on_append(first, records)
         return frames, first
 
     async def _broadcast_records(self, message: Journal, records: list[AnyRecord]) -> None:
         commits = any(isinstance(r, Commit) for r in records)
-        nodes = list(self._sessions)
+        nodes = list(self.sessions)
         for i, node in enumerate(nodes):
             if commits and i == len(nodes) // 2:
                 await sent("commit.half-sent")
@@ -234,147 +236,37 @@ class Coordinator:
         serving = [n for n in self.state.nodes.values() if n.endpoints and serves(n)]
         members = sorted(serving, key=lambda m: (not m.open, m.trains, m.node))
         donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
-        if donors != self._donors:
-            self._donors = donors
+        if donors != self.donors:
+            self.donors = donors
             self._broadcast(Donors(members=donors))
 
     # ---- sending ---------------------------------------------------------------------------
 
     def _send(self, node: str, message: Control) -> None:
-        session = self._sessions.get(node)
-        if session is None:
-            return
-        try:
-            session.outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            session.link.close(f"{OUTBOX_MESSAGES} messages piled up")
+        session = self.sessions.get(node)
+        if session is not None:
+            session.put(message)
 
     def _broadcast(self, message: Control) -> None:
-        for node in self._sessions:
+        for node in self.sessions:
             self._send(node, message)
 
-    async def _write(self, session: Session) -> None:
-        try:
-            while True:
-                await session.link.send(await session.outbox.get())
-        except LinkDown:
-            session.link.close()
+    # ---- for the reception ------------------------------------------------------------------
 
-    # ---- connections -----------------------------------------------------------------------
+    def now(self) -> float:
+        return self._clock.now()
 
-    async def _accept(self, link: Connection) -> None:
-        """One inbound connection until it ends. Never raises for a remote's mistake."""
-        try:
-            async with asyncio.timeout(HELLO_S):
-                first = await link.receive()
-        except TimeoutError:
-            link.close(f"no message in {HELLO_S:g} s")
-            return
-        if link.remote is None:
-            await self._stranger(link, first)
-        elif isinstance(first, StatusRequest):
-            await link.send(Status(json=self._status()))
-            link.close()
-        elif isinstance(first, Hello):
-            await self._member(link, link.remote, first)
-        else:
-            raise ProtocolError("a control connection begins with Hello")
+    async def settled(self) -> None:
+        """Wait until all that was submitted is decided."""
+        await self._inbox.join()
 
-    async def _stranger(self, link: Connection, first: object) -> None:
-        if not isinstance(first, Redeem):
-            raise ProtocolError("a stranger may only redeem an invite")
-        answer, event = self._admission(first)
-        if event is not None:
-            self.submit(event)
-            await self._inbox.join()  # the answer promises a journalled membership
-        await link.send(answer)
-        link.close()
-
-    async def _member(self, link: Connection, node: str, hello: Hello) -> None:
-        await self._inbox.join()  # its admission may still be on its way
-        refusal = refuse(
-            self.state, self._journal, node, hello, node in self._sessions, self._clock.now()
-        )
-        if refusal:
-            self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
-            await link.send(Refuse(sentence=refusal))
-            link.close()
-            return
-        await self._supersede(node)
-        session = Session(node, hello.session, link, asyncio.Queue(OUTBOX_MESSAGES))
-        self._greet(session, hello)
-        writer = asyncio.create_task(self._write(session))
-        self._tasks.add(writer)
-        reason = "connection closed"
-        try:
-            await self._read(session)
-        except LinkDown as error:
-            reason = str(error) or reason
-        except FarflungError as error:
-            reason = str(error)
-            self._emit(Warned(sentence=f"{hello.name}: {error}"))
-        finally:
-            writer.cancel()
-            self._tasks.discard(writer)
-            link.close()
-            if self._sessions.get(node) is session:
-                del self._sessions[node]
-            self.submit(Disconnected(node=node, session=hello.session, reason=reason))
-
-    async def _supersede(self, node: str) -> None:
-        old = self._sessions.pop(node, None)
-        if old is not None:
-            old.link.close("another connection of this node took over")
-            await asyncio.sleep(0)
-
-    def _greet(self, session: Session, hello: Hello) -> None:
-        """Welcome and the missing journal, then every broadcast: no gap, no await between."""
-        put = session.outbox.put_nowait
-        put(
-            Welcome(
-                protocol=PROTOCOL_VERSION,
-                term=self.state.term,
-                journal_length=self._journal.length,
-            )
-        )
-        first = hello.journal_length
-        while first < self._journal.length:
-            frames = self._journal.frames(first, CATCH_UP_BYTES)
-            put(Journal(first=first, frames=tuple(frames)))
-            first += len(frames)
-        put(Donors(members=self._donors))
-        self._sessions[session.node] = session
-        self.submit(
-            Connected(
-                node=session.node,
-                session=hello.session,
-                generation=hello.generation,
-                endpoints=hello.endpoints,
-            )
-        )
-
-    async def _read(self, session: Session) -> None:
-        while True:
-            received = await session.link.receive()
-            if isinstance(received, BulkFrame):
-                raise ProtocolError("no bulk on the control link")
-            if isinstance(received, StatusRequest):
-                self._send(session.node, Status(json=self._status()))
-            elif isinstance(received, Vote) and not self._valid_vote(session.node, received):
-                raise ProtocolError("a vote's signature is wrong")
-            else:
-                self.submit(Received(node=session.node, message=received))
-
-    def _valid_vote(self, node: str, vote: Vote) -> bool:
-        body = vote_body(
-            self.state.run,
-            vote.term,
-            vote.round,
-            vote.attempt,
-            vote.bytes_root,
-            vote.fragment_hash,
-        )
-        return self._check_vote(self.state.nodes[node].public_key, body, vote.signature)
+    def halt(self, fork: Forked) -> None:
+        """Decide nothing more; `run` raises the fork."""
+        if self._fork is None:
+            self._fork = fork
+            mine, theirs = fork.mine.hex(), fork.theirs.hex()
+            self._emit(ForkDetected(index=fork.index, mine=mine, theirs=theirs, sentence=str(fork)))
+            self._done.set()
 
     def _name(self, node: str) -> str:
         known = self.state.nodes.get(node)

@@ -22,7 +22,7 @@ from farflung.failpoints import hit
 from farflung.run.outer_state import Float32, OuterState
 from farflung.run.state_source import StateSource, sizes_fit
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis
+from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Follower:
         self._genesis: Genesis | None = None
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned."""
+        self.term = 0
+        """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
         self.finished = False
         """The replica holds the record that ends the run."""
@@ -78,6 +80,8 @@ class Follower:
             if index < self.journal.length:
                 continue
             record = self.journal.extend(frame, sync=False)
+            if isinstance(record, Term):  # kept even when this machine loses its power now
+                self.journal.sync()
             self._note(record)
             hit("replica.written")
             fresh.append(record)
@@ -94,6 +98,8 @@ class Follower:
             self._commits[record.round] = None
         elif isinstance(record, Admin) and record.action == "finish":
             self.finished = True
+        elif isinstance(record, Term):
+            self.term = record.term
 
     @property
     def genesis(self) -> Genesis | None:

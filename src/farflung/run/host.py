@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 import sqlite3
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
 from farflung.disk import RealDisk
-from farflung.errors import InviteError, StorageError
+from farflung.errors import Forked, InviteError, StorageError
 from farflung.events import Emit, EventLog, Warned
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, RunId, split_endpoint
@@ -24,10 +25,19 @@ from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.run.admission import Gate
 from farflung.run.agent import Agent
-from farflung.run.assemble import build_agent, open_node
-from farflung.run.birth import HostFiles, HostOptions, Say, genesis_of, open_folder, save_settings
+from farflung.run.assemble import NodeFiles, build_agent, open_node
+from farflung.run.birth import (
+    HostFiles,
+    HostOptions,
+    Say,
+    Settings,
+    genesis_of,
+    open_folder,
+    save_settings,
+)
 from farflung.run.coordinator import Coordinator
 from farflung.run.home import EVENTS
+from farflung.run.provision import MANIFEST, DataFolder
 from farflung.run.renewal import Certified, keep_certified
 from farflung.swarm.identity import Identity, verify_vote
 from farflung.swarm.index import Index
@@ -40,6 +50,7 @@ from farflung.swarm.state import Admitted
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
+KEEPER_RETRY_S = 5.0
 
 
 class Host:
@@ -66,6 +77,7 @@ class Host:
         self.index = self._open_index(self.journal)
         self.coordinator: Coordinator | None = None
         self.keeper: Agent | None = None
+        self._keeper_files: NodeFiles | None = None
         log.listen(self._see)
 
     def _see(self, event: object) -> None:
@@ -117,6 +129,8 @@ class Host:
             check_vote=verify_vote,
             status=lambda: json.dumps(to_json(self.picture)),
             on_append=self._add_to_index,
+            alone_since=self.settings.alone_since,
+            incarnation=secrets.token_hex(8),
         )
         endpoint = await self.coordinator.start(Endpoint(self.settings.bind))
         self._remember(endpoint)
@@ -126,7 +140,7 @@ class Host:
     async def run(self) -> str:
         """Until the run is finished ("finished") or this is cancelled."""
         assert self.coordinator is not None and self.keeper is not None
-        keeping = asyncio.create_task(self.keeper.run())
+        keeping = asyncio.create_task(self._keep())
         coordinating = asyncio.create_task(self.coordinator.run())
         renewing = asyncio.create_task(
             keep_certified(self.authority, self._certified, self.log.emit)
@@ -137,6 +151,11 @@ class Host:
                 if task.done():
                     task.result()
             return "finished"
+        except Forked as fork:
+            # A supervisor that starts this host again must not bring the second coordinator back.
+            with contextlib.suppress(StorageError):
+                self._save(msgspec.structs.replace(self.settings, halted=str(fork)))
+            raise
         finally:
             renewing.cancel()
             self.keeper.leave("the host stops")
@@ -147,6 +166,26 @@ class Host:
             await self.coordinator.close()
             if self.index is not None:
                 self.index.close()
+
+    async def _keep(self) -> None:
+        """The keeper until the run is finished; one that its disk stopped starts again."""
+        assert self.keeper is not None
+        while True:
+            try:
+                await self.keeper.run()
+                return
+            except StorageError as error:
+                self.log.emit(Warned(sentence=f"the keeper waits for its disk: {error}"))
+            await self._replace_keeper()
+
+    async def _replace_keeper(self) -> None:
+        while True:
+            await asyncio.sleep(KEEPER_RETRY_S)
+            if self._keeper_files is not None:
+                self._keeper_files.close()
+            with contextlib.suppress(StorageError):
+                self.keeper = self._build_keeper(Endpoint(self.settings.bind))
+                return
 
     # ---- parts -----------------------------------------------------------------------------
 
@@ -163,7 +202,7 @@ class Host:
     def _build_keeper(self, endpoint: Endpoint) -> Agent:
         """The keeper dials the coordinator like everybody else."""
         assert self.coordinator is not None
-        files = open_node(self.folder.parent / "keeper")
+        files = self._keeper_files = open_node(self.folder.parent / "keeper")
         role = "keeper" if self.settings.keeper else "source"
         self.coordinator.submit(
             Admitted(
@@ -177,6 +216,8 @@ class Host:
         )
         host, port = split_endpoint(endpoint)
         bind, advertise = keeper_endpoints(endpoint, self.settings.advertise)
+        data = self.folder / "data"
+        here = (data / MANIFEST).exists()  # a restored host's keeper fetches the data from peers
         keeper = build_agent(
             files=files,
             transport=self._transport("peer", files.identity),
@@ -188,10 +229,9 @@ class Host:
             bind=bind,
             advertise=advertise,
             make_trainer=None,
-            provision=None,
+            provision=None if here else DataFolder(data).provide,
         )
-        data = self.folder / "data"
-        if self.genesis.data:
+        if self.genesis.data and here:
             from farflung.data.shards import blobs
 
             for name, path in blobs(data).items():
@@ -222,8 +262,11 @@ class Host:
 
     def _remember(self, endpoint: Endpoint) -> None:
         """The next start listens on the same port, so that invites stay valid."""
-        self.settings = msgspec.structs.replace(self.settings, bind=str(endpoint))
-        save_settings(self.folder, self.settings)
+        self._save(msgspec.structs.replace(self.settings, bind=str(endpoint)))
+
+    def _save(self, settings: Settings) -> None:
+        self.settings = settings
+        save_settings(self.folder, settings)
 
     @property
     def only_local(self) -> bool:

@@ -25,6 +25,7 @@ from farflung.run.provision import DataFolder, OnBytes
 from farflung.swarm.invite import Invite, parse_invite
 
 MEMBERSHIP = "membership.json"
+DEFAULT_BIND = "127.0.0.1:0"
 RENEW_BELOW_S = 12 * 3600.0
 RENEW_EVERY_S = 1800.0
 
@@ -41,16 +42,40 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     trainer: tuple[str, ...]
     certificate_pem: str
     ca_pem: str
+    coordinators: tuple[str, ...] = ()
+    """Where the coordinator moved to; empty: where the invite says."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JoinOptions:
     name: str = ""
     region: str = ""
-    bind: str = "127.0.0.1:0"
+    bind: str | None = None
     advertise: tuple[str, ...] = ()
     outbound_only: bool = False
     trainer: tuple[str, ...] = ()
+    coordinators: tuple[str, ...] = ()
+
+
+def wanted_options(known: Membership | None, given: JoinOptions, invite: str) -> JoinOptions:
+    """What this start was told; for the rest what the last one was told, or the defaults.
+
+    A node that is given an address to listen on is no longer outbound only; another invite says
+    itself where the coordinator is.
+    """
+    listens = given.bind is not None or bool(given.advertise)
+    if known is None:
+        return replace(given, bind=given.bind or DEFAULT_BIND)
+    moved = known.coordinators if invite in ("", known.invite) else ()
+    return JoinOptions(
+        name=given.name or known.name,
+        region=given.region or known.region,
+        bind=given.bind or known.bind,
+        advertise=given.advertise or known.advertise,
+        outbound_only=given.outbound_only or (known.outbound_only and not listens),
+        trainer=given.trainer or known.trainer,
+        coordinators=given.coordinators or moved,
+    )
 
 
 def load_membership(folder: Path) -> Membership | None:
@@ -82,10 +107,11 @@ async def obtain_membership(
         invite=invite_text,
         name=options.name,
         region=options.region,
-        bind=options.bind,
+        bind=options.bind or DEFAULT_BIND,
         advertise=options.advertise,
         outbound_only=options.outbound_only,
         trainer=options.trainer,
+        coordinators=options.coordinators,
         certificate_pem=certificate,
         ca_pem=ca_pem,
     )
@@ -97,7 +123,7 @@ async def _redeem_anywhere(
     files: NodeFiles, invite: Invite, text: str, options: JoinOptions
 ) -> Redeemed:
     failure: Exception = InviteError("the invite names no coordinator; ask the host for another")
-    for endpoint in invite.endpoints:
+    for endpoint in options.coordinators or invite.endpoints:
         try:
             answer = await redeem(
                 Endpoint(endpoint),
@@ -183,8 +209,8 @@ async def prepare(
         name=options.name,
         region=options.region,
         role=invite.role,
-        coordinators=invite.endpoints,
-        bind=None if options.outbound_only else Endpoint(options.bind),
+        coordinators=options.coordinators or invite.endpoints,
+        bind=None if options.outbound_only else Endpoint(options.bind or DEFAULT_BIND),
         advertise=options.advertise,
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,

@@ -21,6 +21,8 @@ from farflung.network.messages import (
     CatalogueReply,
     DataHello,
     Fetch,
+    FetchJournal,
+    Journal,
     Member,
 )
 from farflung.run.blobs import BlobExchange
@@ -41,6 +43,9 @@ class Plant(Protocol):
     def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None: ...
 
     def catalogue(self) -> CatalogueReply: ...
+
+    def journal(self, first: int) -> Journal:
+        """Records from `first` on, at most one message full; ProtocolError for a wrong index."""
 
 
 class Mesh:
@@ -216,6 +221,8 @@ class Mesh:
                 self.blobs.on_fetch(link, message)
             case Catalogue():
                 await link.send(self._plant.catalogue())
+            case FetchJournal(first=first):
+                await link.send(self._plant.journal(first))
             case CatalogueReply():
                 self.blobs.on_catalogue(node, message)
             case _:

@@ -11,10 +11,13 @@ from farflung.clock import Clock
 from farflung.disk import Disk
 from farflung.errors import ProtocolError, StorageError
 from farflung.events import Emit, Warned
-from farflung.network.messages import Attempt, BulkHeader, CatalogueReply
+from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, Journal
 from farflung.run.averager import Averager
 from farflung.run.follower import Follower
 from farflung.run.pins import Pins
+
+JOURNAL_BYTES = 512 << 10
+"""Of journal records in one message."""
 
 
 class NodePlant:
@@ -64,6 +67,12 @@ class NodePlant:
             manifest_bytes=pointer.n_bytes,
             next_round=pointer.next_round,
         )
+
+    def journal(self, first: int) -> Journal:
+        replica = self.follower.journal
+        if not 0 <= first <= replica.length:
+            raise ProtocolError(f"record {first} was asked for, of {replica.length}")
+        return Journal(first=first, frames=tuple(replica.frames(first, JOURNAL_BYTES)))
 
     def keep_inputs(
         self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]

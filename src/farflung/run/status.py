@@ -78,7 +78,7 @@ async def ask_as_peer(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no membership; join a run first")
     invite = parse_invite(membership.invite)
     return await _ask(
-        tuple(invite.endpoints),
+        membership.coordinators or tuple(invite.endpoints),
         identity.private_pem,
         membership.certificate_pem,
         membership.ca_pem,

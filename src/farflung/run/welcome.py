@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from farflung.clock import Clock
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import MismatchError, Refused
+from farflung.errors import MismatchError, ProtocolError
 from farflung.failpoints import hit
 from farflung.network.messages import Hello, Welcome
 from farflung.swarm import ranges
-from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, AnyRecord, Close, Lease, Return
 from farflung.swarm.state import Link, Node, State
 
@@ -24,8 +23,11 @@ class AwakeClock:
         self._clock = clock
         self._last = clock.now()
         self._asleep = 0.0
+        self._frozen: float | None = None
 
     def now(self) -> float:
+        if self._frozen is not None:
+            return self._frozen
         raw = self._clock.now()
         gap = raw - self._last
         if gap > GAP_S:
@@ -33,11 +35,20 @@ class AwakeClock:
         self._last = raw
         return raw - self._asleep
 
+    def freeze(self) -> None:
+        """Time stands still until `thaw`: nothing can be decided meanwhile."""
+        self._frozen = self.now()
 
-def refuse(
-    state: State, journal: Journal, node: str, hello: Hello, connected: bool, now_s: float
-) -> str:
-    """One sentence with both values, or '' to let the node in."""
+    def thaw(self) -> None:
+        """Time goes on from where it stood."""
+        if self._frozen is not None:
+            self._last = self._clock.now()
+            self._asleep = self._last - self._frozen
+            self._frozen = None
+
+
+def refuse_version(state: State, hello: Hello) -> str:
+    """One sentence with both values, or ''."""
     if hello.protocol != PROTOCOL_VERSION:
         return (
             f"you speak protocol {hello.protocol}, this run {PROTOCOL_VERSION}; install the "
@@ -50,25 +61,19 @@ def refuse(
         )
     if hello.run != state.run:
         return f"you want run {hello.run}, this is {state.run}; use its own invite"
+    return ""
+
+
+def refuse(state: State, node: str, hello: Hello, connected: bool, now_s: float) -> str:
+    """One sentence with both values, or '' to let the node in. Its journal fits mine."""
     if node not in state.nodes:
         return "this run does not know your key; redeem an invite first"
     if hello.term > state.term:
         return (
-            f"you have followed term {hello.term}, mine is {state.term}: a newer coordinator "
-            f"exists, or my journal is old; stop me"
+            f"you claim term {hello.term}, but your journal is a prefix of mine, in term "
+            f"{state.term}; move your copy of this run away and join again"
         )
-    return _journal_refusal(journal, hello) or _double_start(state, node, hello, connected, now_s)
-
-
-def _journal_refusal(journal: Journal, hello: Hello) -> str:
-    if hello.journal_length > journal.length:
-        return (
-            f"your journal has {hello.journal_length} records, mine {journal.length}: my disk "
-            f"lost some; restore it before the run goes on"
-        )
-    if journal.hash_at(hello.journal_length) != hello.journal_head:
-        return "your journal is not a prefix of mine; remove your copy of this run"
-    return ""
+    return _double_start(state, node, hello, connected, now_s)
 
 
 def _double_start(state: State, node: str, hello: Hello, connected: bool, now_s: float) -> str:
@@ -92,16 +97,17 @@ def serves(node: Node) -> bool:
 
 
 def check_welcome(welcome: Welcome, followed_term: int) -> None:
-    """What a node asks of a coordinator. Raises MismatchError (protocol), Refused (old term)."""
+    """What a node asks of a coordinator. Raises MismatchError (protocol), ProtocolError (a term
+    below the one it has followed: another endpoint may lead to the newer coordinator)."""
     if welcome.protocol != PROTOCOL_VERSION:
         raise MismatchError(
             f"the run speaks protocol {welcome.protocol}, this farflung "
             f"{PROTOCOL_VERSION}; install the version that the host runs"
         )
     if welcome.term < followed_term:
-        raise Refused(
-            f"the coordinator's term {welcome.term} is older than {followed_term}, which I "
-            f"have followed; stop the stale coordinator"
+        raise ProtocolError(
+            f"its term {welcome.term} is older than {followed_term}, which I have followed; stop "
+            f"the stale coordinator"
         )
 
 

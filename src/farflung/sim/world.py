@@ -82,6 +82,8 @@ class SimSwarm:
         self.life: Life | None = None
         self.picture = Picture()
         self.nodes: dict[str, SimNode] = {}
+        self.coordinators: tuple[Endpoint, ...] = (CONTROL,)
+        """Where nodes look for a coordinator, in this order."""
         self.coordinator: Coordinator | None = None
         self._coordinator_task: asyncio.Task[None] | None = None
         self._elements: tuple[int, ...] = ()
@@ -258,7 +260,7 @@ class SimSwarm:
             name=node.label,
             region="",
             role=node.role,
-            coordinators=(CONTROL,),
+            coordinators=self.coordinators,
             bind=None if node.outbound_only else Endpoint(f"{node.node}:0"),
         )
         journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)

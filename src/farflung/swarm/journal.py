@@ -247,6 +247,20 @@ class Journal:
             raise ProtocolError(f"record {self.length} is not signed by the run key")
         return record
 
+    def is_foreign(self, frame: bytes, head: bytes) -> bool:
+        """Whether the run key signed this record, which ends a chain with `head`, and it is not
+        one of mine. Never raises for malformed bytes."""
+        if self._frame_at(frame, 0) != frame:
+            return False
+        previous = frame[_PREFIX.size : _PREFIX.size + 32]
+        signature = frame[_PREFIX.size + 32 : _PREFIX.size + _FIXED]
+        body = frame[_PREFIX.size + _FIXED :]
+        return (
+            _entry_hash(Hash(previous), body) == head
+            and head not in self._hashes
+            and self._verifier(self._key, previous + body, signature)
+        )
+
     def _accept(self, frame: bytes) -> None:
         body = frame[_PREFIX.size + _FIXED :]
         if not self._offsets:

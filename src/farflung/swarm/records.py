@@ -45,10 +45,13 @@ class Genesis(Record, frozen=True, kw_only=True):
     tokenizer_bytes: int
 
 
-class Term(Record, frozen=True, kw_only=True):
+class Term(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A coordinator incarnation; strictly rising."""
 
     term: int
+    incarnation: str = ""
+    """Random per process: two coordinators that begin the same term on copies of one journal
+    write different records, so that whoever meets both can tell them apart."""
 
 
 class Join(Record, frozen=True, kw_only=True):

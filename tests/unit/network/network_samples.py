@@ -81,6 +81,8 @@ CONTROL: tuple[m.Control, ...] = (
     m.Fetch(hash=HASH, offset=4_194_304, length=1_048_576),
     m.Catalogue(),
     m.CatalogueReply(manifest=HASH, manifest_bytes=4096, next_round=7),
+    m.Dispute(journal_length=299, hash=HASH),
+    m.FetchJournal(first=120),
 )
 
 BULK: tuple[m.BulkHeader, ...] = (
