@@ -31,7 +31,7 @@ Keep = Callable[[Item, bytes], Awaitable[bool]]
 class Meter:
     """Bytes and busy time of a node's downloads; times of overlapping ones count once."""
 
-    bytes: int = 0
+    n_bytes: int = 0
     busy_s: float = 0.0
     running: int = 0
     since_s: float = 0.0
@@ -45,6 +45,11 @@ class Meter:
         self.running -= 1
         if not self.running:
             self.busy_s += now_s - self.since_s
+
+    def clear(self) -> None:
+        """Begin anew; what runs goes on."""
+        if not self.running:
+            self.n_bytes, self.busy_s = 0, 0.0
 
     def seconds(self, now_s: float) -> float:
         return self.busy_s + (now_s - self.since_s if self.running else 0.0)
@@ -83,6 +88,7 @@ class Fetcher:
         self._emit = emit
         self.strikes: dict[str, int] = {}
         self.meter = Meter()
+        self._downloads = 0
 
     async def fetch(
         self,
@@ -97,7 +103,8 @@ class Fetcher:
         Raises Unservable when no source has an item, LinkDown when nothing came for a minute,
         and what `keep` raises. Safe to cancel.
         """
-        download = _Download(self, items, keep, first, on_progress)
+        self._downloads += 1
+        download = _Download(self, items, keep, first, on_progress, self._downloads)
         self.meter.start(self._clock.now())
         try:
             return await download.run()
@@ -163,13 +170,14 @@ class _Download:
         keep: Keep,
         first: Sequence[str],
         on_progress: Callable[[Progress], None] | None,
+        number: int,
     ) -> None:
         self._fetcher = fetcher
         self._items = {i.name: i for i in items}
         self._keep = keep
         self._first = first
         self._on_progress = on_progress
-        self._plan = FetchPlan(self._items.values(), fetcher.strikes)
+        self._plan = FetchPlan(self._items.values(), fetcher.strikes, number)
         self._pieces: dict[int, dict[int, bytes]] = {}
         """By copy, then by offset."""
         self._news: asyncio.Queue[_Answer | _Kept] = asyncio.Queue()
@@ -234,7 +242,7 @@ class _Download:
 
     def _on_piece(self, ask: Ask, data: bytes) -> None:
         self._moved_s = self._fetcher.now()
-        self._fetcher.meter.bytes += len(data)
+        self._fetcher.meter.n_bytes += len(data)
         if self._plan.is_live(ask):
             self._pieces.setdefault(ask.serial, {})[ask.offset] = data
         if self._plan.on_piece(ask, self._fetcher.now()):
