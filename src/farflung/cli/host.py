@@ -42,6 +42,10 @@ def host(
     keeper: Annotated[
         bool, typer.Option(help="Run a keeper beside the coordinator (second copy of all state).")
     ] = True,
+    max_disk: Annotated[
+        str,
+        typer.Option(help="Limit on the keeper's log and snapshots: 20GiB. Default: most of it."),
+    ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -57,6 +61,7 @@ def host(
 
       farflung host            (continue after a stop or a crash)
     """
+    from farflung.run.disk_limit import parse_size
     from farflung.run.host import HostOptions, open_host
 
     check_endpoints([bind, *(advertise or ())])
@@ -67,7 +72,12 @@ def host(
     elif spec_file or overrides:
         spec = load_spec(spec_file, overrides or ())
     folder = _folder(spec, run_name)
-    options = HostOptions(bind=bind, advertise=tuple(advertise or ()), keeper=keeper)
+    options = HostOptions(
+        bind=bind,
+        advertise=tuple(advertise or ()),
+        keeper=keeper,
+        max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+    )
     with locked(folder):
         this = open_host(folder, spec, options, typer.echo, _print_event)
         aio.run(_serve(this))

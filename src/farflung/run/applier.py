@@ -103,13 +103,15 @@ class Applier:
         return await self._replay.results(commit)
 
     def _judge_pace(self) -> None:
-        """A trainer that is not in and not near may never get there."""
-        if self.generation:
+        """A trainer that is more than the window behind may never get there."""
+        if self._config.role != "trainer":
+            return
+        if not self._behind():
             self._replay.end()
-        elif self._config.role == "trainer" and self._behind():
-            self._replay.begin()
-            if sentence := self._replay.refusal():
-                raise Refused(sentence)
+            return
+        self._replay.begin()
+        if sentence := self._replay.refusal():
+            raise Refused(sentence)
 
     def _behind(self) -> bool:
         """More than the window behind the journal: no exchange of mine can be in flight."""

@@ -88,6 +88,8 @@ class Fetcher:
         self._emit = emit
         self.strikes: dict[str, int] = {}
         self.meter = Meter()
+        self.moved_s = 0.0
+        """When the last byte came, of whatever download."""
         self._downloads = 0
 
     async def fetch(
@@ -184,7 +186,7 @@ class _Download:
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._checking = 0
         self._progress = Progress()
-        self._moved_s = fetcher.now()
+        self._from_s = fetcher.now()
 
     async def run(self) -> Progress:
         try:
@@ -211,7 +213,8 @@ class _Download:
         lost = self._plan.unservable()
         if lost is not None:
             raise Unservable(f"no peer has {lost.label} any more")
-        if self._fetcher.now() - self._moved_s > GIVE_UP_S:
+        moved_s = max(self._from_s, self._fetcher.moved_s)  # downloads share the links
+        if self._fetcher.now() - moved_s > GIVE_UP_S:
             raise LinkDown(f"no byte in {GIVE_UP_S:g} s from any peer")
         self._progress.partial = self._plan.partial_bytes()
         self._progress.active = len(self._plan.active())
@@ -241,7 +244,7 @@ class _Download:
             self._drop_pieces()
 
     def _on_piece(self, ask: Ask, data: bytes) -> None:
-        self._moved_s = self._fetcher.now()
+        self._fetcher.moved_s = self._fetcher.now()
         self._fetcher.meter.n_bytes += len(data)
         if self._plan.is_live(ask):
             self._pieces.setdefault(ask.serial, {})[ask.offset] = data

@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bind: str
     advertise: tuple[str, ...]
     keeper: bool
+    max_disk_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class HostOptions:
     bind: str = "127.0.0.1:7000"
     advertise: tuple[str, ...] = ()
     keeper: bool = True
+    max_disk_bytes: int = 0
 
 
 class Host:
@@ -158,9 +160,8 @@ class Host:
         renewing = asyncio.create_task(self._renew())
         try:
             await asyncio.wait({keeping, coordinating}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (keeping, coordinating):
-                if task.done():
-                    task.result()
+            for task in (t for t in (keeping, coordinating) if t.done()):
+                task.result()
             return "finished"
         finally:
             renewing.cancel()
@@ -223,12 +224,12 @@ class Host:
             advertise=advertise,
             make_trainer=None,
             provision=None,
+            max_disk_bytes=self.settings.max_disk_bytes,
         )
-        data = self.folder / "data"
         if self.genesis.data:
             from farflung.data.shards import blobs
 
-            for name, path in blobs(data).items():
+            for name, path in blobs(self.folder / "data").items():
                 keeper.blobs.add_file(name, path)
         return keeper
 
@@ -288,6 +289,8 @@ def open_host(
     settings = known or Settings(
         run=run, bind=options.bind, advertise=options.advertise, keeper=options.keeper
     )
+    if options.max_disk_bytes:
+        settings = msgspec.structs.replace(settings, max_disk_bytes=options.max_disk_bytes)
     disk.replace(SETTINGS, msgspec.json.encode(settings))
     log = EventLog(folder / EVENTS, "coordinator", time.monotonic)
     if emit is not None:

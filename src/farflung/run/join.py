@@ -40,6 +40,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     trainer: tuple[str, ...]
     certificate_pem: str
     ca_pem: str
+    max_disk_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class JoinOptions:
     advertise: tuple[str, ...] = ()
     outbound_only: bool = False
     trainer: tuple[str, ...] = ()
+    max_disk_bytes: int = 0
+    """0: a share of what is free."""
 
 
 def load_membership(folder: Path) -> Membership | None:
@@ -87,6 +90,7 @@ async def obtain_membership(
         trainer=options.trainer,
         certificate_pem=certificate,
         ca_pem=ca_pem,
+        max_disk_bytes=options.max_disk_bytes,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
@@ -186,6 +190,7 @@ async def prepare(
         advertise=options.advertise,
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,
+        max_disk_bytes=options.max_disk_bytes,
     )
     return Joined(files, agent, membership, options, transport)
 
