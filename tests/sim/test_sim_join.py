@@ -13,6 +13,7 @@ import pytest
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
+from farflung.errors import Refused
 from farflung.events import (
     Applied,
     BadBlob,
@@ -29,8 +30,8 @@ from farflung.sim.world import KEEPER, SimSwarm
 from farflung.swarm.ledger import audit
 
 MILLION = 1 << 20
-ELEMENTS = 3 * MILLION
-"""Anchor and momentum are three chunks of 4 MiB each."""
+ELEMENTS = 2 * MILLION
+"""Anchor and momentum are two chunks of 4 MiB each."""
 STATE_BYTES = 8 * ELEMENTS
 
 
@@ -40,8 +41,8 @@ def spec(elements: int = ELEMENTS, rounds: int = 2000, **swarm: Any) -> RunSpec:
         "model": {"preset": "quadratic", "parameters": elements},
         "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
         "inner": {"batch_rows": 1, "optimizer": "adamw", "lr": 0.1},
-        "outer": {"inner_steps": 2, "rounds": rounds, "codec": "int8"},
-        "swarm": {"start_peers": 1, "min_peers": 1, "snapshot_every": 4, **swarm},
+        "outer": {"inner_steps": 1, "rounds": rounds, "codec": "int8"},
+        "swarm": {"start_peers": 1, "min_peers": 1, "snapshot_every": 2, **swarm},
     }
     return from_table(table)
 
@@ -49,10 +50,10 @@ def spec(elements: int = ELEMENTS, rounds: int = 2000, **swarm: Any) -> RunSpec:
 def play(
     story: Callable[[SimSwarm], Awaitable[None]], run_spec: RunSpec, **options: Any
 ) -> SimSwarm:
-    """Seconds are virtual; a step takes one of them."""
+    """Seconds are virtual; a round takes eight of them."""
 
     async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(run_spec, **{"step_s": 1.0, **options})
+        swarm = await SimSwarm.start(run_spec, **{"step_s": 8.0, **options})
         try:
             await story(swarm)
         finally:
@@ -92,7 +93,7 @@ def slow(swarm: SimSwarm, label: str, bytes_per_s: float) -> None:
 
 
 def newcomer(swarm: SimSwarm, bytes_per_s: float, label: str = "late") -> None:
-    swarm.add(label, "trainer", step_s=1.0)
+    swarm.add(label, "trainer", step_s=8.0)
     slow(swarm, label, bytes_per_s)
     swarm.spawn(label)
 
@@ -122,7 +123,7 @@ def halfway(swarm: SimSwarm, label: str, part: float = 0.4) -> Callable[[], bool
 @pytest.mark.parametrize("donors", [1, 2, 3])
 def test_the_bandwidth_of_donors_adds_up(donors: int) -> None:
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         newcomer(swarm, 2 * MILLION)
         for i in range(donors - 1, 3):
             swarm.network.partition(node(swarm, "late"), node(swarm, f"p{i}"))
@@ -132,7 +133,7 @@ def test_the_bandwidth_of_donors_adds_up(donors: int) -> None:
     (fetched,) = events(swarm, "late", SnapshotFetched)
     assert fetched.sources == donors
     alone_s = STATE_BYTES / (2 * MILLION)
-    assert alone_s / donors <= fetched.took_s <= 1.5 * alone_s / donors + 2.5
+    assert 0.99 * alone_s / donors <= fetched.took_s <= 1.5 * alone_s / donors + 2.5
 
 
 def test_progress_has_rate_and_rest() -> None:
@@ -157,7 +158,7 @@ def test_progress_has_rate_and_rest() -> None:
 
 def test_a_donor_that_dies_in_mid_fetch_costs_only_what_was_on_its_way() -> None:
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         newcomer(swarm, MILLION)
         await swarm.until(halfway(swarm, "late"))
         await swarm.kill(KEEPER)
@@ -173,7 +174,7 @@ def test_a_killed_joiner_goes_on_where_it_stopped() -> None:
     here: list[int] = []
 
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         newcomer(swarm, MILLION)
         await swarm.until(halfway(swarm, "late", 0.6))
         await swarm.kill("late")
@@ -206,25 +207,25 @@ def damage(swarm: SimSwarm, label: str) -> None:
 
 def test_a_donor_that_sends_wrong_bytes_is_struck_and_not_asked_after_three() -> None:
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         damage(swarm, "p0")
         newcomer(swarm, MILLION)
         await contributes(swarm, "late")
 
-    swarm = play(story, spec(elements=8 * MILLION), peers=2)
+    swarm = play(story, spec(elements=4 * MILLION), peers=2)
     bad = events(swarm, "late", BadBlob)
     assert {e.node for e in bad} == {node(swarm, "p0")}
     assert [e.strikes for e in bad] == [1, 2, 3]
     assert "has a bad hash; asking" in bad[0].sentence
     assert "not asked again" in bad[2].sentence
     (fetched,) = events(swarm, "late", SnapshotFetched)
-    assert fetched.bytes == 8 * 8 * MILLION
+    assert fetched.bytes == 8 * 4 * MILLION
     assert fetched.sources == 2
 
 
 def test_a_frozen_donor_is_overtaken_at_the_end() -> None:
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         newcomer(swarm, MILLION)
         await swarm.until(halfway(swarm, "late"))
         for other in ("late",):
@@ -243,9 +244,9 @@ def test_a_trimmed_log_is_answered_with_a_newer_snapshot() -> None:
     """The peer is away for longer than anybody keeps results."""
 
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         await swarm.kill("p2")
-        await swarm.committed(30)
+        await swarm.committed(60)  # and what the first joiners pinned is free again
         swarm.spawn("p2")
         await contributes(swarm, "p2")
 
@@ -253,7 +254,7 @@ def test_a_trimmed_log_is_answered_with_a_newer_snapshot() -> None:
     swarm = play(story, with_record(run_spec, "none"), peers=3)
     assert events(swarm, "p2", Resynced)
     (fetched,) = events(swarm, "p2", SnapshotFetched)[-1:]
-    assert fetched.next_round > 20
+    assert fetched.next_round > 50
     assert_no_stale(swarm, "p2")
 
 
@@ -273,15 +274,15 @@ def assert_no_stale(swarm: SimSwarm, label: str) -> None:
                 assert base in applied or base < max(fetched, default=0) or base == -1
 
 
-@pytest.mark.parametrize("away_s", [9.0, 40.0])
-def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(away_s: float) -> None:
+@pytest.mark.parametrize("rounds", [4, 60])
+def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(rounds: int) -> None:
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         others = [n.node for n in swarm.nodes.values() if n.label != "p2"]
         for other in [*others, NodeId("coordinator")]:
             swarm.network.partition(node(swarm, "p2"), other)
         await swarm.until(lambda: swarm.picture.deaths == 1)
-        await swarm.committed(swarm.picture.committed + round(away_s / 2))
+        await swarm.committed(swarm.picture.committed + rounds)
         for other in [*others, NodeId("coordinator")]:
             swarm.network.heal(node(swarm, "p2"), other)
         await contributes(swarm, "p2")
@@ -289,14 +290,14 @@ def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(away_s: float) -> N
     run_spec = with_record(spec(elements=4096, keep_rounds=8), "none")
     swarm = play(story, run_spec, peers=3)
     resynced = bool(events(swarm, "p2", Resynced))
-    assert resynced == (away_s > 20)
+    assert resynced == (rounds > 8)
     assert_no_stale(swarm, "p2")
 
 
 @pytest.mark.parametrize("asleep_s", [2.0, 30.0, 120.0])
 def test_a_sleeping_laptop_catches_up(asleep_s: float) -> None:
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(5)
+        await swarm.committed(2)
         now_s = swarm_now()
         swarm.network.freeze(node(swarm, "p2"))
         await swarm.until(lambda: swarm_now() > now_s + asleep_s)
@@ -313,16 +314,32 @@ def swarm_now() -> float:
 
 
 def test_a_download_that_takes_longer_than_two_snapshots_ends() -> None:
-    """Donors keep what somebody copies: 12 s at 2 s per round and a snapshot every round."""
+    """Donors keep what somebody copies: eight rounds, and a snapshot in each."""
 
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(3)
-        newcomer(swarm, MILLION)
+        newcomer(swarm, MILLION / 8)
+        await swarm.until(lambda: bool(events(swarm, "late", SnapshotFetched)))
+        slow(swarm, "late", 8 * MILLION)
         await contributes(swarm, "late")
 
     swarm = play(story, spec(snapshot_every=1), peers=1)
+    assert swarm.picture.committed > 3 + 8
     assert len(events(swarm, "late", SnapshotFetched)) == 1
+    assert events(swarm, "late", Applied)[0].round < 5  # replayed from there
     assert not events(swarm, "late", Resynced)
+
+
+def test_a_link_that_the_log_outgrows_is_refused_with_a_sentence() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        newcomer(swarm, 4 * MILLION)
+        await swarm.until(lambda: bool(events(swarm, "late", SnapshotFetched)))
+        slow(swarm, "late", MILLION / 32)
+        with pytest.raises(Refused, match=r"log grows by .* needs 2 times the growth"):
+            await contributes(swarm, "late")
+
+    play(story, spec(), peers=1)
 
 
 # ---- what a join costs the others ----------------------------------------------------------
@@ -346,13 +363,14 @@ def test_a_join_stalls_nobody() -> None:
         watching = asyncio.create_task(watch(swarm, times))
         for a, b in itertools.permutations([n.node for n in swarm.nodes.values()], 2):
             swarm.network.path(a, b).bytes_per_s = 4 * MILLION
-        await swarm.committed(12)
+        await swarm.committed(6)
         marks.append(swarm_now())
-        newcomer(swarm, MILLION)
+        newcomer(swarm, MILLION / 8)
         for other in swarm.nodes.values():
             swarm.network.path(node(swarm, "late"), other.node).bytes_per_s = 4 * MILLION
         await swarm.until(lambda: bool(events(swarm, "late", SnapshotFetched)))
         marks.append(swarm_now())
+        slow(swarm, "late", 4 * MILLION)
         await contributes(swarm, "late")
         watching.cancel()
 

@@ -78,6 +78,10 @@ def host(
         list[str] | None, typer.Option("--set", help="Override a setting: outer.rounds=100")
     ] = None,
     keeper: WithKeeper = None,
+    max_disk: Annotated[
+        str,
+        typer.Option(help="Limit on the keeper's log and snapshots: 20GiB. Default: most of it."),
+    ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -101,6 +105,7 @@ def host(
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
     from farflung.run.birth import HostOptions, load_settings, wanted_settings
+    from farflung.run.disk_limit import parse_size
     from farflung.run.host import open_host
     from farflung.run.restore import restore
 
@@ -109,6 +114,7 @@ def host(
         advertise=tuple(advertise) if advertise else None,
         keeper=keeper,
         recovery_file=recovery_file,
+        max_disk_bytes=parse_size(max_disk) if max_disk else 0,
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
     spec = None

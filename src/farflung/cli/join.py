@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,14 @@ from farflung.config.load import check_advertised, check_endpoints
 from farflung.errors import UserError
 from farflung.events import (
     Applied,
+    BadBlob,
     Event,
     ForkDetected,
     NoCoordinator,
     Reconnected,
     Resynced,
     SnapshotFetched,
+    StateProgress,
     Trained,
     TrainerRestarted,
     Warned,
@@ -50,6 +53,12 @@ def join(
         list[str] | None,
         typer.Option(help="HOST:PORT of a coordinator that moved (repeatable); kept."),
     ] = None,
+    max_disk: Annotated[
+        str,
+        typer.Option(
+            help="Limit on log, snapshots and data here: 20GiB. Default: most of the disk."
+        ),
+    ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -64,6 +73,7 @@ def join(
 
       farflung join            (continue with the same identity)
     """
+    from farflung.run.disk_limit import parse_size
     from farflung.run.join import JoinOptions, load_membership, wanted_options
     from farflung.swarm.invite import parse_invite
 
@@ -87,6 +97,7 @@ def join(
             outbound_only=outbound_only,
             trainer=tuple(shlex.split(trainer)),
             coordinators=tuple(coordinator or ()),
+            max_disk_bytes=parse_size(max_disk) if max_disk else 0,
         ),
         invite,
     )
@@ -109,6 +120,20 @@ async def _take_part(folder: Path, invite: str, options: object) -> None:
     typer.echo(f"{joined.agent.config.name}: {outcome}")
 
 
+PLAIN_EVERY_S = 10.0
+
+
+def progress_line(event: StateProgress) -> str:
+    """`fetching state 120.3 of 512.0 MiB, 14.2 MiB/s from 3 peers, ETA 0:28`."""
+    mib = 2**20
+    eta = f"{int(event.eta_s) // 60}:{int(event.eta_s) % 60:02d}" if event.eta_s >= 0 else "-:--"
+    peers = f"{event.sources} peer{'s' if event.sources != 1 else ''}"
+    return (
+        f"fetching state {event.here / mib:.1f} of {event.total / mib:.1f} MiB, "
+        f"{event.bytes_per_s / mib:.1f} MiB/s from {peers}, ETA {eta}"
+    )
+
+
 class _Line:
     """One live line on a terminal; one plain line per round elsewhere."""
 
@@ -116,6 +141,7 @@ class _Line:
         self._live = sys.stdout.isatty()
         self._loss = float("nan")
         self._rate = 0.0
+        self._shown_s = -PLAIN_EVERY_S
 
     def fetched(self, here: int, total: int) -> None:
         if self._live:
@@ -132,9 +158,13 @@ class _Line:
                     f"{'contributed' if event.contributed else 'followed'}",
                     keep=not self._live,
                 )
+            case StateProgress():
+                self._progress(event)
             case SnapshotFetched():
                 self._show(
-                    f"state of round {event.next_round} fetched in {event.took_s:.1f} s", True
+                    f"state of round {event.next_round} fetched in {event.took_s:.1f} s "
+                    f"from {event.sources} peer{'s' if event.sources != 1 else ''}",
+                    True,
                 )
             case NoCoordinator() if event.tries == 1:
                 self._show(f"! {event.reason}; trying again", True)
@@ -147,10 +177,17 @@ class _Line:
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():
                 self._show(f"! {event.reason}", True)
-            case Warned():
+            case Warned() | BadBlob():
                 self._show(f"! {event.sentence}", True)
             case _:
                 pass
+
+    def _progress(self, event: StateProgress) -> None:
+        """The live line; a plain line per ten seconds elsewhere."""
+        now_s = time.monotonic()
+        if self._live or now_s - self._shown_s >= PLAIN_EVERY_S:
+            self._shown_s = now_s
+            self._show(progress_line(event))
 
     def _show(self, text: str, keep: bool = False) -> None:
         if self._live:

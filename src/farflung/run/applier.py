@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from farflung.errors import Refused
 from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
 from farflung.network.messages import Moved
@@ -51,7 +52,7 @@ class Applier:
         """Apply or skip the next resolved round. False when nothing is left to apply.
 
         Raises CorruptState when my state is not the journal's, LogTrimmed when the bytes of the
-        round are gone everywhere, StorageError.
+        round are gone everywhere, Refused when replay could never end, StorageError.
         """
         resolved, commit = self._follower.next_resolution()
         if not resolved:
@@ -101,7 +102,19 @@ class Applier:
             results = await self.averager.results_of(commit)
             if results is not None:
                 return results
+        self._judge_pace()
         return await self._replay.results(commit)
+
+    def _judge_pace(self) -> None:
+        """A trainer that is more than the window behind may never get there."""
+        if self._config.role != "trainer":
+            return
+        if not self._behind():
+            self._replay.end()
+            return
+        self._replay.begin()
+        if sentence := self._replay.refusal():
+            raise Refused(sentence)
 
     def _behind(self) -> bool:
         """More than the window behind the journal: no exchange of mine can be in flight."""

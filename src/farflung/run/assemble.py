@@ -88,6 +88,7 @@ def build_agent(
     advertise: tuple[str, ...],
     make_trainer: TrainerFactory | None,
     provision: Provision | None,
+    max_disk_bytes: int = 0,
 ) -> Agent:
     identity = files.identity
     world = World(
@@ -108,6 +109,7 @@ def build_agent(
         coordinators=coordinators,
         bind=bind,
         advertise=advertise,
+        max_disk_bytes=max_disk_bytes,
     )
     return Agent(
         config, world, open_replica(files.disk), make_trainer=make_trainer, provision=provision

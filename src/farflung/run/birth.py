@@ -51,6 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     bind: str
     advertise: tuple[str, ...]
     keeper: bool
+    max_disk_bytes: int = 0
     alone_since: int = 0
     """The operator asserted that coordinators of lower terms are stopped for good (restoring)."""
     halted: str = ""
@@ -64,6 +65,7 @@ class HostOptions:
     bind: str | None = None
     advertise: tuple[str, ...] | None = None
     keeper: bool | None = None
+    max_disk_bytes: int = 0
     recovery_file: Path | None = None
     """Where the recovery key goes instead of the terminal."""
 
@@ -105,6 +107,7 @@ def wanted_settings(
         bind=old.bind if options.bind is None else options.bind,
         advertise=old.advertise if options.advertise is None else options.advertise,
         keeper=old.keeper if options.keeper is None else options.keeper,
+        max_disk_bytes=options.max_disk_bytes or old.max_disk_bytes,
     )
 
 

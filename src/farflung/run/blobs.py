@@ -21,7 +21,9 @@ from farflung.run.fetch_plan import PIECE_BYTES
 MAX_PIECE_BYTES = 4 << 20
 """The protocol's limit of one Fetch."""
 PIECE_S = 30.0
-"""A piece that takes longer counts as a lost link."""
+"""A source that sends nothing for this long while something is asked of it counts as lost."""
+LEAST_WAIT_S = 0.01
+"""A rest of a wait that is shorter is not waited for: clocks are not that exact."""
 CATALOGUE_S = 10.0
 YIELD_S = 2.0
 """A piece waits at most this long for the round's own traffic to end."""
@@ -52,6 +54,8 @@ class BlobExchange:
         self._mesh = mesh
         self._read = read
         self._pending: dict[_Key, _Pending] = {}
+        self._heard_s: dict[str, float] = {}
+        """When the last answer of a node came."""
         self._catalogues: dict[str, asyncio.Future[CatalogueReply]] = {}
         self._queues: dict[Connection, deque[Fetch]] = {}
         """Requests by link; a server task per link takes them in order, one at a time."""
@@ -107,17 +111,25 @@ class BlobExchange:
         Safe to cancel: the answer is still expected and then dropped.
         """
         key = (node, bytes(name), offset)
-        try:
-            async with asyncio.timeout(PIECE_S):
-                while True:
-                    owed = self._pending.get(key)
-                    if owed is None:
-                        owed = await self._send(key, length)
-                    answer = await asyncio.shield(owed.answer)
-                    if owed.length == length:
-                        return answer
-        except TimeoutError:
-            raise LinkDown(f"{node[:8]} sent no piece in {PIECE_S:g} s") from None
+        while True:
+            owed = self._pending.get(key)
+            if owed is None:
+                owed = await self._send(key, length)
+            answer = await self._answer(node, owed)
+            if owed.length == length:
+                return answer
+
+    async def _answer(self, node: str, owed: _Pending) -> bytes | None:
+        """Wait while the source sends anything at all: a slow link is no lost one."""
+        now = asyncio.get_running_loop().time
+        asked_s = now()
+        while True:
+            left_s = max(asked_s, self._heard_s.get(node, 0.0)) + PIECE_S - now()
+            if left_s < LEAST_WAIT_S:
+                raise LinkDown(f"{node[:8]} sent nothing for {PIECE_S:g} s")
+            await asyncio.wait({owed.answer}, timeout=left_s)
+            if owed.answer.done():
+                return owed.answer.result()
 
     async def _send(self, key: _Key, length: int) -> _Pending:
         node, name, offset = key
@@ -160,6 +172,7 @@ class BlobExchange:
         return 0 if header.missing else owed.length
 
     def on_blob(self, node: str, header: Blob, payload: memoryview) -> None:
+        self._heard_s[node] = asyncio.get_running_loop().time()
         owed = self._pending.pop((node, header.hash, header.offset), None)
         if owed is not None and not owed.answer.done():
             owed.answer.set_result(None if header.missing else bytes(payload))

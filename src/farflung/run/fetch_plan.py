@@ -77,13 +77,19 @@ class _Source:
     """Bytes per second while something was asked of it; 0: not measured yet."""
     sample_from_s: float = 0.0
     sample_bytes: int = 0
-    heard_s: float = 0.0
+    heard_s: float = -1.0
+    """When its last piece came; -1: nothing yet."""
     present: bool = True
     """Among those that may be asked now."""
     failures: int = 0
     rests_until_s: float = 0.0
     lacks: set[bytes] = field(default_factory=set)
     copies: dict[bytes, _Copy] = field(default_factory=dict)
+
+    @property
+    def proven(self) -> bool:
+        """It delivers: what an unproven source was given may be given to a proven one too."""
+        return self.heard_s >= 0 and not self.failures
 
     def effective_rate(self, now_s: float) -> float:
         """What it still delivers: a silence counts as slowness."""
@@ -95,15 +101,18 @@ class FetchPlan:
     """One download. Every item is given to one source, again after a failure; at its end slow
     items are given to a second one."""
 
-    def __init__(self, items: Iterable[Item], strikes: dict[str, int] | None = None) -> None:
-        """`strikes` by source are the session's: shared by its downloads, written by this one."""
+    def __init__(
+        self, items: Iterable[Item], strikes: dict[str, int] | None = None, turn: int = 0
+    ) -> None:
+        """`strikes` by source are the session's: shared by its downloads, written by this one.
+        `turn` says which source begins, so that small downloads side by side use several."""
         self._missing: dict[bytes, Item] = {i.name: i for i in items}
         """Not stored yet, in the order in which they are asked."""
         self._checking: set[bytes] = set()
         """Arrived whole; the caller compares the hash and stores."""
         self._sources: dict[str, _Source] = {}
         self._strikes = {} if strikes is None else strikes
-        self._turn = 0
+        self._turn = turn
         self._serial = 0
 
     # ---- looking ---------------------------------------------------------------------------
@@ -202,10 +211,19 @@ class FetchPlan:
         return copy
 
     def _fresh(self, source: _Source) -> Item | None:
-        """The first item that nobody sends."""
-        taken = {name for s in self._sources.values() for name in s.copies} | self._checking
-        free = (i for i in self._missing.values() if i.name not in taken)
-        return next((i for i in free if i.name not in source.lacks), None)
+        """The first item that nobody sends, or (asked of a proven source) nobody proven."""
+        senders = [s for s in self._sources.values() if s is not source]
+        taken = {name for s in senders for name in s.copies}
+        able = [
+            i
+            for i in self._missing.values()
+            if not (i.name in source.lacks or i.name in source.copies or i.name in self._checking)
+        ]
+        free = next((i for i in able if i.name not in taken), None)
+        if free is not None or not source.proven:
+            return free
+        safe = {name for s in senders if s.proven for name in s.copies}
+        return next((i for i in able if i.name not in safe), None)
 
     def _overtaken(self, source: _Source, now_s: float) -> Item | None:
         """The end-game: an item that its source will send later than this one would."""

@@ -32,7 +32,7 @@ Keep = Callable[[Item, bytes], Awaitable[bool]]
 class Meter:
     """Bytes and busy time of a node's downloads; times of overlapping ones count once."""
 
-    bytes: int = 0
+    n_bytes: int = 0
     busy_s: float = 0.0
     running: int = 0
     since_s: float = 0.0
@@ -46,6 +46,11 @@ class Meter:
         self.running -= 1
         if not self.running:
             self.busy_s += now_s - self.since_s
+
+    def clear(self) -> None:
+        """Begin anew; what runs goes on."""
+        if not self.running:
+            self.n_bytes, self.busy_s = 0, 0.0
 
     def seconds(self, now_s: float) -> float:
         return self.busy_s + (now_s - self.since_s if self.running else 0.0)
@@ -84,6 +89,9 @@ class Fetcher:
         self._emit = emit
         self.strikes: dict[str, int] = {}
         self.meter = Meter()
+        self.moved_s = 0.0
+        """When the last byte came, of whatever download."""
+        self._downloads = 0
 
     async def fetch(
         self,
@@ -98,7 +106,8 @@ class Fetcher:
         Raises Unservable when no source has an item, LinkDown when nothing came for a minute,
         and what `keep` raises. Safe to cancel.
         """
-        download = _Download(self, items, keep, first, on_progress)
+        self._downloads += 1
+        download = _Download(self, items, keep, first, on_progress, self._downloads)
         self.meter.start(self._clock.now())
         try:
             return await download.run()
@@ -164,20 +173,21 @@ class _Download:
         keep: Keep,
         first: Sequence[str],
         on_progress: Callable[[Progress], None] | None,
+        number: int,
     ) -> None:
         self._fetcher = fetcher
         self._items = {i.name: i for i in items}
         self._keep = keep
         self._first = first
         self._on_progress = on_progress
-        self._plan = FetchPlan(self._items.values(), fetcher.strikes)
+        self._plan = FetchPlan(self._items.values(), fetcher.strikes, number)
         self._pieces: dict[int, dict[int, bytes]] = {}
         """By copy, then by offset."""
         self._news: asyncio.Queue[_Answer | _Kept] = asyncio.Queue()
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._checking = 0
         self._progress = Progress()
-        self._moved_s = fetcher.now()
+        self._from_s = fetcher.now()
 
     async def run(self) -> Progress:
         try:
@@ -204,7 +214,8 @@ class _Download:
         lost = self._plan.unservable()
         if lost is not None:
             raise Unservable(f"no peer has {lost.label} any more")
-        if self._fetcher.now() - self._moved_s > GIVE_UP_S:
+        moved_s = max(self._from_s, self._fetcher.moved_s)  # downloads share the links
+        if self._fetcher.now() - moved_s > GIVE_UP_S:
             raise LinkDown(f"no byte in {GIVE_UP_S:g} s from any peer")
         self._progress.partial = self._plan.partial_bytes()
         self._progress.active = len(self._plan.active())
@@ -235,8 +246,8 @@ class _Download:
 
     def _on_piece(self, ask: Ask, data: bytes) -> None:
         hit("blob.piece-fetched")
-        self._moved_s = self._fetcher.now()
-        self._fetcher.meter.bytes += len(data)
+        self._fetcher.moved_s = self._fetcher.now()
+        self._fetcher.meter.n_bytes += len(data)
         if self._plan.is_live(ask):
             self._pieces.setdefault(ask.serial, {})[ask.offset] = data
         if self._plan.on_piece(ask, self._fetcher.now()):

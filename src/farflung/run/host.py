@@ -147,9 +147,8 @@ class Host:
         )
         try:
             await asyncio.wait({keeping, coordinating}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (keeping, coordinating):
-                if task.done():
-                    task.result()
+            for task in (t for t in (keeping, coordinating) if t.done()):
+                task.result()
             return "finished"
         except Forked as fork:
             # A supervisor that starts this host again must not bring the second coordinator back.
@@ -230,11 +229,12 @@ class Host:
             advertise=advertise,
             make_trainer=None,
             provision=None if here else DataFolder(data).provide,
+            max_disk_bytes=self.settings.max_disk_bytes,
         )
         if self.genesis.data and here:
             from farflung.data.shards import blobs
 
-            for name, path in blobs(data).items():
+            for name, path in blobs(self.folder / "data").items():
                 keeper.blobs.add_file(name, path)
         return keeper
 

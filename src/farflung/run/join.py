@@ -44,6 +44,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     ca_pem: str
     coordinators: tuple[str, ...] = ()
     """Where the coordinator moved to; empty: where the invite says."""
+    max_disk_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ class JoinOptions:
     outbound_only: bool = False
     trainer: tuple[str, ...] = ()
     coordinators: tuple[str, ...] = ()
+    max_disk_bytes: int = 0
+    """0: a share of what is free."""
 
 
 def wanted_options(known: Membership | None, given: JoinOptions, invite: str) -> JoinOptions:
@@ -75,6 +78,7 @@ def wanted_options(known: Membership | None, given: JoinOptions, invite: str) ->
         outbound_only=given.outbound_only or (known.outbound_only and not listens),
         trainer=given.trainer or known.trainer,
         coordinators=given.coordinators or moved,
+        max_disk_bytes=given.max_disk_bytes or known.max_disk_bytes,
     )
 
 
@@ -114,6 +118,7 @@ async def obtain_membership(
         coordinators=options.coordinators,
         certificate_pem=certificate,
         ca_pem=ca_pem,
+        max_disk_bytes=options.max_disk_bytes,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
@@ -214,6 +219,7 @@ async def prepare(
         advertise=options.advertise,
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,
+        max_disk_bytes=options.max_disk_bytes,
     )
     return Joined(files, agent, membership, options, transport)
 

@@ -16,6 +16,7 @@ from farflung.hashing import digest
 from farflung.run.fetch_plan import Item, Unservable
 from farflung.run.fetching import Fetcher
 from farflung.run.follower import Follower, slice_lengths
+from farflung.run.pace import Pace
 from farflung.run.state_source import StateSource
 from farflung.swarm.records import Commit
 
@@ -49,6 +50,34 @@ class ReplayFetch:
         self._clock = clock
         self._emit = emit
         self._tasks: dict[int, asyncio.Task[list[bytes]]] = {}
+        self._begun: tuple[float, int] | None = None
+        """When replay began, and the rounds that were resolved then."""
+
+    def begin(self) -> None:
+        """Rounds are missing: from now on the log should not outgrow the download."""
+        if self._begun is None:
+            self._begun = (self._clock.now(), self._follower.resolved)
+
+    def end(self) -> None:
+        """This node takes part: the next catching up is measured by itself."""
+        self._begun = None
+        self._fetcher.meter.clear()
+
+    def refusal(self) -> str:
+        """Why this node can never catch up; '' while it may."""
+        if self._begun is None:
+            return ""
+        since_s, first = self._begun
+        stop, follower = self._follower.resolved, self._follower
+        commits = [c for r in range(first, stop) if (c := follower.commit_of(r)) is not None]
+        meter, now_s = self._fetcher.meter, self._clock.now()
+        return Pace(
+            since_s=now_s - since_s,
+            rounds=stop - first,
+            grown_bytes=sum(sum(slice_lengths(follower.state, c)) for c in commits),
+            fetched_bytes=meter.n_bytes,
+            busy_s=meter.seconds(now_s),
+        ).refusal()
 
     async def results(self, commit: Commit) -> list[bytes]:
         """The averaged bytes of a round, from my log or from holders.
@@ -112,7 +141,10 @@ class ReplayFetch:
         await self._fetcher.fetch(items, keep, first=first)
         hit("results.fetched")
         results = [here[bytes(place.hash)] for place in commit.slices]
-        await self._workers.run(lambda: self._follower.log.store(commit.round, results))
+        try:
+            await self._workers.run(lambda: self._follower.log.store(commit.round, results))
+        except StorageError as error:  # only a vote promises that they are kept
+            self._emit(Warned(sentence=f"result of round {commit.round} not kept: {error}"))
         return results
 
     async def close(self) -> None:
