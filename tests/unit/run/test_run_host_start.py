@@ -67,12 +67,15 @@ def test_a_start_that_made_no_run_does_not_decide_where_the_next_one_listens(
 
 
 @pytest.mark.parametrize("again", [SPEC, None])
-def test_a_run_keeps_its_address(tmp_path: Path, again: object) -> None:
+@pytest.mark.parametrize("bind", [None, "127.0.0.1:7100"])
+def test_a_run_keeps_its_address_until_it_is_told_another(
+    tmp_path: Path, again: object, bind: str | None
+) -> None:
     folder = tmp_path / "host"
     create(folder)
     spec = SPEC if again else None
-    host = open_host(folder, spec, HostOptions(bind="127.0.0.1:7100"), say=lambda _: None)
-    assert host.settings.bind == "127.0.0.1:7000"
+    host = open_host(folder, spec, HostOptions(bind=bind), say=lambda _: None)
+    assert host.settings.bind == (bind or "127.0.0.1:7000")
     host.log.close()
     if host.index is not None:
         host.index.close()
