@@ -144,3 +144,26 @@ def test_a_closed_disk_opens_its_files_again(tmp_path: Path) -> None:
     disk.sync("log")
     assert disk.read("log") == b"onetwo"
     assert disk.free_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space left on the disk while writing state"),
+        (errno.EDQUOT, "quota is used up while writing state"),
+        (errno.EFBIG, "state may not grow any more"),
+        (errno.EIO, "the disk failed while reading or writing state"),
+        (errno.EROFS, "state is on a disk that is mounted read-only"),
+    ],
+)
+def test_every_way_to_be_full_or_broken_has_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    disk = RealDisk(tmp_path)
+
+    def refuse(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match=words):
+        disk.replace("state", b"new")
