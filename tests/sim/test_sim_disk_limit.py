@@ -1,4 +1,4 @@
-"""A node stays within its limit, and a full disk costs a peer its snapshots only."""
+"""A node stays within its limit, and a limit that is reached costs a peer its snapshots only."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_without_a_record_a_keeper_keeps_what_joiners_need() -> None:
     assert 8 <= kept[0] <= 12
 
 
-def test_a_full_disk_of_a_peer_costs_its_snapshots_and_not_its_stay() -> None:
+def test_a_limit_that_is_reached_costs_a_peer_its_snapshots_and_not_its_stay() -> None:
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(4)
         agent = swarm.nodes["p1"].agent
