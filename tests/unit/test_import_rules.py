@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
 }
 ROOMS["run"] = {*ROOMS, "attach"}
 ROOMS["sim"] = {*ROOMS, "attach"}
+ROOMS["chaos"] = {"run", "swarm"}
 ROOMS["cli"] = {*ROOMS, "attach", "web"}
 
 ENTRIES: dict[str, set[str]] = {

@@ -9,7 +9,7 @@ import typer
 
 import farflung
 from farflung import failpoints
-from farflung.cli import data, demo, host, join, leave, sim, status, verify
+from farflung.cli import chaos, data, demo, host, join, leave, sim, status, verify
 from farflung.errors import FarflungError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ app.command("status")(status.status)
 app.command("leave")(leave.leave)
 app.command("verify")(verify.verify)
 app.command("sim")(sim.sim)
+app.command("chaos")(chaos.chaos)
 app.add_typer(data.app, name="data")
 
 

@@ -28,6 +28,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """With `custom`: the trainer's command line; it calls `farflung.attach`."""
     parameters: int = 4096
     """With `quadratic`: length of the flat vector."""
+    step_s: float = 0.0
+    """With `quadratic`: seconds that one inner step takes at least."""
 
 
 class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,6 +158,7 @@ def check(spec: RunSpec) -> RunSpec:
     o, i, d, s = spec.outer, spec.inner, spec.data, spec.swarm
     rules: list[tuple[bool, str]] = [
         (_name_ok(spec.name), f"name={spec.name!r} may hold letters, digits, - and _ (1 to 64)"),
+        (spec.model.step_s >= 0, f"model.step_s={spec.model.step_s} must be 0 or above"),
         (o.inner_steps >= 1, f"outer.inner_steps={o.inner_steps} must be at least 1"),
         (o.fragments >= 1, f"outer.fragments={o.fragments} must be at least 1"),
         (

@@ -128,7 +128,7 @@ def trainer_factory(
         )
         state.anchor = shared.anchor
         if wanted is None:
-            return NumpyTrainer(shared, spec)
+            return NumpyTrainer(shared, spec, spec.model.step_s)
         return ProcessTrainer(
             shared,
             spec,

@@ -1,0 +1,317 @@
+"""Bad networks on one machine without privileges: TCP relays in front of every listener.
+
+Every node advertises its relay, so that all traffic of the swarm passes here. A relay knows who
+dialled (`owners.dialler`), and every connection is two directed streams, (from, to) and back.
+A directed pair passes, is blocked, capped or delayed; a pair of nodes is reset.
+
+Blocked means what it means on a network: nothing gets through, not even the end of a connection,
+nothing is lost, and a new connection hangs. What was sent meanwhile arrives after the block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import struct
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+PIECE = 256 << 10
+QUEUED = 8
+"""Pieces under way in one direction of a connection."""
+SMOOTH_S = 0.05
+"""A capped stream sends what it may send in this time at once."""
+UNKNOWN = "?"
+
+Pair = tuple[str, str]
+Who = Callable[[int, int], str]
+"""(source port, listening port) -> name of the node that dialled, "" when unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What some directed pairs suffer."""
+
+    pairs: frozenset[Pair]
+    blocked: bool = False
+    bytes_per_s: float = 0.0
+    """0: no cap."""
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """All effects on one directed pair, together."""
+
+    blocked: bool = False
+    bytes_per_s: float = 0.0
+    delay_s: float = 0.0
+
+
+@dataclass(eq=False)
+class _Wire:
+    """One relayed connection."""
+
+    source: str
+    target: str
+    writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]
+
+
+@dataclass
+class Counts:
+    """What the relays saw."""
+
+    connections: int = 0
+    unmapped: int = 0
+    """Connections whose dialler was not found: faults apply to the listener's side alone."""
+    resets: int = 0
+    bytes: int = 0
+
+
+class Net:
+    """All relays. Owned by one event loop."""
+
+    def __init__(self, who: Who) -> None:
+        self._who = who
+        self._servers: list[asyncio.Server] = []
+        self._effects: dict[int, Effect] = {}
+        self._rules: dict[Pair, Rule] = {}
+        self._tokens = itertools.count()
+        self._changed = asyncio.Event()
+        self._wires: set[_Wire] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._free_at_s: dict[Pair, float] = {}
+        self.counts = Counts()
+
+    # ---- relays ----------------------------------------------------------------------------
+
+    async def relay(self, node: str, listening: int, port: int) -> None:
+        """Listen on loopback at `listening` and pass everything to `node` at `port`.
+
+        Raises OSError when the port is taken.
+        """
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.add(task)
+            try:
+                await self._connection(node, listening, port, reader, writer)
+            except asyncio.CancelledError:
+                pass  # the relay closes
+            finally:
+                self._tasks.discard(task)
+                _close(writer)
+
+        server = await asyncio.start_server(accept, "127.0.0.1", listening, limit=PIECE)
+        self._servers.append(server)
+
+    async def close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ---- faults ----------------------------------------------------------------------------
+
+    def apply(self, effect: Effect) -> int:
+        """Returns a token for `lift`. Effects on one pair add up."""
+        token = next(self._tokens)
+        self._effects[token] = effect
+        self._recompute()
+        return token
+
+    def lift(self, token: int) -> None:
+        if self._effects.pop(token, None) is not None:
+            self._recompute()
+
+    def heal(self) -> None:
+        """End all effects."""
+        self._effects.clear()
+        self._recompute()
+
+    def reset(self, a: str, b: str) -> int:
+        """RST on every connection between two nodes; returns how many there were."""
+        hit = [w for w in self._wires if {w.source, w.target} == {a, b}]
+        for wire in hit:
+            for writer in wire.writers:
+                _abort(writer)
+        self.counts.resets += len(hit)
+        return len(hit)
+
+    def connected(self, a: str, b: str) -> int:
+        """Connections between two nodes now."""
+        return sum({w.source, w.target} == {a, b} for w in self._wires)
+
+    def rule(self, pair: Pair) -> Rule:
+        if pair not in self._rules:
+            self._rules[pair] = self._combined(pair)
+        return self._rules[pair]
+
+    def _combined(self, pair: Pair) -> Rule:
+        found = [e for e in self._effects.values() if any(_covers(p, pair) for p in e.pairs)]
+        caps = [e.bytes_per_s for e in found if e.bytes_per_s > 0]
+        return Rule(
+            blocked=any(e.blocked for e in found),
+            bytes_per_s=min(caps, default=0.0),
+            delay_s=max((e.delay_s for e in found), default=0.0),
+        )
+
+    def _recompute(self) -> None:
+        self._rules.clear()
+        self._free_at_s.clear()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _open(self, *pairs: Pair) -> None:
+        """Wait until none of the pairs is blocked."""
+        while any(self.rule(p).blocked for p in pairs):
+            await self._changed.wait()
+
+    # ---- one connection --------------------------------------------------------------------
+
+    async def _connection(
+        self,
+        node: str,
+        listening: int,
+        port: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        source_port = int(writer.get_extra_info("peername")[1])
+        source = self._who(source_port, listening) or UNKNOWN
+        self.counts.connections += 1
+        self.counts.unmapped += source == UNKNOWN
+        there, back = (source, node), (node, source)
+        await self._open(there, back)
+        await asyncio.sleep(self.rule(there).delay_s + self.rule(back).delay_s)
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port, limit=PIECE)
+        except OSError:
+            _abort(writer)  # nobody listens: refused
+            return
+        wire = _Wire(source, node, (writer, up_writer))
+        self._wires.add(wire)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._stream(there, reader, up_writer))
+                group.create_task(self._stream(back, up_reader, writer))
+        except* OSError:
+            for each in wire.writers:
+                _abort(each)
+        finally:
+            self._wires.discard(wire)
+            _close(up_writer)
+
+    async def _stream(
+        self, pair: Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """One direction until its end or a reset (OSError), which arrive as late as data do."""
+        queue: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue(QUEUED)
+        reading = asyncio.create_task(self._read(pair, reader, queue))
+        try:
+            while True:
+                due_s, item = await queue.get()
+                await self._until(due_s)
+                await self._open(pair)
+                if isinstance(item, OSError):
+                    raise item
+                if not item:
+                    if writer.can_write_eof():
+                        writer.write_eof()
+                    return
+                await self._write(pair, item, writer)
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(
+        self,
+        pair: Pair,
+        reader: asyncio.StreamReader,
+        queue: asyncio.Queue[tuple[float, bytes | OSError]],
+    ) -> None:
+        item: bytes | OSError = b"-"
+        while item and not isinstance(item, OSError):
+            try:
+                item = await reader.read(PIECE)
+            except OSError as error:
+                item = error
+            await queue.put((time.monotonic() + self.rule(pair).delay_s, item))
+
+    async def _until(self, due_s: float) -> None:
+        left_s = due_s - time.monotonic()
+        if left_s > 0:
+            await asyncio.sleep(left_s)
+
+    async def _write(self, pair: Pair, data: bytes, writer: asyncio.StreamWriter) -> None:
+        rest = memoryview(data)
+        while rest:
+            rate = self.rule(pair).bytes_per_s
+            size = len(rest) if not rate else max(256, int(rate * SMOOTH_S))
+            piece, rest = rest[:size], rest[size:]
+            if rate:
+                await self._take(pair, len(piece) / rate)
+                await self._open(pair)
+            writer.write(bytes(piece))
+            await writer.drain()
+            self.counts.bytes += len(piece)
+
+    async def _take(self, pair: Pair, cost_s: float) -> None:
+        """All connections of a pair share its cap."""
+        now_s = time.monotonic()
+        start_s = max(now_s, self._free_at_s.get(pair, now_s))
+        self._free_at_s[pair] = start_s + cost_s
+        await self._until(start_s + cost_s)
+
+
+def _covers(wanted: Pair, pair: Pair) -> bool:
+    """A side that is not known is taken for any: faults then apply per node."""
+    return all(w == p or p == UNKNOWN for w, p in zip(wanted, pair, strict=True))
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """Close with RST: nothing that waits is sent."""
+    found = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError, ValueError):
+        if found is not None and found.fileno() >= 0:
+            with socket.socket(fileno=socket.dup(found.fileno())) as twin:
+                twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+def _close(writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError, RuntimeError):
+        writer.close()
+
+
+LOWEST, HIGHEST = 20_000, 32_000
+"""Below the range from which the system takes ports of outgoing connections."""
+
+
+@dataclass
+class Ports:
+    """Free ports of loopback, each given once."""
+
+    next: int = field(default=LOWEST)
+
+    def take(self, count: int = 1) -> int:
+        """The first of `count` neighbouring ports that nobody listens on. Raises OSError."""
+        while self.next + count < HIGHEST:
+            first, self.next = self.next, self.next + count
+            if all(_free(first + i) for i in range(count)):
+                return first
+        raise OSError(f"no {count} free ports between {LOWEST} and {HIGHEST}")
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
