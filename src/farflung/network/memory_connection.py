@@ -155,6 +155,10 @@ class MemoryConnection:
         self._receive_seq = 0
         into.sink = self
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self._out.backlog
+
     async def send(self, message: Control) -> None:
         await self._put(encode_control(message, self._send_seq), b"")
 

@@ -84,6 +84,7 @@ def _carry(step: Step, number: int) -> None:
             return
         reason = planning.may_start(step, round_)
         if reason:
+            planning.set_pace(step, round_)
             _attempt(step, number, reason)
         return
     if round_.trial is not None:

@@ -8,7 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from farflung.averaging.plan import Reach, choose_owners, chunk_count, cut_slices, edge, shares
+from farflung.averaging.plan import (
+    Reach,
+    choose_owners,
+    chunk_count,
+    cut_slices,
+    edge,
+    shares,
+)
 from farflung.errors import ProtocolError
 from farflung.events import AttemptFailed, AttemptStarted, ContributionRejected
 from farflung.ids import Hash
@@ -24,6 +31,7 @@ from farflung.network.messages import (
     Vote,
 )
 from farflung.swarm import ranges
+from farflung.swarm.deadlines import attempt_s
 from farflung.swarm.membership import present
 from farflung.swarm.records import Rejected, Return
 from farflung.swarm.state import Phase, Round, State, Step, Trial
@@ -31,8 +39,6 @@ from farflung.swarm.state import Phase, Round, State, Step, Trial
 MAX_ATTEMPTS = 3
 SETTLE_S = 0.3
 """Accusations of one attempt are gathered this long and judged together."""
-ASSUMED_RATE = 1e6
-"""Bytes/s used for a deadline before anything was measured."""
 NO_CLIP = int(np.float32(1.0).view(np.uint32))
 
 
@@ -86,7 +92,10 @@ def _send_attempt(
     elements = step.state.fragment_elements[round_.fragment]
     chunks = chunk_count(elements, step.spec.outer.chunk_elements)
     number = round_.attempts + 1
-    duration_s = step.spec.swarm.attempt_s + elements / ASSUMED_RATE
+    members = step.state.active_members()
+    rates = {m.node: m.up_bytes_per_s for m in members if m.up_bytes_per_s > 0}
+    share = shares(owners, rates, len(members))
+    duration_s = attempt_s(step.state, round_, share, able)
     message = Attempt(
         term=step.state.term,
         round=round_.number,
@@ -100,10 +109,8 @@ def _send_attempt(
             )
             for n in able
         ),
-        slices=cut_slices(chunks, shares(owners, {}, len(able))),
-        members=tuple(
-            Member(node=m.node, endpoints=m.endpoints) for m in step.state.active_members()
-        ),
+        slices=cut_slices(chunks, share),
+        members=tuple(Member(node=m.node, endpoints=m.endpoints) for m in members),
         deadline_s=duration_s,
     )
     thaw(step, round_.number)
