@@ -42,14 +42,18 @@ class RateMeter:
         """Rates of the last windows in a row with arrivals."""
 
     def sample(self, now_s: float, traffic: Traffic) -> None:
-        last, self._last = self._last, (now_s, traffic)
-        if last is None or now_s <= last[0]:
+        last = self._last
+        if last is not None and now_s - last[0] < WINDOW_S / 2:
+            return  # two exchanges at a time: one of them samples
+        self._last = (now_s, traffic)
+        if last is None:
             return
         seconds, before = now_s - last[0], last[1]
         left, arrived = traffic.left - before.left, traffic.arrived - before.arrived
-        if left < 0 or arrived < 0:  # a link was closed, its counters are gone
-            self.rest()
-            self._last = (now_s, traffic)
+        if left < 0 or arrived < 0 or seconds > 2 * WINDOW_S:
+            # A link was closed and its counters are gone, or nobody looked: another transfer.
+            self._fold()
+            self._arrivals = []
             return
         if before.waiting > 0 and traffic.waiting > 0:
             self._best_up = max(self._best_up, left / seconds)
@@ -59,12 +63,6 @@ class RateMeter:
         self._windows += 1
         if self._windows >= FOLD_WINDOWS or not (traffic.waiting or arrived):
             self._fold()
-
-    def rest(self) -> None:
-        """No exchange runs: what comes next is another transfer."""
-        self._fold()
-        self._last = None
-        self._arrivals = []
 
     def _fold(self) -> None:
         self.up = _mixed(self.up, self._best_up)

@@ -40,11 +40,13 @@ class Connection(Protocol):
     """`coordinator`, `peer` or empty, from the certificate."""
     sent_bytes: int
     """Frames and payloads accepted for sending, without TLS."""
-    received_bytes: int
-    """Bytes that have arrived, those of unfinished frames included."""
     bulk_size: BulkSize | None
     """Set by the owner. Called when all that came before the header was handed to `receive`, and
     before the payload is allocated: the exact payload bytes, or ProtocolError. None: no bulk."""
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that have arrived, those of unfinished frames included."""
 
     @property
     def waiting_bytes(self) -> int:

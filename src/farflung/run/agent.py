@@ -14,16 +14,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import (
-    CorruptState,
-    MismatchError,
-    ProtocolError,
-    Refused,
-)
-from farflung.events import (
-    AgentStarted,
-    Resynced,
-)
+from farflung.errors import CorruptState, MismatchError, ProtocolError, Refused
+from farflung.events import AgentStarted, Resynced
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -390,6 +382,8 @@ class Agent:
                     steps=0 if trainer is None else trainer.steps,
                     steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
                     phase=phase,
+                    up_bytes_per_s=0.0 if self.averager is None else self.averager.rates.up,
+                    down_bytes_per_s=0.0 if self.averager is None else self.averager.rates.down,
                 )
             )
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
