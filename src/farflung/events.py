@@ -102,6 +102,19 @@ class AttemptFailed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EdgeFailed(Event):
+    """A link between two nodes that live: the next attempt is planned around it."""
+
+    round: int
+    attempt: int
+    source: str
+    """Name of the node whose bytes did not arrive."""
+    target: str
+    kind: str
+    """`unreachable`: the source said so; `silent`: the target did."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContributionRejected(Event):
     round: int
     node: str

@@ -11,6 +11,7 @@ The exchange ends with the result bytes or with an accusation; it decides nothin
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,8 +34,13 @@ from farflung.network.messages import (
     Verdict,
 )
 
-FRAME_BYTES = 4 << 20
+FRAME_BYTES = 1 << 20
 """Chunks are sent in frames of about this many bytes, at least one chunk each."""
+STALL_S = 10.0
+REDUCED_PER_S = 2e7
+"""Elements times contributors that the slowest machine reduces in a second."""
+LOOKS = 20
+"""How often a stall is looked for in the time that makes one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +53,8 @@ class Ports:
     """To the coordinator."""
     keep_inputs: Callable[[Attempt, int, Mapping[str, Sequence[bytes]]], None] | None = None
     """With `--record all`: store what an owner reduced."""
+    heard: Callable[[str], int] = lambda _: 0
+    """Bytes that have arrived from a member so far, those of unfinished frames included."""
 
 
 @dataclass
@@ -69,13 +77,16 @@ class Exchange:
         mine: Sequence[bytes] | None,
         ports: Ports,
         workers: Workers,
+        stall_s: float = STALL_S,
     ) -> None:
+        """`stall_s`: who owes bytes and sends none for so long is accused."""
         self.attempt = attempt
         self._node = node
         self._grid = grid
         self._mine = mine
         self._ports = ports
         self._workers = workers
+        self._stall_s = stall_s
         self._hashes = tuple(digest(c) for c in mine or ())
         self._candidates = {c.node: c for c in attempt.candidates}
         self._inputs: dict[tuple[int, str], _Incoming] = {}
@@ -83,14 +94,18 @@ class Exchange:
         self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.results: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         """Encoded result of every slice, in order; cancelled when the attempt fails."""
+        self.over = False
+        """All that this node had to send and to get is through, or the attempt failed here."""
         self._changed = asyncio.Event()
         self._accused: set[str] = set()
+        self._deliveries: Counter[str] = Counter()
 
     # ---- fed by the agent's loops ----------------------------------------------------------
 
     def deliver_verdict(self, verdict: Verdict) -> None:
         if not self._verdict.done():
             self._verdict.set_result(verdict)
+            self._changed.set()
 
     def deliver_contribution(self, sender: str, head: Contribution, payload: memoryview) -> None:
         """Store chunks. Raises ProtocolError when they are not what the plan allows."""
@@ -105,6 +120,7 @@ class Exchange:
             if not incoming.hashes or digest(chunk) != incoming.hashes[i]:
                 raise ProtocolError(f"chunk {i} does not match its commitment")
             incoming.chunks[i] = chunk
+        self._deliveries[sender] += 1
         self._changed.set()
 
     def deliver_result(self, sender: str, head: SliceResult, payload: memoryview) -> None:
@@ -113,6 +129,7 @@ class Exchange:
             raise ProtocolError(f"slice {head.slice} is not owned by its sender")
         chunks = self._grid.split(payload, head.first, head.stop)
         self._results.setdefault(head.slice, {}).update(dict(enumerate(chunks, start=head.first)))
+        self._deliveries[sender] += 1
         self._changed.set()
 
     def lost(self, node: str) -> None:
@@ -126,16 +143,19 @@ class Exchange:
     async def run(self) -> None:
         """The whole attempt. `results` is set as soon as this node has every slice.
 
-        Raises LinkDown after accusing those who did not deliver by the deadline.
+        Whoever owes bytes and sends none is accused after the stall time. The deadline is the
+        last resort: raises LinkDown after accusing those who did not deliver by then.
         """
         try:
             async with asyncio.timeout(self.attempt.deadline_s):
                 await self._run_tasks()
         except TimeoutError:
-            missing = self._missing_from()
-            await self._accuse(missing, "silent")
-            raise LinkDown(f"round {self.attempt.round}: {len(missing)} did not deliver") from None
+            owing = set(self._owing())
+            await self._accuse(owing, "silent")
+            missing = len(self._missing_from())
+            raise LinkDown(f"round {self.attempt.round}: {missing} did not deliver") from None
         finally:
+            self.over = True
             if not self.results.done():
                 self.results.cancel()
 
@@ -146,6 +166,7 @@ class Exchange:
                 if place.owner == self._node:
                     group.create_task(self._own(index, place))
             group.create_task(self._watch_accusations())
+            group.create_task(self._watch_stalls())
             group.create_task(self._gather())
 
     async def _contribute(self) -> None:
@@ -245,6 +266,46 @@ class Exchange:
                 continue  # things may have changed meanwhile
             self._changed.clear()
             await self._changed.wait()
+
+    async def _watch_stalls(self) -> None:
+        """Accuse whoever owes me bytes and sends none, until all is gathered.
+
+        Progress is bytes, not frames and not time: a slow link is waited for, a silent one is
+        not. Whether the node lives is another question; beats answer it.
+        """
+        clock = asyncio.get_running_loop()
+        seen: dict[str, tuple[int, float]] = {}
+        told: set[str] = set()
+        while self._missing_from():
+            now_s = clock.time()
+            owing = self._owing()
+            counts = {n: self._deliveries[n] + self._ports.heard(n) for n in owing}
+            seen = {
+                n: seen[n] if n in seen and seen[n][0] == counts[n] else (counts[n], now_s)
+                for n in owing
+            }
+            stalled = {n for n, (_, since_s) in seen.items() if now_s - since_s >= owing[n]}
+            if stalled - told:
+                told |= stalled
+                await self._accuse(stalled, "silent")
+            await asyncio.sleep(self._stall_s / LOOKS)
+
+    def _owing(self) -> dict[str, float]:
+        """Nodes that could send me what I lack, and for how long they may be silent.
+
+        Contributions are owed at once, results from the verdict on, reducing included.
+        """
+        owing: dict[str, float] = {}
+        for i, place in enumerate(self.attempt.slices):
+            size = place.stop - place.first
+            if place.owner == self._node and i not in self._results:
+                late = {n for n in self._candidates if len(self._incoming(i, n).chunks) < size}
+                owing |= dict.fromkeys(late - {self._node}, self._stall_s)
+            if self._verdict.done() and len(self._results.get(i, ())) < size:
+                work = size * self._grid.chunk_elements * len(self._candidates)
+                owing.setdefault(place.owner, self._stall_s + work / REDUCED_PER_S)
+        owing.pop(self._node, None)
+        return owing
 
     # ---- small things ----------------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from farflung.network.messages import Slice
 
 Edge = tuple[str, str]
+UNMEASURED = 10.0
+"""How much faster than the fastest measured owner one counts whose transfers are too short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +60,15 @@ def choose_owners(
 def shares(owners: Sequence[str], rates: Mapping[str, float], candidates: int) -> dict[str, float]:
     """Share of the fragment that each owner reduces; they add up to 1.
 
-    Equal unless every owner's rate (bytes/s) is known. Otherwise the smallest time T for which
+    Equal while no owner's rate (bytes/s) is known; those that are not count as much faster, for
+    only transfers that take a while are measured. Otherwise the smallest time T for which
     f_i = max(0, (T * b_i / V - 1) / (N - 2)) adds up to 1, found by bisection with V = 1.
+    `candidates` is N, everybody who gets the result.
     """
-    known = [rates.get(o, 0.0) for o in owners]
-    if candidates <= 2 or any(rate <= 0 for rate in known):
+    best = max((rates.get(o, 0.0) for o in owners), default=0.0)
+    if candidates <= 2 or best <= 0:
         return {o: 1 / len(owners) for o in owners}
+    known = [rates.get(o, 0.0) or UNMEASURED * best for o in owners]
 
     def total(time_s: float) -> float:
         return sum(max(0.0, (time_s * b - 1) / (candidates - 2)) for b in known)
@@ -74,6 +79,29 @@ def shares(owners: Sequence[str], rates: Mapping[str, float], candidates: int) -
         low, high = (low, middle) if total(middle) >= 1 else (middle, high)
     raw = [max(0.0, (high * b - 1) / (candidates - 2)) for b in known]
     return {o: f / sum(raw) for o, f in zip(owners, raw, strict=True)}
+
+
+def exchange_s(
+    fragment_bytes: int,
+    share: Mapping[str, float],
+    candidates: Iterable[str],
+    members: Iterable[str],
+    rates: Mapping[str, tuple[float, float]],
+) -> float:
+    """Seconds until the slowest member has sent and received everything, at these rates.
+
+    `rates`: (up, down) bytes/s of every member, above 0. Contributors send the slices that they
+    do not own, owners send theirs to everybody else; members receive whatever they do not own.
+    """
+    contributing, everybody = set(candidates), tuple(members)
+    slowest = 0.0
+    for member in everybody:
+        up_rate, down_rate = rates[member]
+        own, contributes = share.get(member, 0.0), member in contributing
+        up = contributes * (1 - own) + own * (len(everybody) - 1)
+        down = own * (len(contributing) - contributes) + (1 - own)
+        slowest = max(slowest, up * fragment_bytes / up_rate, down * fragment_bytes / down_rate)
+    return slowest
 
 
 def cut_slices(chunks: int, share: Mapping[str, float]) -> tuple[Slice, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from farflung.events import (
     AttemptStarted,
     ContributionRejected,
+    EdgeFailed,
     Event,
     ForkDetected,
     GenerationClosed,
@@ -129,6 +130,8 @@ def see(picture: Picture, event: Event) -> Picture:
         case ContributionRejected():
             noted = _note(picture, f"round {event.round}: {event.name} rejected: {event.reason}")
             return replace(noted, rejected=picture.rejected + 1)
+        case EdgeFailed():
+            return _note(picture, f"link {event.source}->{event.target} dead ({event.kind})")
         case Paused():
             return replace(picture, paused=event.reason)
         case Resumed():

@@ -40,10 +40,17 @@ class Connection(Protocol):
     """`coordinator`, `peer` or empty, from the certificate."""
     sent_bytes: int
     """Frames and payloads accepted for sending, without TLS."""
-    received_bytes: int
     bulk_size: BulkSize | None
     """Set by the owner. Called when all that came before the header was handed to `receive`, and
     before the payload is allocated: the exact payload bytes, or ProtocolError. None: no bulk."""
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that have arrived, those of unfinished frames included."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Sent and not yet acknowledged by the other side's machine, as far as can be known."""
 
     async def send(self, message: Control) -> None:
         """Queue one whole frame and wait while the link is congested. LinkDown when closed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Path:
     """How often it was blocked: a timer of an earlier blockage is void."""
     tamper: Callable[[bytes], Sequence[bytes]] | None = None
     """What becomes of a frame: nothing (dropped), itself, twice itself, changed bytes."""
+    extra_s: Callable[[], float] | None = None
+    """More delay, drawn for each frame: how TCP shows loss. Frames stay in order."""
 
 
 class Wires(Protocol):
@@ -82,6 +85,7 @@ class Pipe:
         self._timer: asyncio.TimerHandle | None = None
         self._last_due = 0.0
         self._free_at = 0.0
+        self._part = 0
         self.backlog = 0
         self._room: list[asyncio.Future[None]] = []
 
@@ -96,7 +100,8 @@ class Pipe:
         start = max(loop.time(), self._free_at)
         size = len(frame) + len(payload)
         self._free_at = start + (size / path.bytes_per_s if path.bytes_per_s else 0.0)
-        self._last_due = max(self._last_due, self._free_at + path.delay_s)
+        extra_s = path.extra_s() if path.extra_s is not None else 0.0
+        self._last_due = max(self._last_due, self._free_at + path.delay_s + extra_s)
         packet = _Packet(self._last_due, frame, payload, reason)
         self.backlog += packet.size
         self._flying.append(packet)
@@ -112,8 +117,18 @@ class Pipe:
     def _pump(self, now: float) -> None:
         self._timer = None
         while self._flying and self._flying[0].due <= now and not self._held():
+            self._part = 0
             self.sink.deliver(self._flying.popleft())
         self.schedule()
+
+    def arrived_part(self) -> int:
+        """Bytes of the first packet that are through, when the path has a rate."""
+        rate = self._network.path(self.source, self.target).bytes_per_s
+        if rate and self._flying and not self._held():
+            head = self._flying[0]
+            left_s = max(0.0, head.due - asyncio.get_running_loop().time())
+            self._part = max(0, head.size - math.ceil(left_s * rate))
+        return self._part if self._flying else 0
 
     def _held(self) -> bool:
         return self._network.held(self.source, self.target)
@@ -154,7 +169,7 @@ class MemoryConnection:
         self.remote = remote
         self.remote_role = role
         self.sent_bytes = 0
-        self.received_bytes = 0
+        self._received_bytes = 0
         self.bulk_size: BulkSize | None = None
         self.killed = False
         """Its process is gone: what still arrives is answered with a reset."""
@@ -167,6 +182,14 @@ class MemoryConnection:
         self._send_seq = 0
         self._receive_seq = 0
         into.sink = self
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._out.backlog - self._out.arrived_part()
+
+    @property
+    def received_bytes(self) -> int:
+        return self._received_bytes + self._into.arrived_part()
 
     async def send(self, message: Control) -> None:
         await self._put(encode_control(message, self._send_seq), b"")
@@ -240,7 +263,7 @@ class MemoryConnection:
         elif not packet.frame:
             self.end(LinkDown(packet.reason))
         else:
-            self.received_bytes += packet.size
+            self._received_bytes += packet.size
             self._arrived.append(packet)
             self._wake()
 

@@ -103,6 +103,9 @@ class Beat(Message, frozen=True, kw_only=True):
     """`training`, `waiting`, `loading`, `compiling`, `saving`, `syncing`."""
     trained_rows: int = 0
     free_bytes: int = -1
+    up_bytes_per_s: float = 0.0
+    """Measured during exchanges (averaging/rates.py); 0: unknown, fast enough not to matter."""
+    down_bytes_per_s: float = 0.0
 
 
 class Leave(Message, frozen=True, kw_only=True):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import ssl
+import sys
+import termios
 
 from farflung.errors import LinkDown
 from farflung.ids import Endpoint, split_endpoint
@@ -35,6 +38,15 @@ def tune(sock: socket.socket) -> None:
         if option is not None:
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, option, value)
+
+
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes in the system's send queue; 0 where the system does not tell."""
+    try:
+        answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 async def listening_socket(bind: Endpoint) -> tuple[socket.socket, Endpoint]:

@@ -52,6 +52,13 @@ class TcpConnection(asyncio.BufferedProtocol):
 
     # ---- sending ---------------------------------------------------------------------------
 
+    @property
+    def waiting_bytes(self) -> int:
+        if self._ended is not None:
+            return 0
+        queued = sockets.unacknowledged(self._transport.get_extra_info("socket"))
+        return self._transport.get_write_buffer_size() + queued
+
     async def send(self, message: Control) -> None:
         self._check_open()
         self._write(encode_control(message, self._send_seq), memoryview(b""))

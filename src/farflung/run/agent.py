@@ -393,6 +393,7 @@ class Agent:
     async def _beats(self) -> None:
         while True:
             running = self.trainer is not None and self.runner is not None
-            await self.control.send(beat_of(self.trainer, "" if running else self._phase))
+            rates = None if self.averager is None else self.averager.rates
+            await self.control.send(beat_of(self.trainer, "" if running else self._phase, rates))
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from farflung.averaging.exchange import Exchange, Ports
+from farflung.averaging.rates import WINDOW_S, RateMeter
 from farflung.clock import Workers
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, Voted, Warned
@@ -70,6 +71,8 @@ class Averager:
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
         self._early: dict[_Key, list[tuple[str, BulkHeader, bytes]]] = {}
         self._early_bytes = 0
+        self.rates = RateMeter()
+        """Of my network, from the exchanges so far."""
 
     # ---- from the coordinator --------------------------------------------------------------
 
@@ -80,19 +83,20 @@ class Averager:
             return
         self._end(lambda k: k[1] == attempt.round and k < key)
         self._mesh.know(attempt.members)
+        stall_s = self._follower.spec.swarm.attempt_s
         exchange = Exchange(
             node=self._node,
             attempt=attempt,
             grid=self._follower.state.grid(attempt.fragment),
             mine=self._contribution(attempt.round),
             ports=Ports(
-                send_bulk=lambda to, head, data: self._mesh.send_bulk(
-                    to, head, data, attempt.deadline_s
-                ),
+                send_bulk=lambda to, head, data: self._mesh.send_bulk(to, head, data, stall_s),
                 tell=self._control.send,
                 keep_inputs=self._keep,
+                heard=self._mesh.heard,
             ),
             workers=self._workers,
+            stall_s=stall_s,
         )
         self._exchanges[key] = exchange
         task = asyncio.create_task(self._attempt(key, exchange))
@@ -111,6 +115,7 @@ class Averager:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._open_links(exchange.attempt))
                 group.create_task(exchange.run())
+                group.create_task(self._measure(exchange))
                 group.create_task(self._vote_if_stored(exchange))
         except* LinkDown:
             pass  # the exchange has accused; the coordinator decides
@@ -133,12 +138,20 @@ class Averager:
                 sentence = f"inputs of round {attempt.round} are not recorded: {error}"
                 self._emit(Warned(sentence=sentence))
 
+    async def _measure(self, exchange: Exchange) -> None:
+        """Sample the links while an attempt runs."""
+        loop = asyncio.get_running_loop()
+        while not exchange.over:
+            self.rates.sample(loop.time(), self._mesh.traffic())
+            await asyncio.sleep(WINDOW_S)
+        self.rates.sample(loop.time(), self._mesh.traffic())
+
     async def _open_links(self, attempt: Attempt) -> None:
         """Dial the owners, so that those who cannot dial me can answer on this link."""
         owners = sorted({s.owner for s in attempt.slices} - {self._node})
         for owner in owners:
             try:
-                await self._mesh.reach(owner, attempt.deadline_s)
+                await self._mesh.reach(owner, self._follower.spec.swarm.attempt_s)
             except LinkDown:
                 continue  # a sender that needs this link will accuse it
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from farflung.averaging.rates import Traffic
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.errors import LinkDown, ProtocolError
 from farflung.events import Emit, Warned
@@ -28,6 +29,8 @@ from farflung.network.messages import (
 from farflung.run.blobs import BlobExchange
 
 DIAL_S = 5.0
+LOOKS = 10
+"""How often a sender looks for progress in the time that makes a stall."""
 
 
 class Plant(Protocol):
@@ -84,6 +87,20 @@ class Mesh:
 
     def received_bytes(self) -> int:
         return self.bytes_down + sum(c.received_bytes for ls in self._links.values() for c in ls)
+
+    def traffic(self) -> Traffic:
+        """Counters of the open links, for measuring rates."""
+        links = [link for links in self._links.values() for link in links]
+        waiting = sum(link.waiting_bytes for link in links)
+        return Traffic(
+            left=sum(link.sent_bytes for link in links) - waiting,
+            waiting=waiting,
+            arrived=sum(link.received_bytes for link in links),
+        )
+
+    def heard(self, node: str) -> int:
+        """Bytes that have arrived on the open links of a node."""
+        return sum(link.received_bytes for link in self._links.get(node, ()))
 
     # ---- links -----------------------------------------------------------------------------
 
@@ -183,22 +200,37 @@ class Mesh:
     # ---- bulk ------------------------------------------------------------------------------
 
     async def send_bulk(
-        self, node: str, header: BulkHeader, payload: bytes, deadline_s: float
+        self, node: str, header: BulkHeader, payload: bytes, stall_s: float
     ) -> None:
-        """A frame of a round. Raises LinkDown."""
-        link = await self.reach(node, deadline_s)
+        """A frame of a round. Raises LinkDown when there is no link, or when the node took no
+        byte, of this frame or of those before it, for `stall_s`."""
+        link = await self.reach(node, stall_s)
         self._sending += 1
         self._silent.clear()
         try:
-            async with asyncio.timeout(deadline_s):
-                await link.send_bulk(header, payload)
-        except TimeoutError:
-            link.close("stalled")
-            raise LinkDown(f"{node[:8]} took no bytes for {deadline_s:g} s") from None
+            await self._send_all(link, node, header, payload, stall_s)
         finally:
             self._sending -= 1
             if not self._sending:
                 self._silent.set()
+
+    async def _send_all(
+        self, link: Connection, node: str, header: BulkHeader, payload: bytes, stall_s: float
+    ) -> None:
+        sending = asyncio.ensure_future(link.send_bulk(header, payload))
+        try:
+            taken, quiet_looks = -1, 0
+            while not sending.done():
+                if quiet_looks > LOOKS:
+                    link.close("stalled")
+                    raise LinkDown(f"{node[:8]} took no bytes for {stall_s:g} s")
+                await asyncio.wait({sending}, timeout=stall_s / LOOKS)
+                before, taken = taken, link.sent_bytes - link.waiting_bytes
+                quiet_looks = quiet_looks + 1 if taken == before else 0
+            sending.result()
+        finally:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
 
     async def quiet(self) -> None:
         """Returns when no frame of a round waits for a link: blobs go after those."""

@@ -59,6 +59,7 @@ class NumpyTrainer:
         self._centre = _normal(spec.seed, 1, shared.n)
         self._noise = _normal(spec.seed, 2, shared.n + NOISE_PERIOD) * np.float32(NOISE)
         self._stopping = False
+        self._resets = 0
         self._dead = ""
         self._idle_since_s = 0.0
 
@@ -117,6 +118,7 @@ class NumpyTrainer:
     async def reset(self) -> None:
         self._check_alive()
         self._stopping = True
+        self._resets += 1
         for fragment in range(len(self.shared.fragments)):
             self._merge(fragment, 0.0, await self._anchor(fragment), 1.0)
 
@@ -132,10 +134,13 @@ class NumpyTrainer:
 
     async def _train(self, lease: Lease) -> list[float]:
         losses: list[float] = []
+        resets = self._resets
         for batch in batches(lease, self._spec.inner.batch_rows):
+            if self._stopping:
+                break
             await asyncio.sleep(self.step_s)
             self._check_alive()
-            if self._stopping:
+            if resets != self._resets:
                 break
             factor = self._rate.factor(lease, len(losses), lease.steps, self._own_steps)
             losses.append(self._step(batch, factor))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from farflung.averaging.rates import RateMeter
 from farflung.errors import FarflungError
 from farflung.inner.channel import Landing, Lease, Trained
 from farflung.inner.seam import SharedState
@@ -59,8 +60,12 @@ class TrainerPort(Protocol):
         """End the trainer, politely first. Idempotent."""
 
 
-def beat_of(trainer: TrainerPort | None, phase: str) -> Beat:
+def beat_of(trainer: TrainerPort | None, phase: str, rates: RateMeter | None) -> Beat:
     """The beat of a node; an empty `phase` means the trainer's own."""
-    if trainer is None:
-        return Beat(steps=0, steps_per_s=0.0, phase=phase)
-    return Beat(steps=trainer.steps, steps_per_s=trainer.steps_per_s, phase=phase or trainer.phase)
+    return Beat(
+        steps=0 if trainer is None else trainer.steps,
+        steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
+        phase=phase or ("" if trainer is None else trainer.phase),
+        up_bytes_per_s=0.0 if rates is None else rates.up,
+        down_bytes_per_s=0.0 if rates is None else rates.down,
+    )

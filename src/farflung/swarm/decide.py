@@ -23,7 +23,7 @@ from farflung.network.messages import (
     Synced,
     Vote,
 )
-from farflung.swarm import membership, planning, resolve, trial
+from farflung.swarm import blame, membership, planning, resolve, trial
 from farflung.swarm.state import (
     Action,
     Admitted,
@@ -84,10 +84,11 @@ def _carry(step: Step, number: int) -> None:
             return
         reason = planning.may_start(step, round_)
         if reason:
+            planning.set_pace(step, round_)
             _attempt(step, number, reason)
         return
     if round_.trial is not None:
-        failure = trial.judge(step, round_)
+        failure = blame.judge(step, round_)
         if failure:
             _attempt(step, number, failure)
 
@@ -138,7 +139,7 @@ def _give_up(step: Step, round_: Round, reason: str) -> None:
 
 
 def _on_accuse(step: Step, node: str, message: Accuse) -> None:
-    trial.take_accusation(step, node, message)
+    blame.take_accusation(step, node, message)
 
 
 def _on_result(step: Step, node: str, message: Result) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from farflung.averaging.plan import Edge
@@ -125,8 +126,15 @@ def beat(step: Step, sender: str, message: Beat) -> None:
             step_s=step.now_s if moved else node.step_s,
             steps_per_s=message.steps_per_s or node.steps_per_s,
             phase=message.phase,
+            up_bytes_per_s=_rate(message.up_bytes_per_s),
+            down_bytes_per_s=_rate(message.down_bytes_per_s),
         )
     )
+
+
+def _rate(value: float) -> float:
+    """A node's claim; what is no rate counts as unknown."""
+    return value if math.isfinite(value) and value > 0 else 0.0
 
 
 def leave(step: Step, sender: str, message: Leave) -> None:

@@ -13,8 +13,17 @@ from farflung.swarm.membership import present
 from farflung.swarm.records import Grant, Lease, Ranges
 from farflung.swarm.state import Link, Node, Phase, Round, State, Step
 
-SAME_SPEED = 0.8
+SAME_SPEED = 0.9
 """A peer at or above this share of the fastest gets the full budget: measured speeds wobble."""
+COURTESY = 0.02
+"""How much longer a round may take, as a share, for peers that were given less than the budget."""
+LEAST_COURTESY_S = 0.1
+"""A courtesy below the coordinator's tick would cost a whole tick: there is none then."""
+MISSES = 3
+"""A slower peer that came too late this often in a row gets a plan without steps."""
+PACE_FLOOR = 0.5
+PACE_DOWN, PACE_UP = 0.95, 0.005
+"""A slower peer that came too late gets less work the next time, and slowly more again."""
 
 
 def open_rounds(step: Step) -> None:
@@ -69,6 +78,7 @@ def _open_round(step: Step) -> None:
         deadline_s=step.now_s + _round_deadline_s(step, trainers),
         planned={node.node: node.generation for node in trainers},
         budgets=budgets,
+        paced=frozenset(n.node for n in trainers if _speed(n, trainers) < SAME_SPEED),
     )
     step.set_round(round_)
     step.state = replace(step.state, next_round=number + 1)
@@ -81,13 +91,20 @@ def _open_round(step: Step) -> None:
 
 def _budget(step: Step, node: Node, trainers: list[Node]) -> int:
     """h_m(r) = floor(C_m(r+1)) - floor(C_m(r)), so that all finish together (TRAINING 1)."""
-    fastest = max((n.steps_per_s for n in trainers), default=0.0)
-    ratio = node.steps_per_s / fastest if fastest > 0 and node.steps_per_s > 0 else 1.0
-    share = 1.0 if ratio >= SAME_SPEED else ratio
+    ratio = _speed(node, trainers)
+    if ratio < SAME_SPEED and node.missed >= MISSES:
+        return 0  # it is ready at once, and what it has trained is contributed
+    share = 1.0 if ratio >= SAME_SPEED else ratio * node.pace
     current = step.state.nodes[node.node]
     after = current.budget + step.spec.steps_per_round * share
     step.set_node(replace(current, budget=after))
     return math.floor(after) - math.floor(current.budget)
+
+
+def _speed(node: Node, trainers: list[Node]) -> float:
+    """Share of the fastest peer's speed; 1 while either is unknown."""
+    fastest = max((n.steps_per_s for n in trainers), default=0.0)
+    return node.steps_per_s / fastest if fastest > 0 and node.steps_per_s > 0 else 1.0
 
 
 def _grant(step: Step, node: Node, rows: int) -> Grant:
@@ -217,13 +234,54 @@ def may_start(step: Step, round_: Round) -> str:
     if not awaited or not here:
         return ""
     if len(here) >= math.ceil(step.spec.swarm.quorum_fraction * len(awaited)):
-        if not round_.quorum_s:
-            step.set_round(replace(round_, quorum_s=step.now_s))
-        elif step.now_s - round_.quorum_s >= step.spec.swarm.grace_s:
-            return f"{len(here)} of {len(awaited)} ready after the grace window"
+        reason = _patience_over(step, round_, awaited)
+        if reason:
+            return f"{len(here)} of {len(awaited)} ready {reason}"
     if step.now_s >= state.rounds[round_.number].deadline_s:
         return f"{len(here)} of {len(awaited)} ready at the deadline"
     return ""
+
+
+def _patience_over(step: Step, round_: Round, awaited: list[str]) -> str:
+    """With a quorum: why nobody is waited for any longer; empty: wait. Notes when it was reached.
+
+    Peers at full speed get the grace window. Those that were planned with less work are waited
+    for only so long that the round is hardly longer for it: what they train counts next time.
+    """
+    now, rules = step.now_s, step.spec.swarm
+    full = [n for n in awaited if n not in round_.paced]
+    if full and all(n in round_.ready for n in full):
+        full_s = round_.full_s or now
+        courtesy_s = min(rules.grace_s, COURTESY * (full_s - round_.opened_s))
+        if now - full_s >= courtesy_s or courtesy_s < LEAST_COURTESY_S:
+            return "after all at full speed"
+    else:
+        full_s = 0.0
+    if round_.quorum_s and now - round_.quorum_s >= rules.grace_s:
+        return "after the grace window"
+    quorum_s = round_.quorum_s or now
+    if (quorum_s, full_s) != (round_.quorum_s, round_.full_s):
+        step.set_round(replace(round_, quorum_s=quorum_s, full_s=full_s))
+    return ""
+
+
+def set_pace(step: Step, round_: Round) -> None:
+    """The first attempt starts: slower peers that are in time may do more, late ones less.
+
+    Without it a peer that is always late by a little would idle every second round.
+    """
+    batch = step.spec.inner.batch_rows
+    for name in sorted(round_.paced):
+        node = step.state.nodes[name]
+        if node.generation != round_.planned[name]:
+            continue
+        if name in round_.ready:
+            step.set_node(replace(node, missed=0, pace=min(1.0, node.pace + PACE_UP)))
+            continue
+        pace = node.pace
+        if round_.budgets[name] > batch:  # a single step cannot be made shorter
+            pace = max(PACE_FLOOR, pace * PACE_DOWN)
+        step.set_node(replace(node, missed=node.missed + 1, pace=pace))
 
 
 def _awaited(step: Step, name: str, generation: int) -> bool:

@@ -54,6 +54,13 @@ class Node:
     phase: str = "waiting"
     budget: float = 0.0
     """C_m: cumulative fractional budget of inner steps in this generation."""
+    up_bytes_per_s: float = 0.0
+    """Measured by the node; 0: unknown."""
+    down_bytes_per_s: float = 0.0
+    pace: float = 1.0
+    """Share of the budget of its speed that a slower peer gets, so that it is ready in time."""
+    missed: int = 0
+    """Rounds in a row for which a slower peer was not ready in time."""
     unknown_until_s: float = 0.0
     """After a restart: keep the generation until then."""
 
@@ -118,6 +125,10 @@ class Round:
     ready: Mapping[str, Ready] = field(default_factory=dict)
     quorum_s: float = 0.0
     """When the quorum was reached; 0: not yet."""
+    paced: frozenset[str] = frozenset()
+    """Nodes whose budget is smaller because they are slower."""
+    full_s: float = 0.0
+    """When all the others were ready; 0: not yet."""
     trial: Trial | None = None
     attempts: int = 0
     excluded: frozenset[str] = frozenset()

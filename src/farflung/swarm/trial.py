@@ -8,9 +8,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from farflung.averaging.plan import Reach, choose_owners, chunk_count, cut_slices, edge, shares
+from farflung.averaging.plan import (
+    Reach,
+    choose_owners,
+    chunk_count,
+    cut_slices,
+    shares,
+)
 from farflung.errors import ProtocolError
-from farflung.events import AttemptFailed, AttemptStarted, ContributionRejected
+from farflung.events import AttemptStarted, ContributionRejected
 from farflung.ids import Hash
 from farflung.network.messages import (
     Accuse,
@@ -24,15 +30,12 @@ from farflung.network.messages import (
     Vote,
 )
 from farflung.swarm import ranges
+from farflung.swarm.deadlines import attempt_s
 from farflung.swarm.membership import present
 from farflung.swarm.records import Rejected, Return
 from farflung.swarm.state import Phase, Round, State, Step, Trial
 
 MAX_ATTEMPTS = 3
-SETTLE_S = 0.3
-"""Accusations of one attempt are gathered this long and judged together."""
-ASSUMED_RATE = 1e6
-"""Bytes/s used for a deadline before anything was measured."""
 NO_CLIP = int(np.float32(1.0).view(np.uint32))
 
 
@@ -61,6 +64,8 @@ def begin(step: Step, round_: Round, reason: str) -> str:
     keepers = [m.node for m in members if not m.trains]
     usable = [m.node for m in members if m.node not in round_.excluded]
     owners = choose_owners(able, keepers, usable, reach)
+    if not owners:
+        able, owners = _without_cut_off(able, keepers, usable, reach)
     if not owners and step.state.dead_edges:  # better a second try over a bad link than none
         step.state = replace(step.state, dead_edges=frozenset())
         owners = choose_owners(able, keepers, usable, replace(reach, dead=frozenset()))
@@ -68,6 +73,24 @@ def begin(step: Step, round_: Round, reason: str) -> str:
         return "no node can be reached by every contributor; start the host with a keeper"
     _send_attempt(step, round_, able, owners, reason)
     return ""
+
+
+def _without_cut_off(
+    able: list[str], keepers: list[str], usable: list[str], reach: Reach
+) -> tuple[list[str], tuple[str, ...]]:
+    """Leave out those who lost several links until some node reaches all the others.
+
+    A node with a single dead link is never left out: the other end is as good a suspect.
+    """
+    left, owners = list(able), tuple[str, ...]()
+    while not owners:
+        cut = {n: sum(n in dead for dead in reach.dead) for n in left}
+        worst = max(left, key=lambda n: (cut[n], n))
+        if cut[worst] < 2 or len(left) == 1:
+            return able, ()
+        left.remove(worst)
+        owners = choose_owners(left, keepers, [n for n in usable if n != worst], reach)
+    return left, owners
 
 
 def _can_contribute(state: State, round_: Round, node: str) -> bool:
@@ -86,7 +109,10 @@ def _send_attempt(
     elements = step.state.fragment_elements[round_.fragment]
     chunks = chunk_count(elements, step.spec.outer.chunk_elements)
     number = round_.attempts + 1
-    duration_s = step.spec.swarm.attempt_s + elements / ASSUMED_RATE
+    members = step.state.active_members()
+    rates = {m.node: m.up_bytes_per_s for m in members if m.up_bytes_per_s > 0}
+    share = shares(owners, rates, len(members))
+    duration_s = attempt_s(step.state, round_, share, able)
     message = Attempt(
         term=step.state.term,
         round=round_.number,
@@ -100,10 +126,8 @@ def _send_attempt(
             )
             for n in able
         ),
-        slices=cut_slices(chunks, shares(owners, {}, len(able))),
-        members=tuple(
-            Member(node=m.node, endpoints=m.endpoints) for m in step.state.active_members()
-        ),
+        slices=cut_slices(chunks, share),
+        members=tuple(Member(node=m.node, endpoints=m.endpoints) for m in members),
         deadline_s=duration_s,
     )
     thaw(step, round_.number)
@@ -257,24 +281,6 @@ def take_vote(step: Step, sender: str, message: Vote) -> Round | None:
     return round_
 
 
-def take_accusation(step: Step, sender: str, message: Accuse) -> None:
-    round_ = current(step, message)
-    if round_ is None or round_.trial is None:
-        return
-    members = {m.node for m in round_.trial.message.members}
-    if sender not in members:
-        return
-    if not members >= set(message.nodes):
-        raise ProtocolError("an accusation names a node that is not in the attempt")
-    new = tuple((sender, accused, message.kind) for accused in message.nodes)
-    trial = replace(
-        round_.trial,
-        accusations=round_.trial.accusations + new,
-        settle_s=round_.trial.settle_s or step.now_s + SETTLE_S,
-    )
-    step.set_round(replace(round_, trial=trial))
-
-
 def _check_hashes(*hashes: bytes) -> None:
     if any(len(h) != 32 for h in hashes):
         raise ProtocolError("a hash has 32 bytes")
@@ -284,90 +290,3 @@ def _check_owner(trial: Trial, sender: str, index: int) -> None:
     slices = trial.message.slices
     if not 0 <= index < len(slices) or slices[index].owner != sender:
         raise ProtocolError(f"slice {index} is not owned by the sender")
-
-
-def lost_nodes(state: State, round_: Round) -> set[str]:
-    """Nodes whose absence stops this attempt: owners with work to do, candidates with data."""
-    trial = round_.trial
-    assert trial is not None
-    done = trial.results if trial.verdict else trial.statistics
-    lost = {
-        s.owner
-        for i, s in enumerate(trial.message.slices)
-        if i not in done and not _here(state, s.owner)
-    }
-    if trial.verdict is None:
-        lost |= {n for n in trial.candidates if not _here(state, n)}
-    return lost
-
-
-def _here(state: State, name: str) -> bool:
-    node = state.nodes[name]
-    return node.open and present(state, name, node.generation)
-
-
-def judge(step: Step, round_: Round) -> str:
-    """Why this attempt must be given up now; '' while it may still succeed."""
-    trial = round_.trial
-    assert trial is not None
-    lost = lost_nodes(step.state, round_)
-    if lost and not trial.settle_s:
-        trial = replace(trial, settle_s=step.now_s + SETTLE_S)
-        step.set_round(replace(round_, trial=trial))
-    late = step.now_s >= trial.deadline_s
-    settled = bool(trial.settle_s) and step.now_s >= trial.settle_s
-    if not late and not (settled and (lost or trial.accusations)):
-        return ""
-    guilty = _guilty(step, round_, lost)
-    reason = _describe(step, trial, guilty, late)
-    attempt = trial.message.attempt
-    step.tell(AttemptFailed(round=round_.number, attempt=attempt, reason=reason))
-    step.set_round(
-        replace(
-            step.state.rounds[round_.number],
-            excluded=round_.excluded | frozenset(guilty),
-            trial=None,
-        )
-    )
-    return reason
-
-
-def _guilty(step: Step, round_: Round, lost: set[str]) -> set[str]:
-    """Who must be left out of the next attempt; single dead edges are planned around instead."""
-    trial = round_.trial
-    assert trial is not None
-    guilty = set(lost)
-    accusers: dict[str, set[str]] = {}
-    for accuser, accused, kind in trial.accusations:
-        if not _here(step.state, accuser):
-            continue
-        if kind == "bad-bytes" or not _here(step.state, accused):
-            guilty.add(accused)
-        else:
-            accusers.setdefault(accused, set()).add(accuser)
-    edges = set(step.state.dead_edges)
-    for accused, by in accusers.items():
-        if len(by) >= 2 and len(by) * 2 > len(trial.message.members) - 1:
-            guilty.add(accused)
-        edges |= {edge(accuser, accused) for accuser in by}
-    step.state = replace(step.state, dead_edges=frozenset(edges))
-    if not trial.accusations and not lost:
-        guilty |= _idle_owners(trial)
-    if guilty >= set(trial.candidates) - lost:
-        return set(lost)  # everybody blames everybody: leave out only those who are gone
-    return guilty
-
-
-def _idle_owners(trial: Trial) -> set[str]:
-    """Owners that have not delivered by the deadline although nobody accused anybody."""
-    done = trial.results if trial.verdict else trial.statistics
-    return {s.owner for i, s in enumerate(trial.message.slices) if i not in done}
-
-
-def _describe(step: Step, trial: Trial, guilty: set[str], late: bool) -> str:
-    if guilty:
-        return "without " + ", ".join(sorted(step.name(n) for n in guilty))
-    if trial.accusations:
-        pairs = sorted({(step.name(a), step.name(b)) for a, b, _ in trial.accusations})
-        return "dead links: " + ", ".join(f"{a}-{b}" for a, b in pairs)
-    return "deadline passed" if late else "contributors lost"

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farflung.averaging.plan import Reach, choose_owners, chunk_count, cut_slices, edge, shares
+from farflung.averaging.plan import (
+    Reach,
+    choose_owners,
+    chunk_count,
+    cut_slices,
+    edge,
+    exchange_s,
+    shares,
+)
 
 ALL = frozenset("abck")
 quick = settings(max_examples=50, deadline=None)
@@ -54,10 +62,25 @@ def test_owners_that_reach_every_member_are_preferred() -> None:
     assert choose_owners("abc", "k", "abck", nobody_reaches_k) == ("a", "b", "c")
 
 
-def test_shares_are_equal_until_every_rate_is_known() -> None:
-    assert shares("ab", {}, 2) == {"a": 0.5, "b": 0.5}
-    assert shares("abcd", {"a": 9.0}, 4) == dict.fromkeys("abcd", 0.25)
+def test_shares_are_equal_until_a_rate_is_known() -> None:
+    assert shares("abcd", {}, 4) == dict.fromkeys("abcd", 0.25)
     assert shares("ab", {"a": 9.0, "b": 1.0}, 2) == {"a": 0.5, "b": 0.5}
+
+
+def test_an_owner_whose_transfers_are_too_short_to_measure_counts_as_fast() -> None:
+    share = shares("abcd", {"a": 9.0}, 5)
+    assert share["a"] < 0.1
+    assert share["b"] == share["c"] == share["d"] > 0.3
+
+
+def test_the_slowest_member_sets_the_time_of_an_exchange() -> None:
+    """a owns all of 100 bytes and sends them to b and k; b contributes 100."""
+    rates = {"a": (10.0, 50.0), "b": (5.0, 20.0), "k": (1.0, 2.0)}
+    assert exchange_s(100, {"a": 1.0}, "ab", "ab", rates) == 20.0  # b sends 100 at 5
+    assert exchange_s(100, {"a": 1.0}, "ab", "abk", rates) == 50.0  # k receives 100 at 2
+    fast_k = rates | {"k": (1.0, 1e3)}
+    assert exchange_s(100, {"a": 1.0}, "ab", "abk", fast_k) == 20.0  # a sends 200 at 10
+    assert exchange_s(100, {"a": 0.5, "b": 0.5}, "ab", "ab", rates) == 20.0
 
 
 def seconds(share: float, rate: float, candidates: int) -> float:

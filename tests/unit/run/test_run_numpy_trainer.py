@@ -112,8 +112,8 @@ def test_stop_early_trains_a_prefix() -> None:
         await port.start()
         asyncio.get_running_loop().call_later(2.5, port.stop_early)
         report = await port.train(lease(0))
-        assert (report.steps, report.rows) == (2, 8)
-        assert (await port.train(lease(0, first=8))).steps == 5
+        assert (report.steps, report.rows) == (3, 12)  # the step that had begun is finished
+        assert (await port.train(lease(0, first=12))).steps == 5
         assert port.steps_per_s == 1.0
 
     run_virtual(main())
