@@ -221,8 +221,9 @@ class Net:
                 if isinstance(item, OSError):
                     raise item
                 if not item:
-                    if writer.can_write_eof():
-                        writer.write_eof()
+                    with contextlib.suppress(OSError, RuntimeError):  # the other end went first
+                        if writer.can_write_eof():
+                            writer.write_eof()
                     return
                 await self._write(pair, item, writer)
         finally:
