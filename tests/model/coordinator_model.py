@@ -1,6 +1,6 @@
 """The coordinator of the model: what it may decide, without time, bytes and arithmetic.
 
-The search (`rounds_model.py`) and the comparison with `farflung.swarm.decide` (`model_lockstep.py`) use
+The search (`rounds_model.py`) and the comparison with `decide` (`model_lockstep.py`) use
 the same steps. Every step refuses with `NotAllowed` what the rules forbid. Deciding *when* is the
 caller's: timers are somebody's free choice here.
 """
@@ -29,6 +29,8 @@ class Rules:
     """Commits that the run wants."""
     attempts: int = MAX_ATTEMPTS
     votes: int = 2
+    living_votes: bool = True
+    """Votes of members that are gone do not count."""
     one_per_fragment: bool = True
     """At most one unresolved round per fragment."""
     abandon_keeps_leases: bool = True
@@ -302,16 +304,20 @@ def vote(c: Coordinator, number: int, name: str, root: object, value: object) ->
 
 
 def agreed(rules: Rules, c: Coordinator, number: int) -> dict[object, Nodes]:
-    """Fragment hash -> its voters, of the hashes with enough equal votes; empty before that."""
+    """Fragment hash -> its voters, of the hashes with enough equal votes; empty before that.
+
+    Counted are voters that are still here: the others may have taken the bytes along.
+    """
     trial = c.round(number).trial
     if trial is None or not trial.included or len(trial.results) < len(trial.owners):
         return {}
     root = rules.root(tuple(value for _, value in trial.results))
-    live = len(trial.members & frozenset(c.active()))
-    needed = min(rules.votes, max(1, live))
+    live = trial.members & frozenset(c.active())
+    needed = min(rules.votes, max(1, len(live)))
     votes = [(n, value) for n, (r, value) in trial.votes if r == root]
     voters = {value: frozenset(n for n, v in votes if v == value) for _, value in votes}
-    return {value: who for value, who in voters.items() if len(who) >= needed}
+    counted = live if rules.living_votes else trial.members
+    return {value: who for value, who in voters.items() if len(who & counted) >= needed}
 
 
 # ---- the two ends of a round ---------------------------------------------------------------

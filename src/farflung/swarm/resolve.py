@@ -41,7 +41,11 @@ def fp32_bits(value: float) -> int:
 
 
 def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
-    """The equal votes, when enough durable holders agree on bytes and fragment."""
+    """The equal votes, when enough durable holders agree on bytes and fragment.
+
+    Only members that are still here are counted: whoever voted and is gone may have taken the only
+    copy of the bytes along.
+    """
     if trial.verdict is None or len(trial.results) < len(trial.message.slices):
         return None
     bytes_root = merkle_root([trial.results[i] for i in range(len(trial.results))])
@@ -52,9 +56,10 @@ def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
             by_hash.setdefault(vote.fragment_hash, []).append(vote)
     if not by_hash:
         return None
-    best = max(by_hash, key=lambda h: (len(by_hash[h]), h))
-    eligible = len({m.node for m in trial.message.members} & _live(state))
-    if len(by_hash[best]) < min(2, max(1, eligible)):
+    eligible = {m.node for m in trial.message.members} & _live(state)
+    present = {h: sum(v.node in eligible for v in votes) for h, votes in by_hash.items()}
+    best = max(by_hash, key=lambda h: (present[h], len(by_hash[h]), h))
+    if present[best] < min(2, max(1, len(eligible))):
         return None
     return tuple(by_hash[best])
 

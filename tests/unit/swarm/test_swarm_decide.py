@@ -289,6 +289,25 @@ def test_a_round_needs_two_equal_votes_when_two_can_vote() -> None:
     assert commit.fragment_hash == vote_for(attempt).fragment_hash
 
 
+def test_the_vote_of_a_member_that_is_gone_does_not_commit_a_round() -> None:
+    """Its machine may be gone with the only whole copy of the result."""
+    driver = started(2, keeper=False)
+    for peer in trainers_of(driver):
+        driver.train(peer)
+    attempt = attempt_of(driver)
+    report(driver, attempt, {})
+    first, second = trainers_of(driver)
+    for message in outcome(first.node, attempt):
+        driver.say(first, message)
+    *results, vote = outcome(second.node, attempt)
+    for message in results:
+        driver.say(second, message)
+    driver.say(first, Leave(reason="machine lost"))
+    assert not commits(driver)
+    driver.say(second, vote)
+    assert len(commits(driver)[0].votes) == 2
+
+
 def test_votes_alone_do_not_commit_without_every_slices_result() -> None:
     driver, attempt, _ = in_reduce(2)
     for peer in driver.peers.values():
