@@ -362,6 +362,13 @@ def abandon(rules: Rules, c: Coordinator) -> tuple[Coordinator, Returned]:
     return c._replace(book=book, rounds=drop(c.rounds, number)), returned
 
 
+def hopeless(c: Coordinator, number: int) -> bool:
+    """Nobody who was given this plan is left."""
+    round_ = c.round(number)
+    stays = {(name, n.generation) for name, n in c.nodes if n.open}
+    return round_.attempts == 0 and round_.trial is None and not round_.planned & stays
+
+
 def restart(c: Coordinator) -> tuple[Coordinator, Returned]:
     """A new incarnation: what is not journalled is forgotten; orphaned leases return."""
     book = c.book._replace(claims=(), frozen=(), closing=frozenset())

@@ -144,13 +144,12 @@ ROUNDS = [
     _rounds(
         "one abandon, two attempts", 14690, rules=replace(_ONE, attempts=2), abandons=1, deep=True
     ),
-    _rounds("window 2, three rounds", rules=replace(_TWO, rounds=3), deep=True),
-    _rounds("3 peers, one crash", rules=_FIRST, peers=3, crashes=1, deep=True),
-    _rounds("false death and abandon", rules=_ONE, deaths=1, abandons=1, deep=True),
-    _rounds("crash and false death", rules=_FIRST, crashes=1, deaths=1, deep=True),
-    _rounds("window 2, one false death", rules=_TWO, deaths=1, deep=True),
-    _rounds("window 2, one crash", rules=_TWO, crashes=1, deep=True),
-    _rounds("3 peers, two crashes", rules=_FIRST, peers=3, crashes=2, deep=True),
+    _rounds("window 2, three rounds", 22170, rules=replace(_TWO, rounds=3), deep=True),
+    _rounds("3 peers, one crash", 34343, rules=_FIRST, peers=3, crashes=1, deep=True),
+    _rounds("false death and abandon", 74560, rules=_ONE, deaths=1, abandons=1, deep=True),
+    _rounds("crash and false death", 24337, rules=_FIRST, crashes=1, deaths=1, deep=True),
+    _rounds("window 2, one false death", 41035, rules=_TWO, deaths=1, deep=True),
+    _rounds("window 2, one crash", 115135, rules=_TWO, crashes=1, deep=True),
 ]
 
 ROUNDS_MUTANTS = [

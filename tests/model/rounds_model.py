@@ -272,10 +272,11 @@ class RoundsModel:
             fence = (c.term, trial.attempt)
             record = Commit(number, fence, trial.candidates, credited, content, value)
             yield f"COMMIT {number}", self._log(s, c, record)
-        if s.abandons < self.abandons:
+        forced = model.hopeless(s.c, number)
+        if forced or s.abandons < self.abandons:
             c, _ = model.abandon(self.rules, s.c)
             after = self._log(s, c, Abandon(number), durable=self.abandons_logged)
-            yield f"ABANDON {number}", after._replace(abandons=s.abandons + 1)
+            yield f"ABANDON {number}", after._replace(abandons=s.abandons + (not forced))
 
     def _stay(self, s: State, name: str, node: model.Node) -> Iterator[tuple[str, State]]:
         """Stays end by silence, rightly or not; a process in step opens a new one."""
