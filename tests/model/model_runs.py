@@ -174,7 +174,6 @@ ROUNDS_MUTANTS = [
         rules=replace(_ONE, abandon_keeps_leases=False),
         abandons=1,
         deaths=1,
-        deep=True,
     ),
     _rounds(
         "a lease returns at death, attempt open",
