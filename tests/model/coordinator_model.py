@@ -1,8 +1,7 @@
 """The coordinator of the model: what it may decide, without time, bytes and arithmetic.
 
-The search (`rounds_model.py`) and the comparison with `farflung.swarm.decide`
-(`model_lockstep.py`) use the same steps. Every step refuses with `NotAllowed` what the rules
-forbid. Deciding *when* is the
+The search (`rounds_model.py`) and the comparison with `decide` (`model_lockstep.py`) use
+the same steps. Every step refuses with `NotAllowed` what the rules forbid. Deciding *when* is the
 caller's: timers are somebody's free choice here.
 """
 
@@ -30,6 +29,8 @@ class Rules:
     """Commits that the run wants."""
     attempts: int = MAX_ATTEMPTS
     votes: int = 2
+    living_votes: bool = True
+    """Votes of members that are gone do not count."""
     one_per_fragment: bool = True
     """At most one unresolved round per fragment."""
     abandon_keeps_leases: bool = True
@@ -303,16 +304,22 @@ def vote(c: Coordinator, number: int, name: str, root: object, value: object) ->
 
 
 def agreed(rules: Rules, c: Coordinator, number: int) -> dict[object, Nodes]:
-    """Fragment hash -> its voters, of the hashes with enough equal votes; empty before that."""
+    """Fragment hash -> its voters, of the hashes with enough equal votes; empty before that.
+
+    Counted are voters that are still here: the others may have taken the bytes along. Needed are
+    two while two members stay, linked or not: who lost its link a moment ago may come back.
+    """
     trial = c.round(number).trial
     if trial is None or not trial.included or len(trial.results) < len(trial.owners):
         return {}
     root = rules.root(tuple(value for _, value in trial.results))
-    live = len(trial.members & frozenset(c.active()))
-    needed = min(rules.votes, max(1, live))
+    live = trial.members & frozenset(c.active())
+    stay = [name for name, n in c.nodes if n.open and name in trial.members]
+    needed = min(rules.votes, max(1, len(stay)))
     votes = [(n, value) for n, (r, value) in trial.votes if r == root]
     voters = {value: frozenset(n for n, v in votes if v == value) for _, value in votes}
-    return {value: who for value, who in voters.items() if len(who) >= needed}
+    counted = live if rules.living_votes else trial.members
+    return {value: who for value, who in voters.items() if len(who & counted) >= needed}
 
 
 # ---- the two ends of a round ---------------------------------------------------------------
@@ -355,6 +362,13 @@ def abandon(rules: Rules, c: Coordinator) -> tuple[Coordinator, Returned]:
         for stay in c.round(number).planned:
             book, _ = book_model._release(book, stay)
     return c._replace(book=book, rounds=drop(c.rounds, number)), returned
+
+
+def hopeless(c: Coordinator, number: int) -> bool:
+    """Nobody who was given this plan is left."""
+    round_ = c.round(number)
+    stays = {(name, n.generation) for name, n in c.nodes if n.open}
+    return round_.attempts == 0 and round_.trial is None and not round_.planned & stays
 
 
 def restart(c: Coordinator) -> tuple[Coordinator, Returned]:

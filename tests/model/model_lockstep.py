@@ -15,7 +15,7 @@ import coordinator_model as model
 import model_mapping as mapping
 from book_model import NotAllowed, Rows, Stay
 from coordinator_model import Coordinator, Rules
-from model_timers import Timers, hopeless
+from model_timers import Timers
 from swarm_driver import ELEMENTS, Driver, Peer, orphans
 from swarm_samples import genesis
 
@@ -179,7 +179,7 @@ class Lockstep(Driver):
         able = model.able(self.rules, c, number)
         if round_.attempts == 0:
             due = self.timers.may_start(c, number, now)
-            if oldest and (hopeless(c, number) or (due and not able)):
+            if oldest and (model.hopeless(c, number) or (due and not able)):
                 return [f"abandon {number}"]
             return [f"attempt {number}"] if due and able else []
         return [f"attempt or abandon {number}"] if oldest else []
@@ -445,7 +445,9 @@ class _Follow:
         due = round_.attempts > 0 or self.timers.may_start(self.c, number, self.now)
         tried = round_.trial is None and round_.attempts >= self.rules.attempts
         # Who was found guilty in this very call is not known: the round is gone.
-        if not (hopeless(self.c, number) or tried or (nobody and due) or number in self.failed):
+        if not (
+            model.hopeless(self.c, number) or tried or (nobody and due) or number in self.failed
+        ):
             raise Differs(f"ABANDON {number} ({record.reason}) with {round_}")
         self.c, returned = model.abandon(self.rules, self.c)
         self.returned += returned

@@ -152,10 +152,3 @@ def lost(c: Coordinator, trial: model.Trial) -> set[str]:
     if not trial.included:
         needed |= {name for name, _ in trial.candidates}
     return needed - set(c.active())
-
-
-def hopeless(c: Coordinator, number: int) -> bool:
-    """Nobody who was given this plan is left."""
-    round_ = c.round(number)
-    stays = {(name, n.generation) for name, n in c.nodes if n.open}
-    return round_.attempts == 0 and round_.trial is None and not round_.planned & stays

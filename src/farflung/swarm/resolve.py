@@ -41,7 +41,11 @@ def fp32_bits(value: float) -> int:
 
 
 def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
-    """The equal votes, when enough durable holders agree on bytes and fragment."""
+    """The equal votes, when enough durable holders agree on bytes and fragment.
+
+    Only members that are still here are counted: whoever voted and is gone may have taken the only
+    copy of the bytes along.
+    """
     if trial.verdict is None or len(trial.results) < len(trial.message.slices):
         return None
     bytes_root = merkle_root([trial.results[i] for i in range(len(trial.results))])
@@ -52,19 +56,20 @@ def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
             by_hash.setdefault(vote.fragment_hash, []).append(vote)
     if not by_hash:
         return None
-    best = max(by_hash, key=lambda h: (len(by_hash[h]), h))
-    if len(by_hash[best]) < _holders_needed(state, trial):
+    live = _live(state)
+    present = {h: sum(v.node in live for v in votes) for h, votes in by_hash.items()}
+    best = max(by_hash, key=lambda h: (present[h], len(by_hash[h]), h))
+    if present[best] < _holders_needed(state, trial):
         return None
-    if not {v.node for v in by_hash[best]} & _live(state):
-        return None  # the only copies may have died with their holders
     return tuple(by_hash[best])
 
 
 def _holders_needed(state: State, trial: Trial) -> int:
-    """h = min(2, eligible holders).
+    """h = min(2, eligible holders). Only votes of connected members count towards it: who voted
+    and is gone may have taken the only copy along.
 
     A member that has just lost its connection is still eligible: if several die at once, what is
-    left at one instant must not lower h for a result whose holder is among the dead.
+    left at one instant must not lower h.
     """
     staying = {n.node for n in state.nodes.values() if n.open}
     return min(2, max(1, len({m.node for m in trial.message.members} & staying)))

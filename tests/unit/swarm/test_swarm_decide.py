@@ -303,6 +303,37 @@ def test_a_vote_of_the_dead_is_not_enough_while_other_members_may_come_back() ->
     assert not commits(driver)
 
 
+def test_one_vote_is_not_enough_while_another_member_lost_its_link_a_moment_ago() -> None:
+    driver, attempt, _ = in_reduce(2)
+    for peer in driver.peers.values():
+        for message in outcome(peer.node, attempt)[:-1]:
+            driver.say(peer, message)
+    voter, other = trainers_of(driver)
+    driver.disconnect(driver.peers["keeper"])
+    driver.disconnect(other)
+    driver.say(voter, vote_for(attempt))
+    assert not commits(driver)
+
+
+def test_the_vote_of_a_member_that_is_gone_does_not_commit_a_round() -> None:
+    """Its machine may be gone with the only whole copy of the result."""
+    driver = started(2, keeper=False)
+    for peer in trainers_of(driver):
+        driver.train(peer)
+    attempt = attempt_of(driver)
+    report(driver, attempt, {})
+    first, second = trainers_of(driver)
+    for message in outcome(first.node, attempt):
+        driver.say(first, message)
+    *results, vote = outcome(second.node, attempt)
+    for message in results:
+        driver.say(second, message)
+    driver.say(first, Leave(reason="machine lost"))
+    assert not commits(driver)
+    driver.say(second, vote)
+    assert len(commits(driver)[0].votes) == 2
+
+
 def test_votes_alone_do_not_commit_without_every_slices_result() -> None:
     driver, attempt, _ = in_reduce(2)
     for peer in driver.peers.values():
