@@ -15,6 +15,7 @@ from farflung.errors import UserError
 from farflung.events import (
     Applied,
     Event,
+    InnerStateLoaded,
     Reconnected,
     Resynced,
     SnapshotFetched,
@@ -41,6 +42,13 @@ def join(
     trainer: Annotated[
         str, typer.Option(help="Own trainer program that calls farflung.attach.")
     ] = "",
+    inner_state: Annotated[
+        str,
+        typer.Option(
+            help="Optimizer of a new peer in mid-run: fresh, or a donor's state. "
+            "(A peer that restarts goes on with its own.)"
+        ),
+    ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -58,6 +66,8 @@ def join(
     from farflung.run.join import JoinOptions, load_membership
     from farflung.swarm.invite import parse_invite
 
+    if inner_state not in ("", "fresh", "donor"):
+        raise UserError(f"--inner-state {inner_state!r} must be fresh or donor")
     if invite:
         folder = role_folder(home_folder(), parse_invite(invite).run_name, "peer")
     elif run_name:
@@ -77,6 +87,7 @@ def join(
         advertise=tuple(advertise or ()),
         outbound_only=outbound_only,
         trainer=tuple(shlex.split(trainer)),
+        inner_state=inner_state or "fresh",
     )
     if known is not None and not invite:
         options = JoinOptions(
@@ -86,6 +97,7 @@ def join(
             advertise=known.advertise,
             outbound_only=known.outbound_only,
             trainer=known.trainer,
+            inner_state=inner_state or known.inner_state,
         )
     with locked(folder):
         aio.run(_take_part(folder, invite or (known.invite if known else ""), options))
@@ -131,6 +143,9 @@ class _Line:
                 self._show(
                     f"state of round {event.next_round} fetched in {event.took_s:.1f} s", True
                 )
+            case InnerStateLoaded():
+                whose = "my own" if event.source == "own" else f"{event.source[:8]}'s"
+                self._show(f"optimizer goes on with {whose} state of round {event.round}", True)
             case Reconnected():
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():

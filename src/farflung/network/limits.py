@@ -40,6 +40,8 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.Fetch: KIB,
     m.Catalogue: KIB,
     m.CatalogueReply: KIB,
+    m.InnerWanted: KIB,
+    m.InnerOffer: KIB,
     m.Contribution: 4 * MIB,
     m.SliceResult: KIB,
     m.Blob: KIB,

@@ -305,6 +305,24 @@ class CatalogueReply(Message, frozen=True, kw_only=True):
     next_round: int
 
 
+class InnerWanted(Message, frozen=True, kw_only=True):
+    """What inner optimizer state do you have? Answered by `InnerOffer`."""
+
+
+class InnerOffer(Message, frozen=True, kw_only=True):
+    """Hash of the manifest of the newest inner optimizer state (run/inner_state.py).
+
+    Empty hash: none here.
+    """
+
+    manifest: bytes
+    manifest_bytes: int
+    round: int
+    """The last round that it was trained for; -1: none."""
+    coming: bool = False
+    """One is being saved: ask again."""
+
+
 class Bulk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """Base of the headers that precede raw bytes."""
 
@@ -367,5 +385,7 @@ Control = (
     | Fetch
     | Catalogue
     | CatalogueReply
+    | InnerWanted
+    | InnerOffer
 )
 BulkHeader = Contribution | SliceResult | Blob

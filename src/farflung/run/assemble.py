@@ -80,6 +80,7 @@ def build_agent(
     coordinators: tuple[str, ...],
     bind: Endpoint | None,
     advertise: tuple[str, ...],
+    inner_state: str = "fresh",
     make_trainer: TrainerFactory | None,
     provision: Provision | None,
 ) -> Agent:
@@ -102,6 +103,7 @@ def build_agent(
         coordinators=coordinators,
         bind=bind,
         advertise=advertise,
+        inner_state=inner_state,
     )
     return Agent(
         config, world, open_replica(files.disk), make_trainer=make_trainer, provision=provision

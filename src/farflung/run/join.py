@@ -40,6 +40,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     trainer: tuple[str, ...]
     certificate_pem: str
     ca_pem: str
+    inner_state: str = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class JoinOptions:
     advertise: tuple[str, ...] = ()
     outbound_only: bool = False
     trainer: tuple[str, ...] = ()
+    inner_state: str = "fresh"
 
 
 def load_membership(folder: Path) -> Membership | None:
@@ -87,6 +89,7 @@ async def obtain_membership(
         trainer=options.trainer,
         certificate_pem=certificate,
         ca_pem=ca_pem,
+        inner_state=options.inner_state,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
@@ -184,6 +187,7 @@ async def prepare(
         coordinators=invite.endpoints,
         bind=None if options.outbound_only else Endpoint(options.bind),
         advertise=options.advertise,
+        inner_state=options.inner_state,
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,
     )

@@ -21,6 +21,8 @@ from farflung.network.messages import (
     CatalogueReply,
     DataHello,
     Fetch,
+    InnerOffer,
+    InnerWanted,
     Member,
 )
 from farflung.run.blobs import BlobExchange
@@ -41,6 +43,10 @@ class Plant(Protocol):
     def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None: ...
 
     def catalogue(self) -> CatalogueReply: ...
+
+    def inner_offer(self) -> InnerOffer: ...
+
+    def on_inner_offer(self, node: str, offer: InnerOffer) -> None: ...
 
 
 class Mesh:
@@ -201,6 +207,10 @@ class Mesh:
                 await link.send(self._plant.catalogue())
             case CatalogueReply():
                 self.blobs.on_catalogue(node, message)
+            case InnerWanted():
+                await link.send(self._plant.inner_offer())
+            case InnerOffer():
+                self._plant.on_inner_offer(node, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} does not belong on a data link")
 

@@ -8,9 +8,10 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import newest
 from farflung.disk import Disk
 from farflung.errors import ProtocolError
-from farflung.network.messages import Attempt, BulkHeader, CatalogueReply
+from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, InnerOffer
 from farflung.run.averager import Averager
 from farflung.run.follower import Follower
+from farflung.run.inner_state import InnerStates
 
 
 class NodePlant:
@@ -21,6 +22,7 @@ class NodePlant:
         self._blobs = blobs
         self._disk = disk
         self.averager: Averager | None = None
+        self.inner: InnerStates | None = None
 
     def expected_bytes(self, header: BulkHeader) -> int:
         if self.averager is None:
@@ -37,7 +39,18 @@ class NodePlant:
 
     def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
         found = self._follower.log.read(name, offset, length)
+        if found is None and self.inner is not None:
+            found = self.inner.read(name, offset, length)
         return found if found is not None else self._blobs.read(name, offset, length)
+
+    def inner_offer(self) -> InnerOffer:
+        if self.inner is None:
+            return InnerOffer(manifest=b"", manifest_bytes=0, round=-1)
+        return self.inner.offer()
+
+    def on_inner_offer(self, node: str, offer: InnerOffer) -> None:
+        if self.inner is not None:
+            self.inner.on_offer(node, offer)
 
     def catalogue(self) -> CatalogueReply:
         pointer = newest(self._disk)

@@ -81,6 +81,8 @@ CONTROL: tuple[m.Control, ...] = (
     m.Fetch(hash=HASH, offset=4_194_304, length=1_048_576),
     m.Catalogue(),
     m.CatalogueReply(manifest=HASH, manifest_bytes=4096, next_round=7),
+    m.InnerWanted(),
+    m.InnerOffer(manifest=HASH, manifest_bytes=512, round=7, coming=True),
 )
 
 BULK: tuple[m.BulkHeader, ...] = (
