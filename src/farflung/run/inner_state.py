@@ -231,7 +231,10 @@ class InnerStates:
         place = self._chunks.get(bytes(name))
         if place is None or offset + length > CHUNK_BYTES:
             return None
-        return self._disk.read_at(place[0], place[1] + offset, length)
+        try:
+            return self._disk.read_at(place[0], place[1] + offset, length)
+        except StorageError:
+            return None  # another donor will do
 
     def offer(self) -> InnerOffer:
         """The newest state; when there is none, or a stale one, a save begins."""
