@@ -134,8 +134,7 @@ class Plan(Message, frozen=True, kw_only=True):
     steps: int
     """Inner-step budget h_m(r); 0 is legal."""
     ranges: tuple[tuple[int, int], ...]
-    """Positions to train for this round, as far as the coordinator knows: what the peer has
-    trained since its last READY is among them and is skipped."""
+    """Positions to train; what was trained since the last READY is among them and is skipped."""
     progress_start: float
     progress_end: float
     """Share of the run's committed tokens, for the learning-rate schedule."""
@@ -150,7 +149,6 @@ class Ready(Message, frozen=True, kw_only=True):
     generation: int
     trained: tuple[tuple[int, int], ...]
     """All positions that I trained and that are not credited yet: a prefix of my leases.
-
     Cumulative, so that saying it again after a coordinator's restart changes nothing."""
     base_round: int
     """The round in which this fragment last landed or was rebased here; -1 at genesis."""
@@ -295,10 +293,7 @@ class Catalogue(Message, frozen=True, kw_only=True):
 
 
 class CatalogueReply(Message, frozen=True, kw_only=True):
-    """Hash of the newest snapshot manifest, and the round from which this donor's log starts.
-
-    Empty hash: no snapshot here.
-    """
+    """Newest snapshot manifest (empty hash: none), and the round from which the log goes on."""
 
     manifest: bytes
     manifest_bytes: int
@@ -310,17 +305,11 @@ class InnerWanted(Message, frozen=True, kw_only=True):
 
 
 class InnerOffer(Message, frozen=True, kw_only=True):
-    """Hash of the manifest of the newest inner optimizer state (run/inner_state.py).
-
-    Empty hash: none here.
-    """
+    """Hash and length of the newest one's manifest; empty: none here. `coming`: ask again."""
 
     manifest: bytes
     manifest_bytes: int
-    round: int
-    """The last round that it was trained for; -1: none."""
     coming: bool = False
-    """One is being saved: ask again."""
 
 
 class Bulk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):

@@ -14,8 +14,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
-from farflung.errors import CorruptState, MismatchError, ProtocolError, Refused
-from farflung.events import AgentStarted, Resynced
+from farflung.errors import (
+    CorruptState,
+    MismatchError,
+    ProtocolError,
+    Refused,
+)
+from farflung.events import (
+    AgentStarted,
+    Resynced,
+)
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -34,7 +42,6 @@ from farflung.run.applier import Applier
 from farflung.run.averager import Averager
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
-from farflung.run.inner_state import InnerStates
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
@@ -80,9 +87,6 @@ class Agent:
             transport=world.transport,
             plant=self.plant,
             emit=world.emit,
-        )
-        self.inner = self.plant.inner = InnerStates(
-            run=config.run, rule=config.inner_state, world=world, mesh=self.mesh, donors=self.donors
         )
         self.control = ControlLink(
             transport=world.transport,
@@ -206,10 +210,9 @@ class Agent:
         spec = self.follower.spec
         state = OuterState(Layout.from_json(genesis.layout), spec.outer)
         if self._make_trainer is not None and self.trainer is None:
-            self.trainer = self.inner.keep(self._make_trainer(spec, state), spec)
+            self.trainer = self._make_trainer(spec, state)
         elif self.trainer is not None:
             state.anchor = self.trainer.shared.anchor
-        self.inner.state = state
         await self.follower.bring_up(
             state, self.donors, self.mesh.blobs, trust_disk=not self._distrust
         )

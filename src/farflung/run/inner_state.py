@@ -104,8 +104,9 @@ class InnerStates:
         world: World,
         mesh: Mesh,
         donors: Callable[[], list[str]],
+        state: Callable[[], OuterState | None],
     ) -> None:
-        """`rule`: what a new peer takes, `fresh` or `donor`."""
+        """`rule`: what a new peer takes, `fresh` or `donor`. `state`: what the node holds."""
         self._run = run
         self._rule = rule
         self._disk = world.disk
@@ -118,8 +119,7 @@ class InnerStates:
         self._chunks: dict[bytes, tuple[str, int]] = {}
         self._offers: dict[str, asyncio.Future[InnerOffer]] = {}
         self._trainer: TrainerPort | None = None
-        self.state: OuterState | None = None
-        """What the node holds; the agent sets it before the trainer starts."""
+        self._state = state
         self._spec: RunSpec | None = None
         self._saving: asyncio.Task[None] | None = None
         self._looked = False
@@ -239,12 +239,11 @@ class InnerStates:
     def offer(self) -> InnerOffer:
         """The newest state; when there is none, or a stale one, a save begins."""
         newest = self._newest()
-        if newest is None and self.state is not None and self.state.next_round > 0:
+        if newest is None and self._next_round() > 0:
             self.save_soon()
         return InnerOffer(
             manifest=b"" if newest is None else newest.name,
             manifest_bytes=0 if newest is None else len(newest.data),
-            round=-1 if newest is None else newest.manifest.round,
             coming=newest is None and self._saving is not None and not self._saving.done(),
         )
 
@@ -252,20 +251,19 @@ class InnerStates:
         return self._kept[-1] if self._kept and self._recent(self._kept[-1].manifest) else None
 
     def _recent(self, manifest: Manifest) -> bool:
-        assert self.state is not None and self._spec is not None
-        age = self.state.next_round - manifest.round
+        assert self._spec is not None
+        age = self._next_round() - manifest.round
         return age <= STALE_SNAPSHOTS * self._spec.swarm.snapshot_every
 
     # ---- loading ---------------------------------------------------------------------------
 
     async def prepare(self, trainer: TrainerPort) -> None:
         """A trainer has started: give it a warm optimizer if there is one. Raises TrainerDied."""
-        assert self.state is not None
         if self._saving is not None:
             await asyncio.gather(self._saving, return_exceptions=True)
         if not self._looked:
             await self._from_disk()
-        if self.state.next_round == 0:
+        if self._next_round() == 0:
             return
         newest = self._newest()
         if newest is not None:
@@ -366,9 +364,15 @@ class InnerStates:
 
     # ---- inside ----------------------------------------------------------------------------
 
+    def _next_round(self) -> int:
+        """0: nothing is committed, or this node holds nothing yet."""
+        state = self._state()
+        return 0 if state is None else state.next_round
+
     def _sizes(self) -> list[int]:
-        assert self.state is not None
-        return [entry.size for entry in self.state.layout.entries]
+        state = self._state()
+        assert state is not None
+        return [entry.size for entry in state.layout.entries]
 
     def _say(self, sentence: str) -> None:
         """Each sentence once."""

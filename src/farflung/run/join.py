@@ -187,9 +187,9 @@ async def prepare(
         coordinators=invite.endpoints,
         bind=None if options.outbound_only else Endpoint(options.bind),
         advertise=options.advertise,
-        inner_state=options.inner_state,
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,
+        inner_state=options.inner_state,
     )
     return Joined(files, agent, membership, options, transport)
 

@@ -30,8 +30,6 @@ class NodeConfig:
     coordinators: tuple[str, ...]
     bind: Endpoint | None
     """Data plane; None: no inbound connections, outbound only."""
-    inner_state: str = "fresh"
-    """What the optimizer of a new trainer starts with: `fresh`, or a `donor`'s state."""
     advertise: tuple[str, ...] = ()
     """What others dial; empty: where it listens."""
 

@@ -45,7 +45,7 @@ class NodePlant:
 
     def inner_offer(self) -> InnerOffer:
         if self.inner is None:
-            return InnerOffer(manifest=b"", manifest_bytes=0, round=-1)
+            return InnerOffer(manifest=b"", manifest_bytes=0)
         return self.inner.offer()
 
     def on_inner_offer(self, node: str, offer: InnerOffer) -> None:

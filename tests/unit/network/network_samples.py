@@ -82,7 +82,7 @@ CONTROL: tuple[m.Control, ...] = (
     m.Catalogue(),
     m.CatalogueReply(manifest=HASH, manifest_bytes=4096, next_round=7),
     m.InnerWanted(),
-    m.InnerOffer(manifest=HASH, manifest_bytes=512, round=7, coming=True),
+    m.InnerOffer(manifest=HASH, manifest_bytes=512, coming=True),
 )
 
 BULK: tuple[m.BulkHeader, ...] = (

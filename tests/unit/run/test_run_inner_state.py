@@ -80,14 +80,15 @@ class Place:
             sign=bytes,
         )
         self.disk = disk
+        self.outer = OuterState(Layout.from_entries(ENTRIES), SPEC.outer)
         self.states = InnerStates(
             run="run",
             rule=rule,
             world=world,
             mesh=Wire(nodes, name),
             donors=lambda: [n for n in nodes if n != name],
+            state=lambda: self.outer,
         )
-        self.states.state = OuterState(Layout.from_entries(ENTRIES), SPEC.outer)
         nodes[name] = self.states
 
     @property
@@ -99,8 +100,7 @@ class Place:
         return [e for e in self.events if isinstance(e, InnerStateLoaded)]
 
     def at_round(self, number: int) -> None:
-        assert self.states.state is not None
-        self.states.state.next_round = number
+        self.outer.next_round = number
 
     async def saved(self) -> None:
         assert self.states._saving is not None
@@ -371,7 +371,7 @@ def test_an_offer_of_an_impossible_manifest_is_not_fetched() -> None:
     async def main() -> None:
         nodes: dict[str, InnerStates] = {}
         there, _ = donor(nodes)
-        huge = InnerOffer(manifest=bytes(32), manifest_bytes=1 << 40, round=4)
+        huge = InnerOffer(manifest=bytes(32), manifest_bytes=1 << 40)
         there.states.offer = lambda: huge  # type: ignore[method-assign]
         here, _ = await joined(nodes)
         assert "impossible size" in here.warnings[0]
