@@ -141,6 +141,11 @@ class InnerStates:
         if self._trainer is not None and (self._saving is None or self._saving.done()):
             self._saving = asyncio.create_task(self._save(self._trainer))
 
+    async def saved(self) -> None:
+        """Returns when no save is under way."""
+        if self._saving is not None:
+            await asyncio.gather(self._saving, return_exceptions=True)
+
     async def _save(self, trainer: TrainerPort) -> None:
         file = self._next_file()
         self._forget(file)
@@ -259,8 +264,7 @@ class InnerStates:
 
     async def prepare(self, trainer: TrainerPort) -> None:
         """A trainer has started: give it a warm optimizer if there is one. Raises TrainerDied."""
-        if self._saving is not None:
-            await asyncio.gather(self._saving, return_exceptions=True)
+        await self.saved()
         if not self._looked:
             await self._from_disk()
         if self._next_round() == 0:

@@ -12,6 +12,9 @@ class Keeper(Protocol):
 
     def save_soon(self) -> None: ...
 
+    async def saved(self) -> None:
+        """Returns when no save is under way."""
+
     async def prepare(self, trainer: TrainerPort) -> None: ...
 
 
@@ -66,3 +69,4 @@ class KeptTrainer:
 
     async def close(self) -> None:
         await self._trainer.close()
+        await self._keeper.saved()

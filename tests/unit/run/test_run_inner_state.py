@@ -102,10 +102,6 @@ class Place:
     def at_round(self, number: int) -> None:
         self.outer.next_round = number
 
-    async def saved(self) -> None:
-        assert self.states._saving is not None
-        await self.states._saving
-
 
 def toy(folder: Path) -> ProcessTrainer:
     shared = SharedState.create(N, FRAGMENTS, 2, memfd=True)
@@ -139,7 +135,7 @@ def test_a_restarted_trainer_and_a_donors_joiner_go_on_bit_by_bit(tmp_path: Path
             await kept.start()
             assert a.events == []  # at genesis there is nothing to look for
             fresh = await _outcome(kept, trainer, 9)
-            await a.saved()
+            await a.states.saved()
             await kept.reset()
             a.at_round(1)
             warm = await _outcome(kept, trainer, 9, saves=False)
@@ -422,7 +418,7 @@ def test_two_files_take_turns_and_the_older_one_is_still_served() -> None:
         offers = []
         for _ in range(3):
             place.states.save_soon()
-            await place.saved()
+            await place.states.saved()
             offers.append(place.states.offer())
         assert trainer.saves == [FILES[0], FILES[1], FILES[0]]
         served = [place.states.read(o.manifest, 0, o.manifest_bytes) for o in offers]
