@@ -34,12 +34,15 @@ from farflung.inner.channel import (
     Done,
     FromAgent,
     Grant,
+    InnerLoaded,
     Land,
     Landed,
     Landing,
+    LoadInner,
     Progress,
     Reset,
     ResetDone,
+    SaveInner,
     StopEarly,
     TrainerChannel,
     Welcome,
@@ -48,6 +51,7 @@ from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
 from farflung.inner.lease import LrSetter, TrainLease
 from farflung.inner.optimizer import HasParamGroups
+from farflung.inner.optimizer_state import StateDesk, forget_unless_finite
 from farflung.inner.progress import Speed
 from farflung.inner.seam import SharedState
 
@@ -123,7 +127,10 @@ class Peer:
         self._channel = channel
         self._flat = flat
         self._shared = shared
+        self._optimizer = optimizer
         self._rate = LrSetter(self.spec, optimizer)
+        self._desk = StateDesk(flat, optimizer, channel.send)
+        self._trained_round = -1
         self._speed = Speed()
         self._lease: TrainLease | None = None
         self._granted: Grant | None = None
@@ -224,6 +231,8 @@ class Peer:
         self._progress()
         self._send(Done(serial=lease.serial, trained=lease.outcome(finite, self._wait_s)))
         self._wait_s = 0.0
+        self._trained_round = lease.round
+        self._save_inner()
 
     def _next_grant(self) -> Grant | None:
         if self._granted is None:
@@ -257,13 +266,37 @@ class Peer:
                 if self._lease is not None:
                     self._lease.over = True
                 self._rebase()
+                if forget_unless_finite(self._optimizer):
+                    self._rate.restart()
                 self._send(ResetDone(serial=message.serial))
+            case SaveInner():
+                self._desk.ask(message)
+                if self._lease is None or self._lease.over:
+                    self._save_inner()
+            case LoadInner():
+                self._load_inner(message)
             case StopEarly():
                 self._stop_early(message.serial)
             case Close():
                 self._end()
             case _:
                 raise ProtocolError(f"the agent sent {type(message).__name__} out of place")
+
+    def _save_inner(self) -> None:
+        """Between two leases, if the agent asked for it."""
+        if self._desk.asked:
+            before = self._phase
+            self._report("saving")
+            self._desk.serve(self._trained_round)
+            self._report(before)
+
+    def _load_inner(self, message: LoadInner) -> None:
+        if self._rate.own_steps:
+            raise ProtocolError("the agent sent an inner state after the first step")
+        answer = self._desk.load(message)
+        if not answer.note:
+            self._rate.warm()
+        self._send(answer)
 
     def _stop_early(self, serial: int) -> None:
         if self._lease is not None and self._lease.serial == serial:
@@ -302,7 +335,7 @@ class Peer:
             )
         )
 
-    def _send(self, message: Progress | Done | Landed | ResetDone) -> None:
+    def _send(self, message: Progress | Done | Landed | ResetDone | InnerLoaded) -> None:
         if self._closed:
             return
         try:

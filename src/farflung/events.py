@@ -258,6 +258,16 @@ class SnapshotFetched(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InnerStateLoaded(Event):
+    """The trainer's optimizer goes on with the state of `round`."""
+
+    source: str
+    """`own`, or the donor's node."""
+    round: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Applied(Event):
     """This agent's anchor moved to the state after `round`."""
 

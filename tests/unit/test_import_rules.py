@@ -36,7 +36,13 @@ ENTRIES: dict[str, set[str]] = {
 """Modules outside the rooms, and what they may import besides vocabulary and config."""
 
 AGENT_ROOMS = {"network", "averaging", "swarm", "outer", "checkpoint", "run", *SHARED}
-AGENT_MODULES = {"inner.seam", "inner.channel", "data.order", "data.shards"}
+AGENT_MODULES = {
+    "inner.seam",
+    "inner.channel",
+    "inner.state_file",
+    "data.order",
+    "data.shards",
+}
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
 STANDARD = set(sys.stdlib_module_names) | {"blake3"}
 

@@ -18,6 +18,7 @@ from farflung.events import (
     BadBlob,
     Event,
     ForkDetected,
+    InnerStateLoaded,
     NoCoordinator,
     Reconnected,
     Resynced,
@@ -59,6 +60,13 @@ def join(
             help="Limit on log, snapshots and data here: 20GiB. Default: most of the disk."
         ),
     ] = "",
+    inner_state: Annotated[
+        str,
+        typer.Option(
+            help="Optimizer of a new peer in mid-run: fresh, or a donor's state. "
+            "(A peer that restarts goes on with its own.)"
+        ),
+    ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -77,6 +85,8 @@ def join(
     from farflung.run.join import JoinOptions, load_membership, wanted_options
     from farflung.swarm.invite import parse_invite
 
+    if inner_state not in ("", "fresh", "donor"):
+        raise UserError(f"--inner-state {inner_state!r} must be fresh or donor")
     if invite:
         folder = role_folder(home_folder(), parse_invite(invite).run_name, "peer")
     elif run_name:
@@ -98,6 +108,7 @@ def join(
             trainer=tuple(shlex.split(trainer)),
             coordinators=tuple(coordinator or ()),
             max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+            inner_state=inner_state,
         ),
         invite,
     )
@@ -173,6 +184,9 @@ class _Line:
                 self._show(f"! no coordinator for {since}: {event.reason}", True)
             case ForkDetected():
                 self._show(f"! {event.sentence}", True)
+            case InnerStateLoaded():
+                whose = "my own" if event.source == "own" else f"{event.source[:8]}'s"
+                self._show(f"optimizer goes on with {whose} state of round {event.round}", True)
             case Reconnected():
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():

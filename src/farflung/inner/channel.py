@@ -3,8 +3,8 @@
 AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 1 MiB.
 The trainer dials and says Attach; the agent answers Welcome, whose length prefix carries the
 descriptor of the shared block (SCM_RIGHTS), or Refuse. From then on the agent asks (Grant, Land,
-Reset: each with a serial that the answer repeats) and the trainer answers in order. See
-docs/trainer.md.
+Reset, SaveInner, LoadInner: each with a serial that the answer repeats) and the trainer answers in
+order, only InnerSaved may come late. See docs/trainer.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -19,7 +20,7 @@ import msgspec
 
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
 
-TRAINER_PROTOCOL_VERSION = 1
+TRAINER_PROTOCOL_VERSION = 2
 FRAME_CAP = 1 << 20
 ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
 ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
@@ -155,6 +156,36 @@ class ResetDone(TrainerMessage, frozen=True, kw_only=True):
     serial: int
 
 
+class SaveInner(TrainerMessage, frozen=True, kw_only=True):
+    """Write the inner optimizer's state to a file, between two leases."""
+
+    serial: int
+    path: str
+
+
+class InnerSaved(TrainerMessage, frozen=True, kw_only=True):
+    """Answers SaveInner, perhaps after later questions: the file is written meanwhile."""
+
+    serial: int
+    note: str
+    """Empty, or why there is no file."""
+
+
+class LoadInner(TrainerMessage, frozen=True, kw_only=True):
+    """Take the inner optimizer's state from a file; before the first lease."""
+
+    serial: int
+    path: str
+
+
+class InnerLoaded(TrainerMessage, frozen=True, kw_only=True):
+    """Answers LoadInner."""
+
+    serial: int
+    note: str
+    """Empty, or why the optimizer stays as it was."""
+
+
 class StopEarly(TrainerMessage, frozen=True, kw_only=True):
     """End the lease of this serial at the next step boundary; ignored when it is over."""
 
@@ -175,8 +206,8 @@ class Close(TrainerMessage, frozen=True, kw_only=True):
     """The trainer ends its loop and exits."""
 
 
-FromTrainer = Attach | Progress | Done | Landed | ResetDone
-FromAgent = Welcome | Refuse | Grant | Land | Reset | StopEarly | Close
+FromTrainer = Attach | Progress | Done | Landed | ResetDone | InnerSaved | InnerLoaded
+FromAgent = Welcome | Refuse | Grant | Land | Reset | SaveInner | LoadInner | StopEarly | Close
 Message = FromTrainer | FromAgent
 
 
@@ -281,11 +312,12 @@ class FrameBuffer:
 
 
 class TrainerChannel:
-    """The trainer's end: blocking, one thread."""
+    """The trainer's end: blocking, one thread; only `send` may be called from others."""
 
     def __init__(self, path: str) -> None:
         """Dial the agent. Raises LinkDown."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sending = threading.Lock()
         self._buffer = FrameBuffer()
         self._inbox: list[FromAgent] = []
         try:
@@ -317,8 +349,10 @@ class TrainerChannel:
 
     def send(self, message: FromTrainer) -> None:
         """Raises LinkDown when the agent is gone."""
+        frame = encode(message)
         try:
-            self._socket.sendall(encode(message))
+            with self._sending:
+                self._socket.sendall(frame)
         except OSError as error:
             raise LinkDown(f"the agent is gone: {error.strerror}") from None
 

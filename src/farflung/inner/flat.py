@@ -53,6 +53,11 @@ class FlatParameters:
         return self._entries
 
     @property
+    def parameters(self) -> list[nn.Parameter]:
+        """In layout order."""
+        return self._parameters
+
+    @property
     def size(self) -> int:
         return self._offsets[-1]
 

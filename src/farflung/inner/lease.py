@@ -15,12 +15,23 @@ class LrSetter:
     """Keeps the optimizer's learning rates on the run's schedule."""
 
     def __init__(self, spec: RunSpec, optimizer: HasParamGroups) -> None:
+        self._spec = spec
         self._rate = progress.LearningRate(spec)
         self._optimizer = optimizer
+        self._started_at = 0
         self.own_steps = 0
 
     def factor(self, lease: Lease, step: int, steps: int) -> float:
-        return self._rate.factor(lease, step, steps, self.own_steps)
+        return self._rate.factor(lease, step, steps, self.own_steps - self._started_at)
+
+    def warm(self) -> None:
+        """The optimizer holds the state of one that has trained."""
+        self._rate.warm()
+
+    def restart(self) -> None:
+        """The optimizer has lost its state: in mid-run its rate ramps up again."""
+        self._rate = progress.LearningRate(self._spec)
+        self._started_at = self.own_steps
 
     def apply(self, lease: TrainLease) -> None:
         set_lr_factor(self._optimizer, lease.lr_factor())

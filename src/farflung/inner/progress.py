@@ -50,8 +50,12 @@ class LearningRate:
         self._total = total_steps(spec)
         self._joined_late: bool | None = None
 
+    def warm(self) -> None:
+        """The inner state is a warm one: no ramp."""
+        self._joined_late = False
+
     def factor(self, lease: Lease, step: int, steps: int, own_steps: int) -> float:
-        """For step `step` of `steps` of a lease, `own_steps` after the trainer started.
+        """For step `step` of `steps` of a lease, `own_steps` after the optimizer started.
 
         A trainer whose first lease begins in mid-run has fresh inner state amid others' warm
         ones, hence the ramp; at the start of the run the schedule's warm-up is the ramp.

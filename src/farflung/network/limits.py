@@ -42,6 +42,8 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.CatalogueReply: KIB,
     m.Dispute: KIB,
     m.FetchJournal: KIB,
+    m.InnerWanted: KIB,
+    m.InnerOffer: KIB,
     m.Contribution: 4 * MIB,
     m.SliceResult: KIB,
     m.Blob: KIB,

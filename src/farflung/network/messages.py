@@ -137,8 +137,7 @@ class Plan(Message, frozen=True, kw_only=True):
     steps: int
     """Inner-step budget h_m(r); 0 is legal."""
     ranges: tuple[tuple[int, int], ...]
-    """Positions to train for this round, as far as the coordinator knows: what the peer has
-    trained since its last READY is among them and is skipped."""
+    """Positions to train; what was trained since the last READY is among them and is skipped."""
     progress_start: float
     progress_end: float
     """Share of the run's committed tokens, for the learning-rate schedule."""
@@ -153,7 +152,6 @@ class Ready(Message, frozen=True, kw_only=True):
     generation: int
     trained: tuple[tuple[int, int], ...]
     """All positions that I trained and that are not credited yet: a prefix of my leases.
-
     Cumulative, so that saying it again after a coordinator's restart changes nothing."""
     base_round: int
     """The round in which this fragment last landed or was rebased here; -1 at genesis."""
@@ -298,10 +296,7 @@ class Catalogue(Message, frozen=True, kw_only=True):
 
 
 class CatalogueReply(Message, frozen=True, kw_only=True):
-    """Hash of the newest snapshot manifest, and the round from which this donor's log starts.
-
-    Empty hash: no snapshot here.
-    """
+    """Newest snapshot manifest (empty hash: none), and the round from which the log goes on."""
 
     manifest: bytes
     manifest_bytes: int
@@ -309,8 +304,8 @@ class CatalogueReply(Message, frozen=True, kw_only=True):
 
 
 class Dispute(Message, frozen=True, kw_only=True):
-    """Coordinator -> node, instead of Welcome: your journal's head is not in mine. Show me its
-    last record (a `Journal` with one frame); the connection closes after that."""
+    """Coordinator -> node, for Welcome: your journal's head is not in mine; show me its last
+    record (a `Journal`)."""
 
     journal_length: int
     hash: bytes
@@ -318,10 +313,21 @@ class Dispute(Message, frozen=True, kw_only=True):
 
 
 class FetchJournal(Message, frozen=True, kw_only=True):
-    """Asks a node for its copy of the journal, from record `first` on. The answer is one
-    `Journal`; without frames when there is nothing more."""
+    """Asks a node for its journal from record `first` on; answered by one `Journal`."""
 
     first: int
+
+
+class InnerWanted(Message, frozen=True, kw_only=True):
+    """What inner optimizer state do you have? Answered by `InnerOffer`."""
+
+
+class InnerOffer(Message, frozen=True, kw_only=True):
+    """Hash and length of the newest one's manifest; empty: none here. `coming`: ask again."""
+
+    manifest: bytes
+    manifest_bytes: int
+    coming: bool = False
 
 
 class Bulk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
@@ -388,5 +394,7 @@ Control = (
     | CatalogueReply
     | Dispute
     | FetchJournal
+    | InnerWanted
+    | InnerOffer
 )
 BulkHeader = Contribution | SliceResult | Blob

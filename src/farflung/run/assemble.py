@@ -19,6 +19,7 @@ from farflung.network.tcp import TcpTransport
 from farflung.run.agent import Agent, Provision
 from farflung.run.genesis import trainer_program
 from farflung.run.home import EVENTS, JOURNAL, private_folder
+from farflung.run.inner_state import InnerStates
 from farflung.run.node import NodeConfig, TrainerFactory, World
 from farflung.run.numpy_trainer import NumpyTrainer
 from farflung.run.outer_state import OuterState
@@ -89,7 +90,9 @@ def build_agent(
     make_trainer: TrainerFactory | None,
     provision: Provision | None,
     max_disk_bytes: int = 0,
+    inner_state: str = "fresh",
 ) -> Agent:
+    """`inner_state`: what the optimizer of a new trainer starts with, `fresh` or a `donor`'s."""
     identity = files.identity
     world = World(
         transport=transport,
@@ -111,9 +114,27 @@ def build_agent(
         advertise=advertise,
         max_disk_bytes=max_disk_bytes,
     )
-    return Agent(
-        config, world, open_replica(files.disk), make_trainer=make_trainer, provision=provision
+
+    def keep(spec: RunSpec, state: OuterState) -> TrainerPort:
+        assert make_trainer is not None and agent.plant.inner is not None
+        return agent.plant.inner.keep(make_trainer(spec, state), spec)
+
+    agent = Agent(
+        config,
+        world,
+        open_replica(files.disk),
+        make_trainer=None if make_trainer is None else keep,
+        provision=provision,
     )
+    agent.plant.inner = InnerStates(
+        run=run,
+        rule=inner_state,
+        world=world,
+        mesh=agent.mesh,
+        donors=agent.donors,
+        state=lambda: agent.follower.state if agent.follower.ready else None,
+    )
+    return agent
 
 
 def trainer_factory(

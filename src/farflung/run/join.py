@@ -45,6 +45,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     coordinators: tuple[str, ...] = ()
     """Where the coordinator moved to; empty: where the invite says."""
     max_disk_bytes: int = 0
+    inner_state: str = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class JoinOptions:
     coordinators: tuple[str, ...] = ()
     max_disk_bytes: int = 0
     """0: a share of what is free."""
+    inner_state: str = ""
 
 
 def wanted_options(known: Membership | None, given: JoinOptions, invite: str) -> JoinOptions:
@@ -68,7 +70,9 @@ def wanted_options(known: Membership | None, given: JoinOptions, invite: str) ->
     """
     listens = given.bind is not None or bool(given.advertise)
     if known is None:
-        return replace(given, bind=given.bind or DEFAULT_BIND)
+        return replace(
+            given, bind=given.bind or DEFAULT_BIND, inner_state=given.inner_state or "fresh"
+        )
     moved = known.coordinators if invite in ("", known.invite) else ()
     return JoinOptions(
         name=given.name or known.name,
@@ -79,6 +83,7 @@ def wanted_options(known: Membership | None, given: JoinOptions, invite: str) ->
         trainer=given.trainer or known.trainer,
         coordinators=given.coordinators or moved,
         max_disk_bytes=given.max_disk_bytes or known.max_disk_bytes,
+        inner_state=given.inner_state or known.inner_state,
     )
 
 
@@ -119,6 +124,7 @@ async def obtain_membership(
         certificate_pem=certificate,
         ca_pem=ca_pem,
         max_disk_bytes=options.max_disk_bytes,
+        inner_state=options.inner_state,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
@@ -220,6 +226,7 @@ async def prepare(
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFolder(data, on_bytes).provide,
         max_disk_bytes=options.max_disk_bytes,
+        inner_state=options.inner_state,
     )
     return Joined(files, agent, membership, options, transport)
 

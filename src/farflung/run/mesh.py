@@ -23,6 +23,8 @@ from farflung.network.messages import (
     DataHello,
     Fetch,
     FetchJournal,
+    InnerOffer,
+    InnerWanted,
     Journal,
     Member,
 )
@@ -49,6 +51,10 @@ class Plant(Protocol):
 
     def journal(self, first: int) -> Journal:
         """Records from `first` on, at most one message full; ProtocolError for a wrong index."""
+
+    def inner_offer(self) -> InnerOffer: ...
+
+    def on_inner_offer(self, node: str, offer: InnerOffer) -> None: ...
 
 
 class Mesh:
@@ -257,6 +263,10 @@ class Mesh:
                 await link.send(self._plant.journal(first))
             case CatalogueReply():
                 self.blobs.on_catalogue(node, message)
+            case InnerWanted():
+                await link.send(self._plant.inner_offer())
+            case InnerOffer():
+                self._plant.on_inner_offer(node, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} does not belong on a data link")
 

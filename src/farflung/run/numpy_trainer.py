@@ -47,6 +47,8 @@ def quadratic_genesis(spec: RunSpec) -> tuple[list[tuple[str, tuple[int, ...]]],
 class NumpyTrainer:
     """TrainerPort without a process. One step takes `step_s` of the loop's (virtual) time."""
 
+    has_inner_state = False  # plain SGD
+
     def __init__(self, shared: SharedState, spec: RunSpec, step_s: float = 0.0) -> None:
         self.shared = shared
         self.step_s = step_s
@@ -121,6 +123,12 @@ class NumpyTrainer:
         self._resets += 1
         for fragment in range(len(self.shared.fragments)):
             self._merge(fragment, 0.0, await self._anchor(fragment), 1.0)
+
+    async def save_inner(self, file: str) -> str:  # noqa: ARG002 - there is nothing to write
+        return "plain SGD has no state"
+
+    async def load_inner(self, file: str) -> str:  # noqa: ARG002
+        return "plain SGD has no state"
 
     async def close(self) -> None:
         self._stopping = True

@@ -11,9 +11,10 @@ from farflung.clock import Clock
 from farflung.disk import Disk
 from farflung.errors import ProtocolError, StorageError
 from farflung.events import Emit, Warned
-from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, Journal
+from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, InnerOffer, Journal
 from farflung.run.averager import Averager
 from farflung.run.follower import Follower
+from farflung.run.inner_state import InnerStates
 from farflung.run.pins import Pins
 
 JOURNAL_BYTES = 512 << 10
@@ -33,6 +34,7 @@ class NodePlant:
         self._disk = disk
         self._emit = emit
         self.averager: Averager | None = None
+        self.inner: InnerStates | None = None
 
     def expected_bytes(self, header: BulkHeader) -> int:
         if self.averager is None:
@@ -55,8 +57,21 @@ class NodePlant:
             if round_ is not None:
                 self.pins.touch_round(round_)
             return found
+        if self.inner is not None:
+            found = self.inner.read(name, offset, length)
+        if found is not None:
+            return found
         self.pins.touch(name)
         return self.blobs.read(name, offset, length)
+
+    def inner_offer(self) -> InnerOffer:
+        if self.inner is None:
+            return InnerOffer(manifest=b"", manifest_bytes=0)
+        return self.inner.offer()
+
+    def on_inner_offer(self, node: str, offer: InnerOffer) -> None:
+        if self.inner is not None:
+            self.inner.on_offer(node, offer)
 
     def catalogue(self) -> CatalogueReply:
         pointer = newest(self._disk)

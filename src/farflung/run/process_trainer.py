@@ -30,12 +30,16 @@ from farflung.inner.channel import (
     Done,
     Entry,
     Grant,
+    InnerLoaded,
+    InnerSaved,
     Land,
     Landing,
     Lease,
+    LoadInner,
     Progress,
     Refuse,
     Reset,
+    SaveInner,
     StopEarly,
     Trained,
     Welcome,
@@ -60,6 +64,8 @@ _TAIL_BYTES = 8192
 
 class ProcessTrainer:
     """TrainerPort over a child process that calls `farflung.attach`."""
+
+    has_inner_state = True  # as far as it knows; `save_inner` may say no
 
     def __init__(
         self,
@@ -150,6 +156,20 @@ class ProcessTrainer:
     async def reset(self) -> None:
         link = self._need_link()
         await link.ask(Reset(serial=link.next_serial()))
+
+    async def save_inner(self, file: str) -> str:
+        link = self._need_link()
+        path = str(self._log_path.parent.resolve() / file)
+        answer = await link.ask(SaveInner(serial=link.next_serial(), path=path))
+        assert isinstance(answer, InnerSaved)
+        return answer.note
+
+    async def load_inner(self, file: str) -> str:
+        link = self._need_link()
+        path = str(self._log_path.parent.resolve() / file)
+        answer = await link.ask(LoadInner(serial=link.next_serial(), path=path))
+        assert isinstance(answer, InnerLoaded)
+        return answer.note
 
     async def close(self) -> None:
         await self._end(polite=True)

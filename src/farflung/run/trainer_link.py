@@ -13,11 +13,15 @@ from farflung.inner.channel import (
     FromAgent,
     FromTrainer,
     Grant,
+    InnerLoaded,
+    InnerSaved,
     Land,
     Landed,
+    LoadInner,
     Progress,
     Reset,
     ResetDone,
+    SaveInner,
     decode_from_trainer,
     encode,
 )
@@ -49,7 +53,7 @@ class TrainerLink(asyncio.Protocol):
         """The answer to come. A link that failed raises at once."""
         return self._waiting.setdefault(serial, asyncio.get_running_loop().create_future())
 
-    async def ask(self, question: Grant | Land | Reset) -> FromTrainer:
+    async def ask(self, question: Grant | Land | Reset | SaveInner | LoadInner) -> FromTrainer:
         """Raises TrainerDied. When cancelled the answer is ignored."""
         if self._failure is not None:
             raise self._failure
@@ -92,7 +96,7 @@ class TrainerLink(asyncio.Protocol):
         match message:
             case Progress():
                 self._on_progress(message)
-            case Done() | Landed() | ResetDone():
+            case Done() | Landed() | ResetDone() | InnerSaved() | InnerLoaded():
                 if message.serial == READY:
                     self.expect(READY)
                 waiting = self._waiting.get(message.serial)

@@ -23,6 +23,10 @@ class TrainerPort(Protocol):
     shared: SharedState
 
     @property
+    def has_inner_state(self) -> bool:
+        """Whether its optimizer has a state that `save_inner` could write."""
+
+    @property
     def steps(self) -> int:
         """Inner steps so far, over all restarts; for beats."""
 
@@ -54,6 +58,18 @@ class TrainerPort(Protocol):
         """Local parameters := anchor, all fragments; the inner optimizer keeps its state.
 
         A lease that still runs ends unanswered. Raises TrainerDied.
+        """
+
+    async def save_inner(self, file: str) -> str:
+        """Write the optimizer's state, as it is between two leases, to `file` of the node's folder.
+
+        Returns why there is none, or ''. Raises TrainerDied.
+        """
+
+    async def load_inner(self, file: str) -> str:
+        """Before the first lease: the optimizer goes on with the state of `file`.
+
+        Returns why it starts fresh, or ''. Raises TrainerDied.
         """
 
     async def close(self) -> None:

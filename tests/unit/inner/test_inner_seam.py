@@ -43,9 +43,9 @@ TRAINED = ch.Trained(
 )
 LAYOUT = (("a.weight", (2, 3)), ("b", (4,)))
 MESSAGES: dict[str, ch.Message] = {
-    "Attach": ch.Attach(version=1, layout=LAYOUT),
+    "Attach": ch.Attach(version=2, layout=LAYOUT),
     "Welcome": ch.Welcome(
-        version=1, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
+        version=2, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
     ),
     "Refuse": ch.Refuse(sentence="no"),
     "Grant": ch.Grant(serial=1, lease=LEASE),
@@ -56,6 +56,10 @@ MESSAGES: dict[str, ch.Message] = {
     "Landed": ch.Landed(serial=2),
     "Reset": ch.Reset(serial=3),
     "ResetDone": ch.ResetDone(serial=3),
+    "SaveInner": ch.SaveInner(serial=4, path="/node/inner/a.state"),
+    "InnerSaved": ch.InnerSaved(serial=4, note=""),
+    "LoadInner": ch.LoadInner(serial=5, path="/node/inner/a.state"),
+    "InnerLoaded": ch.InnerLoaded(serial=5, note="it is cut"),
     "StopEarly": ch.StopEarly(serial=1),
     "Progress": ch.Progress(steps=9, steps_per_s=2.5, phase="training"),
     "Close": ch.Close(),
@@ -89,7 +93,7 @@ def test_a_version_mismatch_is_one_sentence_with_both_values() -> None:
     body = ch.encode(ch.Attach(version=3, layout=()))[4:]
     with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 3, this") as e:
         ch.check_version(body, "trainer")
-    assert "farflung 1; install" in str(e.value)
+    assert "farflung 2; install" in str(e.value)
     ch.check_version(ch.encode(MESSAGES["Attach"])[4:], "trainer")
 
 

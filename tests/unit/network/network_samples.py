@@ -91,6 +91,8 @@ CONTROL: tuple[m.Control, ...] = (
     m.CatalogueReply(manifest=HASH, manifest_bytes=4096, next_round=7),
     m.Dispute(journal_length=299, hash=HASH),
     m.FetchJournal(first=120),
+    m.InnerWanted(),
+    m.InnerOffer(manifest=HASH, manifest_bytes=512, coming=True),
 )
 
 BULK: tuple[m.BulkHeader, ...] = (

@@ -176,6 +176,19 @@ def test_a_killed_trainer_is_noticed_and_can_be_started_again(tmp_path: Path) ->
     within(60, main)
 
 
+def test_a_reset_ends_a_poisoned_optimizer_state(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_ADAMW="1", TOY_POISON_AT="2") as port:
+            await port.start()
+            report = await port.train(lease(0))
+            assert not report.finite and report.note == "non-finite loss at step 2"
+            await port.reset()
+            report = await port.train(lease(0, first=10))
+            assert report.finite and report.steps == 3
+
+    within(60, main)
+
+
 def test_a_trainer_without_its_agent_ends_by_itself(tmp_path: Path) -> None:
     async def main() -> None:
         async with toy(tmp_path, TOY_STEP_S="0.02") as port:

@@ -1,5 +1,6 @@
 """A foreign program in a test: the gradient of its loss is 1 everywhere, so a step of SGD with
-rate r moves every parameter by -r exactly (powers of two)."""
+rate r moves every parameter by -r exactly (powers of two). With TOY_ADAMW the gradient grows with
+the position, so that a step depends on the steps before it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from farflung.attach import attach
 
 torch.set_num_threads(1)
 model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
-optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+adamw = "TOY_ADAMW" in os.environ
+optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+if adamw:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.25)
 print("toy starts", file=sys.stderr)
 with attach(model, optimizer) as peer:
     while lease := peer.lease():
@@ -22,6 +26,10 @@ with attach(model, optimizer) as peer:
             time.sleep(float(os.environ.get("TOY_STEP_S", "0")))
             optimizer.zero_grad()
             loss = torch.stack([p.sum() for p in model.parameters()]).sum()
+            if adamw:
+                loss = loss * (1 + positions[0])
+            if os.environ.get("TOY_POISON_AT") == str(positions[0]):
+                loss = loss * float("nan")
             loss.backward()
             optimizer.step()
             if os.environ.get("TOY_NAN_AT") == str(positions[0]):
