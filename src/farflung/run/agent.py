@@ -266,7 +266,7 @@ class Agent:
 
     async def _ask_in(self) -> None:
         """Nothing left to apply: if I am not in, say that I hold the newest state."""
-        ready = self.trainer is None or self.runner is not None
+        ready = self.supervisor is None or self.supervisor.ready
         behind = self.follower.journal.length < self._journal_target
         if self.config.role == "source" or not ready or behind:
             return

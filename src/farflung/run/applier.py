@@ -79,7 +79,7 @@ class Applier:
         if self.averager is not None:
             self.averager.resolved(commit.round)
         mine = self._mine(commit)
-        if self.runner is not None and self.generation:
+        if self.runner is not None:
             self.runner.on_commit(applied, None if mine is None else mine.credited)
         self._world.emit(
             Applied(

@@ -107,7 +107,9 @@ class ProcessTrainer:
 
     @property
     def phase(self) -> str:
-        return self._progress.phase
+        """A trainer that owes an answer is not waiting: it may be suspended."""
+        owes = self._link is not None and self._link.busy and self._progress.phase == "waiting"
+        return "training" if owes else self._progress.phase
 
     async def start(self) -> None:
         await self._end(polite=False)

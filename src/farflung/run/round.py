@@ -70,6 +70,8 @@ class RoundRunner:
         self._departed: dict[int, Departed] = {}
         self._training: int | None = None
         self._landings: list[asyncio.Task[None]] = []
+        self._replacements: list[asyncio.Task[None]] = []
+        """Landings of the anchor itself: the next commit need not wait for them."""
         self.forget()
 
     def forget(self) -> None:
@@ -82,6 +84,8 @@ class RoundRunner:
         self._owed: Ranges = ()
         """Leased and not trained, in the order of the leases: what an early end or a round that
         was resolved without me left over is trained first, so that claims stay a prefix."""
+        self._fresh = True
+        """Nothing was trained in this stay: a landing may simply be the anchor."""
         self._tokens = 0
         self._since = [0] * fragments
         """Tokens trained in this generation when each fragment last landed."""
@@ -109,7 +113,7 @@ class RoundRunner:
             departed = self._departed.get(plan.round)
             if departed is None:
                 await self._follower.reached(self._must_have(plan))
-                await self.settled()
+                await self.settled(replacements=True)
                 report = await self._train(plan)
                 departed = await self._depart(plan, report)
             await self._announce(plan, departed)
@@ -143,6 +147,7 @@ class RoundRunner:
             slot=plan.round % self._spec.outer.window,
         )
         self._training = plan.round
+        self._fresh = False
         try:
             report = await self._trainer.train(lease)
         finally:
@@ -243,7 +248,8 @@ class RoundRunner:
         task = asyncio.create_task(self._trainer.land(landing))
         # A trainer's death is reported by `train`; a landing that dies with it says nothing new.
         task.add_done_callback(lambda t: t.cancelled() or t.exception())
-        self._landings.append(task)
+        fresh = landing.op == "replace" and self._fresh
+        (self._replacements if fresh else self._landings).append(task)
         hit("landing.started")
 
     def on_abandon(self, round_: int) -> None:
@@ -267,26 +273,33 @@ class RoundRunner:
         return _landing(commit, op, self._spec.outer.blend_alpha, slot)
 
     def _rebase(self, applied: Applied) -> Landing:
-        """My progress is not in it: local += anchor_new - anchor_old, so that it stays mine."""
+        """My progress is not in it: local += anchor_new - anchor_old, so that it stays mine.
+
+        Without progress local := anchor, whatever the trainer's reset has read of it by now.
+        """
         commit = applied.commit
         slot = commit.round % self._spec.outer.window
+        if self._fresh:
+            return _landing(commit, "replace", 0.0, slot)
         land = self._trainer.shared.land(slot, commit.fragment)
         np.subtract(applied.new_anchor, applied.old_anchor, out=land)
         return _landing(commit, "add", 0.0, slot)
 
-    async def settled(self) -> None:
+    async def settled(self, *, replacements: bool = False) -> None:
         """Wait until the trainer has merged everything that was sent to it.
 
         The next commit is applied only then: a landing reads the anchor, or the buffer of its
-        slot, as this commit left it.
+        slot, as this commit left it. Before training the `replacements` must have come too; the
+        next commit does not wait for those, so that a hung trainer keeps no node from following.
         """
-        while self._landings:
-            await asyncio.gather(*self._landings, return_exceptions=True)
+        while waiting := self._landings + (self._replacements if replacements else []):
+            await asyncio.gather(*waiting, return_exceptions=True)
             self._landings = [t for t in self._landings if not t.done()]
+            self._replacements = [t for t in self._replacements if not t.done()]
 
     def drop_landings(self) -> None:
         """The trainer is gone or starts again from the anchor: nothing is left to merge."""
-        for task in self._landings:
+        for task in self._landings + self._replacements:
             task.cancel()
 
 

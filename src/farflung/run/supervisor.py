@@ -31,9 +31,12 @@ class Supervisor:
         self._lost = lost
         self._emit = emit
         self._ended = asyncio.Event()
+        self.ready = False
+        """The trainer's local parameters are the anchor: a stay may begin."""
 
     def end_generation(self) -> None:
         """The stay was closed: local parameters start again from the anchor."""
+        self.ready = False
         self._ended.set()
 
     async def run(self) -> None:
@@ -47,6 +50,7 @@ class Supervisor:
                 self._on_runner(runner)
                 await self._generations(runner)
             except TrainerDied as error:
+                self.ready = False
                 self._on_runner(None)
                 self._emit(TrainerRestarted(reason=str(error)))
                 fast = 0 if self._trainer.steps > before else fast + 1
@@ -55,11 +59,17 @@ class Supervisor:
                 await self._lost(f"trainer died: {error}")
 
     async def _generations(self, runner: RoundRunner) -> None:
-        """One stay after the other: each begins from the anchor."""
+        """One stay after the other: each begins from the anchor.
+
+        Commits that come while the trainer resets land as the anchor itself. A trainer that does
+        not answer (suspended, hung) keeps this node out until it does.
+        """
         while True:
             self._ended.clear()
-            await self._trainer.reset()
             runner.forget()
+            await self._trainer.reset()
+            self.ready = not self._ended.is_set()
+            self._on_runner(runner)
             rounds = asyncio.create_task(runner.run())
             ended = asyncio.create_task(self._ended.wait())
             try:

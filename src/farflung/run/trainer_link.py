@@ -45,6 +45,11 @@ class TrainerLink(asyncio.Protocol):
         self._waiting: dict[int, asyncio.Future[FromTrainer]] = {}
         self._failure: TrainerDied | None = None
 
+    @property
+    def busy(self) -> bool:
+        """A question is not answered yet."""
+        return any(not future.done() for future in self._waiting.values())
+
     def next_serial(self) -> int:
         self._serial += 1
         return self._serial

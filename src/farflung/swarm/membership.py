@@ -14,6 +14,10 @@ from farflung.swarm.state import Admitted, Connected, Disconnected, Link, Node, 
 
 STEP_PATIENCE = 5.0
 """A trainer may take this many of its own steps without reporting one."""
+PHASE_S = {"loading": 960.0, "compiling": 1800.0, "saving": 600.0}
+"""Declared phases need no steps, but come to an end."""
+MAX_BEHIND = 8
+"""Rounds that a node may have to apply before its first plan."""
 
 
 def admit(step: Step, event: Admitted) -> None:
@@ -75,11 +79,18 @@ def disconnect(step: Step, event: Disconnected) -> None:
 
 
 def synced(step: Step, sender: str, message: Synced) -> bool:
-    """A node holds the newest state: it takes part from the next plan on. True when it does."""
+    """A node holds the state: it takes part from the next plan on. True when it does.
+
+    It may be a few rounds behind, which are in its journal by now: where a round takes less than
+    a round trip nobody could ever join otherwise.
+    """
     node, state = step.state.nodes[sender], step.state
-    if node.link is Link.GONE or message.next_round != resolved(state):
+    if node.link is Link.GONE or not 0 <= resolved(state) - message.next_round <= MAX_BEHIND:
         return False
-    if message.state_root != merkle_root(state.fragment_hashes):
+    expected = _root_before(state, message.next_round)
+    if expected is None:
+        return False
+    if message.state_root != expected:
         step.tell(Warned(sentence=f"{node.name} claims another state after the same rounds"))
         return False
     fresh = not node.open
@@ -105,12 +116,21 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
             last_beat_s=step.now_s,
             step_s=step.now_s,
             steps_per_s=message.steps_per_s or node.steps_per_s,
+            phase_s=step.now_s,
             budget=0.0 if fresh else node.budget,
             unknown_until_s=0.0,
         )
     )
     step.because(f"{node.name} takes part (generation {generation})")
     return True
+
+
+def _root_before(state: State, round_: int) -> bytes | None:
+    """The state root of those who have applied every round below this one; None: forgotten."""
+    if round_ == resolved(state):
+        return merkle_root(state.fragment_hashes)
+    known = [r for r in state.roots if r < round_]
+    return state.roots[max(known)] if known else None
 
 
 def beat(step: Step, sender: str, message: Beat) -> None:
@@ -126,6 +146,7 @@ def beat(step: Step, sender: str, message: Beat) -> None:
             step_s=step.now_s if moved else node.step_s,
             steps_per_s=message.steps_per_s or node.steps_per_s,
             phase=message.phase,
+            phase_s=node.phase_s if message.phase == node.phase else step.now_s,
             up_bytes_per_s=_rate(message.up_bytes_per_s),
             down_bytes_per_s=_rate(message.down_bytes_per_s),
         )
@@ -164,11 +185,21 @@ def _watch_one(step: Step, node: Node) -> None:
         step.tell(
             PeerSuspect(node=node.node, name=node.name, reason=f"no beat for {silence:.1f} s")
         )
-    elif node.trains and node.link is Link.ACTIVE and node.phase == "training":
+    elif node.trains and node.link is Link.ACTIVE:
+        _watch_progress(step, node)
+
+
+def _watch_progress(step: Step, node: Node) -> None:
+    """A peer that lives but does not move is out, unless it has said what it is busy with."""
+    now = step.now_s
+    if node.phase == "training":
         own_step_s = 1 / node.steps_per_s if node.steps_per_s > 0 else 0.0
-        patience = max(rules.progress_s, STEP_PATIENCE * own_step_s)
+        patience = max(step.spec.swarm.progress_s, STEP_PATIENCE * own_step_s)
         if now - node.step_s >= patience:
             close_generation(step, node.node, f"alive but no progress for {patience:.0f} s")
+    elif node.phase in PHASE_S and now - node.phase_s >= PHASE_S[node.phase]:
+        reason = f"alive but {node.phase} for {PHASE_S[node.phase]:.0f} s"
+        close_generation(step, node.node, reason)
 
 
 def close_generation(step: Step, name: str, reason: str) -> None:

@@ -52,6 +52,8 @@ class Node:
     """When `steps` last changed, or a declared phase last excused it."""
     steps_per_s: float = 0.0
     phase: str = "waiting"
+    phase_s: float = 0.0
+    """When this phase began, or the stay."""
     budget: float = 0.0
     """C_m: cumulative fractional budget of inner steps in this generation."""
     up_bytes_per_s: float = 0.0
