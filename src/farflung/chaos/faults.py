@@ -128,7 +128,7 @@ class Striker:
     async def _double(self, fault: Fault, done: Executed) -> None:
         name = fault.nodes[0]
         original = self.swarm.programs[name]
-        if not original.running or not (self.swarm.folder(name) / "membership.json").exists():
+        if not original.running or not self.swarm.is_member(name):
             done.skipped = "it was no running member"
             return
         double = await self.swarm.start_double(name)

@@ -47,11 +47,11 @@ def judge(evidence: Evidence) -> Verdict:
         arithmetic(evidence),
         fencing(evidence),
         known_keys(evidence),
-        resources(evidence, line),
+        resources(evidence),
         progress(evidence, line),
         joins(evidence, line),
         noticed(evidence, line),
         evictions(evidence, line),
-        ends(evidence),
+        ends(evidence, line),
     )
     return Verdict(rows, figures(evidence, line))

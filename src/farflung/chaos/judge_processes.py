@@ -5,8 +5,8 @@ from __future__ import annotations
 from farflung.chaos.evidence import Evidence
 from farflung.chaos.resources import Sample
 from farflung.chaos.row import Row
-from farflung.chaos.schedule import WITNESS
-from farflung.chaos.timeline import Timeline
+from farflung.chaos.schedule import HOST, WITNESS
+from farflung.chaos.timeline import RETURN_S, Timeline
 
 YOUNG_S = 60.0
 """A process is itself after this; from then on it must not grow."""
@@ -17,7 +17,7 @@ RSS_SHARE, RSS_MORE = 1.5, 30 << 20
 THREADS_MORE = 2
 
 
-def resources(evidence: Evidence, line: Timeline) -> Row:
+def resources(evidence: Evidence) -> Row:
     """S8: open files, memory and threads of the processes that lived long; no file left over."""
     row = Row("S8", "files, memory, threads do not grow; no temporary file is left")
     longest, grown = 0.0, ""
@@ -36,7 +36,6 @@ def resources(evidence: Evidence, line: Timeline) -> Row:
                 f"{first.rss >> 20} to {last.rss >> 20} MiB, threads {first.threads} to "
                 f"{last.threads}"
             )
-    del line
     row.check(not evidence.temporary, f"left over: {', '.join(evidence.temporary[:5])}")
     row.note = grown or f"no process lived {YOUNG_S:g} s; {WITNESS} is never killed"
     return row
@@ -70,11 +69,22 @@ def _compared(first: Sample, last: Sample) -> list[tuple[str, bool]]:
     ]
 
 
-def ends(evidence: Evidence) -> Row:
-    """No process ends unless it is asked to, and no traceback reaches a person."""
+def ends(evidence: Evidence, line: Timeline) -> Row:
+    """No process ends unless it is asked to, and no traceback reaches a person.
+
+    A newcomer that is refused in words while the host is struck may end; it is started again.
+    """
+    turned_away = 0
     row = Row("P1", "no process ends by itself, none shows a traceback, all stop politely")
     for life in evidence.lives:
         said = life.warnings[-1][1] if life.warnings else "it said nothing"
+        if not life.why and not life.admitted and life.code == 2 and life.warnings:
+            assert life.ended_s is not None
+            if line.struck(HOST, life.started_s, life.ended_s, RETURN_S) or line.struck(
+                life.name, life.started_s, life.ended_s, mild=False
+            ):
+                turned_away += 1
+                continue
         row.check(
             life.why or life.code is None,
             f"{life.name} (start {life.number}) ended by itself with code {life.code}: {said}; "
@@ -83,4 +93,5 @@ def ends(evidence: Evidence) -> Row:
         row.check(not life.traceback, f"a traceback in {life.traceback}")
     for sentence in evidence.stuck:
         row.check(False, sentence)
+    row.note = f"{turned_away} newcomers were turned away by a struck host, and came again"
     return row

@@ -30,6 +30,8 @@ class Life:
     log: Path
     ended_s: float | None = None
     code: int | None = None
+    admitted: bool = True
+    """Whether it was a member already when it started."""
     why: str = ""
     """Why we ended it; empty while it runs, and when it ended by itself."""
     warnings: list[tuple[float, str]] = field(default_factory=list)

@@ -19,7 +19,7 @@ from farflung.chaos.judge import Verdict, judge
 from farflung.chaos.resources import Meter
 from farflung.chaos.schedule import Fault, Kind, make_schedule
 from farflung.chaos.swarm import Swarm, chaos_spec
-from farflung.errors import FarflungError, UserError
+from farflung.errors import UserError
 
 WARM_ROUNDS = 3
 CALM_ROUNDS = 3
@@ -29,6 +29,8 @@ CALM_S = 90.0
 LEAVE_S = 30.0
 SAMPLE_S = 5.0
 LOOK_S = 0.25
+AGAIN_S = 2.0
+"""Until a process that ended by itself is started again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,15 +176,14 @@ async def _storm(run: _Run, schedule: tuple[Fault, ...]) -> None:
     """Strike on time; a fault that lasts does not hold up the next one."""
     run.stage = "storm"
     begun_s = time.monotonic()
-    tasks: set[asyncio.Task[None]] = set()
-    for fault in schedule:
-        if not await _sleep(run, begun_s + fault.at_s - time.monotonic()):
-            break
-        tasks.add(asyncio.create_task(run.striker.strike(fault)))
-    await _sleep(run, begun_s + run.options.minutes * 60 - time.monotonic())
-    run.stage = "healing"
-    run.striker.healing.set()
-    await asyncio.gather(*tasks)
+    async with asyncio.TaskGroup() as group:
+        for fault in schedule:
+            if not await _sleep(run, begun_s + fault.at_s - time.monotonic()):
+                break
+            group.create_task(run.striker.strike(fault))
+        await _sleep(run, begun_s + run.options.minutes * 60 - time.monotonic())
+        run.stage = "healing"
+        run.striker.healing.set()
 
 
 async def _sleep(run: _Run, seconds: float) -> bool:
@@ -232,7 +233,7 @@ async def _stop(run: _Run) -> None:
 
 async def _watch(run: _Run) -> None:
     """Samples, the screen, and a new start for whatever ended by itself."""
-    sampled_s, seen = 0.0, 0
+    sampled_s, seen, waiting = 0.0, 0, dict[str, float]()
     while True:
         await asyncio.sleep(LOOK_S)
         now_s = time.monotonic()
@@ -242,10 +243,11 @@ async def _watch(run: _Run) -> None:
             pids = {n: p.pid for n, p in run.swarm.programs.items() if p.pid}
             run.meter.look(pids, now_s)
         surprises, seen = run.swarm.surprises[seen:], len(run.swarm.surprises)
-        for life in surprises if run.stage == "storm" else ():
-            if life.name not in run.striker.gone:
-                with contextlib.suppress(FarflungError, OSError):
-                    await run.swarm.bring_back(life.name)
+        waiting |= {life.name: now_s + AGAIN_S for life in surprises}
+        for name in [n for n, due_s in waiting.items() if due_s <= now_s]:
+            del waiting[name]
+            if run.stage == "storm" and name not in run.striker.gone:
+                await run.swarm.bring_back(name)
         _show(run)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import time
@@ -95,7 +96,8 @@ class Swarm:
     """When the host told of each commit."""
     surprises: list[Life] = field(default_factory=list)
     """Processes that ended though nobody asked them to."""
-    doubles: int = 0
+    doubles: dict[str, Program] = field(default_factory=dict)
+    """Second processes of one key, by a name of their own: no fault strikes them."""
     _invite: str = ""
     _tail: Tail = field(init=False)
     _starting: dict[str, asyncio.Lock] = field(default_factory=dict)
@@ -127,7 +129,8 @@ class Swarm:
         return self.programs[HOST]
 
     def _who(self, source_port: int, listening: int) -> str:
-        running = {n: p.pid for n, p in self.programs.items() if p.pid}
+        programs = {**self.programs, **self.doubles}
+        running = {n: p.pid for n, p in programs.items() if p.pid}
         return dialler(source_port, listening, running)
 
     # ---- life ------------------------------------------------------------------------------
@@ -163,7 +166,7 @@ class Swarm:
         port, public = self.ports.take(), self.ports.take()
         await self.net.relay(name, public, port)
         program = self._program(name, "join")
-        await program.start(
+        life = await program.start(
             "join",
             self._invite,
             "--name",
@@ -173,6 +176,7 @@ class Swarm:
             "--advertise",
             f"127.0.0.1:{public}",
         )
+        life.admitted = False
 
     def _program(self, name: str, *arguments: str) -> Program:
         program = Program(name, self.root / name, arguments, self.logs, self._on_end)
@@ -197,11 +201,16 @@ class Swarm:
         program = self.programs[name]
         if program.running:
             return
-        if name != HOST and not (self.folder(name) / "membership.json").exists():
+        if name != HOST and not self.is_member(name):
             listening = await self._again(name)
-            await program.start("join", self._invite, "--name", name, *listening)
+            life = await program.start("join", self._invite, "--name", name, *listening)
+            life.admitted = False
         else:
             await program.start()
+
+    def is_member(self, name: str) -> bool:
+        """Whether the host has let this peer in, and the peer knows."""
+        return (self.folder(name) / "membership.json").exists()
 
     async def _again(self, name: str) -> tuple[str, ...]:
         """Bind and advertise of a peer that has kept nothing."""
@@ -211,19 +220,17 @@ class Swarm:
 
     async def start_double(self, name: str) -> Program:
         """A second process on a copy of a peer's folder: the same key, its own port."""
-        self.doubles += 1
-        copy = f"{name}{DOUBLE}{self.doubles}"
-        shutil.copytree(
-            self.root / name, self.root / copy, ignore=shutil.ignore_patterns("events*", "lock")
-        )
+        copy = f"{name}{DOUBLE}{len(self.doubles) + 1}"
+        await asyncio.to_thread(_copy_live, self.root / name, self.root / copy)
         program = Program(copy, self.root / copy, ("join",), self.logs, _ignore)
+        self.doubles[copy] = program
         port = self.ports.take()
         await program.start("join", self._invite, "--name", name, "--bind", f"127.0.0.1:{port}")
         return program
 
     async def end(self) -> None:
         """Kill what runs, close the relays."""
-        for program in self.programs.values():
+        for program in [*self.programs.values(), *self.doubles.values()]:
             await program.kill("killed at the end")
         await self.net.close()
 
@@ -247,6 +254,12 @@ class Swarm:
             if self._contributed_s.get(name, 0.0) <= since_s:
                 return False
         return True
+
+
+def _copy_live(source: Path, target: Path) -> None:
+    """A folder in use: files that vanish meanwhile are left out, as they are for any backup."""
+    with contextlib.suppress(shutil.Error):
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("events*", "lock"))
 
 
 def _ignore(_: Life) -> None:
