@@ -309,7 +309,7 @@ class _Follow:
             return model.vote(c, number, node, message.bytes_root, message.fragment_hash)
         if isinstance(message, Accuse):
             if node in trial.members:
-                self.timers.blamed(number, trial.attempt, self.now)
+                self.timers.blamed(number, trial.attempt, self.now, silent=message.kind == "silent")
             return c
         reducing = isinstance(message, Result)
         if bool(trial.included) != reducing:
@@ -400,7 +400,7 @@ class _Follow:
         self.c, returned = model.attempt(self.rules, self.c, number, owners)
         self.returned += returned
         trial = model.trial_of(self.c, number)
-        self.timers.tried(number, trial.attempt, self.now)
+        self.timers.tried(number, trial.attempt, self.now, message.deadline_s)
         if (message.term, message.attempt) != (self.c.term, trial.attempt):
             raise Differs(f"{message} is attempt {trial.attempt} of term {self.c.term}")
         self.at.kinds.add("attempt")

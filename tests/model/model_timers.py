@@ -14,8 +14,8 @@ SETTLE_S = 0.3
 """docs/protocol.md, ATTEMPT: accusations are gathered this long."""
 FIRST_HOLD_S, MAX_HOLD_S = 0.5, 8.0
 """docs/protocol.md, ABANDON."""
-RATE = 1e6
-"""Bytes/s that an attempt's deadline allows for."""
+SILENCE_SETTLE_S = 1.5
+"""The same for silence."""
 
 
 @dataclass
@@ -55,15 +55,16 @@ class Timers:
         self.deadline[number] = now + self.spec.swarm.round_s
         self.quorum.pop(number, None)
 
-    def tried(self, number: int, attempt: int, now: float) -> None:
-        duration = self.spec.swarm.attempt_s + self.elements / RATE
+    def tried(self, number: int, attempt: int, now: float, duration: float) -> None:
+        """How long an attempt may take is the coordinator's choice, from measured rates."""
         self.late[number, attempt] = now + 1.5 * duration
         self.settle.pop((number, attempt), None)
         self.accused.discard((number, attempt))
 
-    def blamed(self, number: int, attempt: int, now: float) -> None:
+    def blamed(self, number: int, attempt: int, now: float, *, silent: bool) -> None:
         self.accused.add((number, attempt))
-        self.settle.setdefault((number, attempt), now + SETTLE_S)
+        settle_s = SILENCE_SETTLE_S if silent else SETTLE_S
+        self.settle.setdefault((number, attempt), now + settle_s)
 
     def committed(self) -> None:
         self.abandoned_in_row, self.hold = 0, 0.0

@@ -14,10 +14,9 @@ from model_histories import SHORT, Short, events, spec_of
 from model_lockstep import Differs, Lockstep
 from swarm_driver import Chaos, Peer, stale_messages
 
-from farflung.swarm import decide as deciding
-from farflung.swarm import membership, planning, resolve, trial
+from farflung.swarm import blame, membership, planning, resolve, trial
 from farflung.swarm.ledger import Ledger
-from farflung.swarm.state import Phase, State, Step
+from farflung.swarm.state import State, Step
 
 ALL_KINDS = {
     *("join", "gen", "close", "lease", "attempt", "fail", "verdict", "commit", "abandon"),
@@ -154,13 +153,6 @@ def keep_attempting(*_: Any) -> str:
     return ""
 
 
-def out_of_order(step: Step) -> bool:
-    """Rounds are resolved as they come."""
-    return any(
-        r.phase is Phase.REDUCE and resolve.commit(step, r) for r in step.state.rounds.values()
-    )
-
-
 MUTANTS: list[tuple[str, Any, str, Callable[..., Any]]] = [
     ("one vote is enough", resolve, "agreed", one_vote),
     ("votes are not fenced", trial, "current", unfenced),
@@ -170,8 +162,7 @@ MUTANTS: list[tuple[str, Any, str, Callable[..., Any]]] = [
     ("claims need be no prefix", Ledger, "train", lenient_train),
     ("two rounds of one fragment", planning, "_window", wide_window),
     ("nobody dies", membership, "watch", never),
-    ("failed attempts stay", trial, "judge", keep_attempting),
-    ("rounds without order", deciding, "_resolve_oldest", out_of_order),
+    ("failed attempts stay", blame, "judge", keep_attempting),
 ]
 
 
