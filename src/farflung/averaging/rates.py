@@ -13,8 +13,9 @@ WINDOW_S = 0.5
 """Between two samples."""
 FOLD_WINDOWS = 8
 """A long transfer counts as a new one after this many windows, so that a change is seen."""
-NEWEST = 0.5
-"""Weight of the newest transfer in the moving average."""
+RISE, FALL = 0.5, 0.2
+"""Weight of the newest transfer in the moving average. A transfer may be slow because the other
+side is; a fast one proves what this side can do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Traffic:
     left: int
     """Sent and acknowledged by the other side's machine."""
     waiting: int
-    """Handed over and not acknowledged yet."""
+    """Handed over and not acknowledged yet; above 0 is what matters."""
     arrived: int
 
 
@@ -74,4 +75,4 @@ class RateMeter:
 def _mixed(old: float, new: float) -> float:
     if not new:
         return old
-    return new if not old else old + NEWEST * (new - old)
+    return new if not old else old + (RISE if new > old else FALL) * (new - old)

@@ -52,6 +52,10 @@ class Connection(Protocol):
     def waiting_bytes(self) -> int:
         """Sent and not yet acknowledged by the other side's machine, as far as can be known."""
 
+    @property
+    def acknowledged_bytes(self) -> int:
+        """What the other side's machine has taken so far; never less than before."""
+
     async def send(self, message: Control) -> None:
         """Queue one whole frame and wait while the link is congested. LinkDown when closed.
 

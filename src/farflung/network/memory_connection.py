@@ -188,6 +188,10 @@ class MemoryConnection:
         return self._out.backlog - self._out.arrived_part()
 
     @property
+    def acknowledged_bytes(self) -> int:
+        return self.sent_bytes - self.waiting_bytes
+
+    @property
     def received_bytes(self) -> int:
         return self._received_bytes + self._into.arrived_part()
 

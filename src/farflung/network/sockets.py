@@ -28,6 +28,8 @@ _OPTIONS: tuple[tuple[int, str, int | bytes], ...] = (
     (socket.IPPROTO_TCP, "TCP_CONGESTION", b"bbr"),
 )
 
+_ACKED_AT = 120
+"""Offset of tcpi_bytes_acked in Linux's struct tcp_info (4.1 and later)."""
 _Address = tuple[object, ...]
 
 
@@ -47,6 +49,19 @@ def unacknowledged(sock: socket.socket) -> int:
     except OSError:
         return 0
     return int.from_bytes(answer, sys.byteorder)
+
+
+def acknowledged(sock: socket.socket) -> int | None:
+    """Bytes that the other side's machine has acknowledged; None where the system does not tell."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or not sys.platform.startswith("linux"):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, _ACKED_AT + 8)
+    except OSError:
+        return None
+    at_end = info[_ACKED_AT : _ACKED_AT + 8]
+    return int.from_bytes(at_end, sys.byteorder) if len(at_end) == 8 else None
 
 
 async def listening_socket(bind: Endpoint) -> tuple[socket.socket, Endpoint]:

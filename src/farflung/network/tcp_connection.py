@@ -41,6 +41,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._frame_start = 0
         self._ended: FarflungError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._acknowledged = 0
         self._send_seq = 0
         self._congested = False
         self._drains: list[asyncio.Future[None]] = []
@@ -58,6 +59,16 @@ class TcpConnection(asyncio.BufferedProtocol):
             return 0
         queued = sockets.unacknowledged(self._transport.get_extra_info("socket"))
         return self._transport.get_write_buffer_size() + queued
+
+    @property
+    def acknowledged_bytes(self) -> int:
+        """From the system, TLS included: buffers between here and the socket hide bytes."""
+        if self._ended is not None:
+            return self._acknowledged
+        told = sockets.acknowledged(self._transport.get_extra_info("socket"))
+        known = self.sent_bytes - self.waiting_bytes if told is None else told
+        self._acknowledged = max(self._acknowledged, known)
+        return self._acknowledged
 
     async def send(self, message: Control) -> None:
         self._check_open()

@@ -97,10 +97,9 @@ class Mesh:
     def traffic(self) -> Traffic:
         """Counters of the open links, for measuring rates."""
         links = [link for links in self._links.values() for link in links]
-        waiting = sum(link.waiting_bytes for link in links)
         return Traffic(
-            left=sum(link.sent_bytes for link in links) - waiting,
-            waiting=waiting,
+            left=sum(link.acknowledged_bytes for link in links),
+            waiting=sum(link.waiting_bytes for link in links),
             arrived=sum(link.received_bytes for link in links),
         )
 
@@ -231,7 +230,7 @@ class Mesh:
                     link.close("stalled")
                     raise LinkDown(f"{node[:8]} took no bytes for {stall_s:g} s")
                 await asyncio.wait({sending}, timeout=stall_s / LOOKS)
-                before, taken = taken, link.sent_bytes - link.waiting_bytes
+                before, taken = taken, link.acknowledged_bytes
                 quiet_looks = quiet_looks + 1 if taken == before else 0
             sending.result()
         finally:

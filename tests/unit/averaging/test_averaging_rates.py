@@ -32,16 +32,18 @@ def test_only_a_window_between_two_with_arrivals_measures_the_downlink() -> None
     assert meter.up == 0
 
 
-def test_the_newest_transfer_counts_half() -> None:
+def test_a_faster_transfer_counts_half_a_slower_one_a_fifth() -> None:
     first = [(0, 9, 0), (100, 9, 0), (109, 0, 0), (109, 0, 0)]
     second = [(109, 9, 0), (409, 9, 0), (418, 0, 0), (418, 0, 0)]
     assert play(*first).up == 100 / WINDOW_S
     assert play(*first, *second).up == 200 / WINDOW_S
+    third = [(418, 9, 0), (468, 9, 0), (477, 0, 0), (477, 0, 0)]
+    assert play(*first, *second, *third).up == 170 / WINDOW_S
 
 
 def test_a_long_transfer_shows_a_change_before_it_ends() -> None:
     fast = [(1000 * i, 9, 0) for i in range(FOLD_WINDOWS + 1)]
-    slow = [(1000 * FOLD_WINDOWS + i, 9, 0) for i in range(1, 4 * FOLD_WINDOWS + 1)]
+    slow = [(1000 * FOLD_WINDOWS + i, 9, 0) for i in range(1, 16 * FOLD_WINDOWS + 1)]
     meter = play(*fast, *slow)
     assert meter.up < 0.1 * 1000 / WINDOW_S
 

@@ -525,3 +525,39 @@ def test_closing_a_transport_ends_its_listeners_connections_and_tasks() -> None:
             await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
 
     claim(body)
+
+
+def test_acknowledged_bytes_are_what_the_other_machine_took() -> None:
+    """Buffers of TLS and of the loop do not count as sent."""
+
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        far.bulk_size = lambda _: MIB
+        for _ in range(2):
+            await near.send_bulk(HEAD, bytes(MIB))
+        for _ in range(2):
+            await far.receive()
+        await until(lambda: near.waiting_bytes == 0)
+        assert 2 * MIB <= near.acknowledged_bytes <= 1.05 * near.sent_bytes
+        before = near.acknowledged_bytes
+        near.close()
+        assert near.acknowledged_bytes == before
+        assert near.waiting_bytes == 0
+
+    claim(body)
+
+
+def test_bytes_for_a_reader_that_takes_none_wait() -> None:
+    async def body(world: World) -> None:
+        near, _ = await world.pair()
+        frames = [near.send_bulk(HEAD, bytes(8 * MIB)) for _ in range(4)]
+        sending = [asyncio.create_task(frame) for frame in frames]
+        await until(lambda: near.waiting_bytes > 0)
+        await asyncio.sleep(0.2)
+        assert near.acknowledged_bytes < 32 * MIB
+        assert near.waiting_bytes > 0
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+    claim(body)

@@ -12,7 +12,7 @@ from swarm_samples import mark
 from farflung.errors import ProtocolError
 from farflung.events import Event, StateReported
 from farflung.hashing import merkle_root
-from farflung.network.messages import Accuse, Attempt, Leave, Moved, Plan, Synced, Verdict
+from farflung.network.messages import Accuse, Attempt, Beat, Leave, Moved, Plan, Synced, Verdict
 from farflung.run.welcome import AwakeClock
 from farflung.swarm.decide import decide
 from farflung.swarm.records import Abandon, Admin, Close, Commit, Lease, Return
@@ -570,3 +570,115 @@ def test_decide_changes_no_state_that_it_was_given() -> None:
     before = replace(driver.state)
     decide(before, Tick(), driver.now_s + 100)
     assert before == driver.state
+
+
+# ---- speed and links -----------------------------------------------------------------------
+
+
+def beat_all(driver: Driver, **fields: float) -> None:
+    """Everybody beats with these measurements."""
+    for peer in driver.peers.values():
+        driver.say(peer, Beat(steps=peer.steps, phase="training", **{"steps_per_s": 0.0, **fields}))
+
+
+def test_a_peer_at_half_the_speed_gets_half_the_work_and_is_not_waited_for() -> None:
+    driver = started(3, inner_steps=16)
+    slow, *fast = trainers_of(driver)
+    for peer in trainers_of(driver):
+        speed = 5.0 if peer is slow else 10.0
+        driver.say(peer, Beat(steps=0, phase="waiting", steps_per_s=speed))
+    for peer in trainers_of(driver):
+        driver.train(peer)
+    finish_round_once(driver)
+    finish_round_once(driver)
+    finish_round_once(driver)
+    second = round_of(driver, 1)
+    assert second.paced == {slow.node}
+    assert second.budgets[slow.node] * 2 == second.budgets[fast[0].node]
+    driver.train(fast[0])
+    assert round_of(driver, 1).phase is Phase.TRAIN
+    driver.train(fast[1])
+    assert round_of(driver, 1).phase is Phase.EXCHANGE
+    assert slow.node not in {c.node for c in attempt_of(driver, 1).candidates}
+    known = driver.state.nodes[slow.node]
+    assert (known.missed, known.pace < 1) == (1, True)
+
+
+def test_an_owner_with_a_slow_uplink_gets_a_smaller_slice_and_the_attempt_more_time() -> None:
+    driver = started(3, keeper=False)
+    slow = trainers_of(driver)[0]
+    for peer in trainers_of(driver):
+        rate = 70_000.0 if peer is slow else 1e9
+        driver.say(
+            peer,
+            Beat(
+                steps=1,
+                phase="training",
+                steps_per_s=0.0,
+                up_bytes_per_s=rate,
+                down_bytes_per_s=rate,
+            ),
+        )
+    for peer in trainers_of(driver):
+        driver.train(peer)
+    attempt = attempt_of(driver)
+    assert slow.node not in {s.owner for s in attempt.slices}
+    assert slow.node in {c.node for c in attempt.candidates}
+    assert attempt.deadline_s > driver.state.spec.swarm.attempt_s
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -5.0])
+def test_a_rate_that_is_none_counts_as_unknown(rate: float) -> None:
+    driver = started(2)
+    beat_all(driver, up_bytes_per_s=rate, down_bytes_per_s=rate)
+    assert {n.up_bytes_per_s for n in driver.state.nodes.values()} == {0.0}
+
+
+def test_a_peer_that_lost_several_links_is_left_out_and_the_others_go_on() -> None:
+    """Two candidates and the keeper: both others accuse b, which lives and beats."""
+    driver, attempt = in_attempt(2)
+    a, b = (c.node for c in attempt.candidates)
+    for accuser in (next(p for p in trainers_of(driver) if p.node == a), driver.peers["keeper"]):
+        driver.say(accuser, accuse(attempt, b))
+    assert attempt_of(driver).attempt == 1
+    driver.advance(1.0)
+    driver.advance(1.0)
+    second = attempt_of(driver)
+    assert second.attempt == 2
+    assert [c.node for c in second.candidates] == [a]
+
+
+@pytest.mark.parametrize(("phase", "seconds"), [("loading", 960), ("compiling", 1800)])
+def test_a_declared_phase_needs_no_steps_but_comes_to_an_end(phase: str, seconds: int) -> None:
+    driver = started(2)
+    peer = trainers_of(driver)[0]
+    start_s = driver.now_s
+    while driver.state.nodes[peer.node].open:
+        assert driver.now_s < start_s + seconds + 10
+        driver.now_s += 2.0
+        for other in driver.peers.values():
+            busy = phase if other is peer else "waiting"
+            driver.say(other, Beat(steps=0, steps_per_s=0.0, phase=busy))
+        driver.feed(Tick())
+    assert driver.now_s - start_s >= seconds
+    assert f"alive but {phase} for {seconds} s" in "; ".join(driver.reasons)
+
+
+def test_a_node_may_ask_to_take_part_a_few_rounds_behind() -> None:
+    """Where a round takes less than a round trip its request is always late."""
+    driver = started(1)
+    root = merkle_root(driver.state.fragment_hashes)
+    newcomer = driver.peers["keeper"]
+    driver.say(newcomer, Leave(reason="away"))
+    for _ in range(2):
+        driver.train(trainers_of(driver)[0])
+        finish_round_once(driver)
+        finish_round_once(driver)
+    assert len(commits(driver)) >= 1
+    driver.say(newcomer, Synced(next_round=0, state_root=root))
+    assert not driver.state.nodes[newcomer.node].open  # its root was never that of a commit
+    first = commits(driver)[0]
+    driver.say(newcomer, Synced(next_round=1, state_root=mark("other")))
+    assert not driver.state.nodes[newcomer.node].open
+    driver.say(newcomer, Synced(next_round=1, state_root=first.state_root))
+    assert driver.state.nodes[newcomer.node].open
