@@ -13,6 +13,7 @@ from farflung.config.run import RunSpec
 from farflung.errors import StorageError
 from farflung.events import AttemptFailed, GenerationClosed, Warned
 from farflung.failpoints import Killed, Plan, arm
+from farflung.ids import NodeId
 from farflung.run.plant import NodePlant
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
@@ -34,6 +35,10 @@ def spec(*, snapshot_every: int = 3, **outer: Any) -> RunSpec:
     )
 
 
+FAR_S = 0.09
+"""One way; a round takes some 0.3 s."""
+
+
 def fail() -> None:
     raise StorageError("no space left on the disk")
 
@@ -51,6 +56,11 @@ async def restarted(swarm: SimSwarm, label: str, arming: Callable[[], Plan]) -> 
 def contributions(swarm: SimSwarm, label: str) -> list[int]:
     node = swarm.nodes[label].node
     return [c.round for c in swarm.commits() if node in {x.node for x in c.contributors}]
+
+
+def far(swarm: SimSwarm, label: str) -> None:
+    """Far from the coordinator: what both say meets on the way."""
+    swarm.network.set_delay(swarm.nodes[label].node, NodeId("coordinator"), FAR_S)
 
 
 def sound(swarm: SimSwarm) -> None:
@@ -134,13 +144,14 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
     assert said(swarm, "p0", "inputs of round 0 are not recorded")
 
 
-@pytest.mark.parametrize("at", [*range(2, 40, 3)])
+@pytest.mark.parametrize("at", [*range(2, 40, 4)])
 def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -> None:
     """Wherever its journal stands: also when a commit overtakes the SYNCED of its return."""
 
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(spec(rounds=40), peers=3)
         try:
+            far(swarm, "p0")
             await restarted(swarm, "p0", lambda: arm("replica.written", at, fail))
             await swarm.finished()
         finally:
@@ -153,13 +164,18 @@ def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -
     assert contributions(swarm, "p0")[-1] >= 38
 
 
-PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started", "synced.sent"]
+PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started", "statistics.sent"]
 
 
-@pytest.mark.parametrize("name", [*PLACES, "state.installed", "statistics.sent"])
-def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "snapshot_every"),
+    [*((name, 3) for name in [*PLACES, "synced.sent"]), ("state.installed", 100)],
+)
+def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, snapshot_every: int) -> None:
+    rules = spec(rounds=30, fragments=2, window=2, snapshot_every=snapshot_every)
+
     async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(rounds=30, fragments=2, window=2), peers=3)
+        swarm = await SimSwarm.start(rules, peers=3)
         try:
             await restarted(swarm, "p0", lambda: arm(name, 1, fail))
             await swarm.finished()
@@ -172,6 +188,23 @@ def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str) -> None:
     assert said(swarm, "p0", "no space left")
     assert contributions(swarm, "p0")[-1] >= 28
     assert len(set(swarm.commits())) == 30
+
+
+def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins() -> None:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=40), peers=3)
+        try:
+            far(swarm, "p0")
+            await restarted(swarm, "p0", lambda: arm("synced.sent", 1, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no space left")
+    assert contributions(swarm, "p0")[-1] >= 38
 
 
 def test_a_node_that_died_before_the_last_step_ends_by_itself_without_a_coordinator() -> None:
