@@ -10,6 +10,7 @@ import pytest
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
+from farflung.disk import MemoryDisk
 from farflung.errors import StorageError
 from farflung.events import AttemptFailed, GenerationClosed, Warned
 from farflung.failpoints import Killed, Plan, arm
@@ -43,10 +44,17 @@ def fail() -> None:
     raise StorageError("no space left on the disk")
 
 
-async def restarted(swarm: SimSwarm, label: str, arming: Callable[[], Plan]) -> None:
-    """The node's process once more, some rounds later, with a failpoint of its own."""
+async def restarted(
+    swarm: SimSwarm, label: str, arming: Callable[[], Plan], *, bare: bool = False
+) -> None:
+    """The node's process once more, some rounds later, with a failpoint of its own.
+
+    `bare`: without what was on its disk, so that it takes its state from a donor.
+    """
     await swarm.committed(3)
     await swarm.kill(label)
+    if bare:
+        swarm.nodes[label].disk = MemoryDisk()
     await swarm.committed(swarm.picture.committed + 2)
     context = contextvars.copy_context()
     context.run(arming)
@@ -58,9 +66,9 @@ def contributions(swarm: SimSwarm, label: str) -> list[int]:
     return [c.round for c in swarm.commits() if node in {x.node for x in c.contributors}]
 
 
-def far(swarm: SimSwarm, label: str) -> None:
+def far(swarm: SimSwarm, label: str, delay_s: float = FAR_S) -> None:
     """Far from the coordinator: what both say meets on the way."""
-    swarm.network.set_delay(swarm.nodes[label].node, NodeId("coordinator"), FAR_S)
+    swarm.network.set_delay(swarm.nodes[label].node, NodeId("coordinator"), delay_s)
 
 
 def sound(swarm: SimSwarm) -> None:
@@ -168,16 +176,16 @@ PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started",
 
 
 @pytest.mark.parametrize(
-    ("name", "snapshot_every"),
-    [*((name, 3) for name in [*PLACES, "synced.sent"]), ("state.installed", 100)],
+    ("name", "bare"),
+    [*((name, False) for name in [*PLACES, "synced.sent"]), ("state.installed", True)],
 )
-def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, snapshot_every: int) -> None:
-    rules = spec(rounds=30, fragments=2, window=2, snapshot_every=snapshot_every)
+def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, bare: bool) -> None:
+    rules = spec(rounds=30, fragments=2, window=2)
 
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(rules, peers=3)
         try:
-            await restarted(swarm, "p0", lambda: arm(name, 1, fail))
+            await restarted(swarm, "p0", lambda: arm(name, 1, fail), bare=bare)
             await swarm.finished()
         finally:
             await swarm.stop()
@@ -194,7 +202,7 @@ def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins()
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(spec(rounds=40), peers=3)
         try:
-            far(swarm, "p0")
+            far(swarm, "p0", FAR_S / 3)
             await restarted(swarm, "p0", lambda: arm("synced.sent", 1, fail))
             await swarm.finished()
         finally:
