@@ -152,6 +152,29 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
     assert said(swarm, "p0", "inputs of round 0 are not recorded")
 
 
+def test_a_peer_that_cannot_keep_a_result_still_gives_the_others_theirs() -> None:
+    """Its link is slow: the result is on its way when the disk refuses it."""
+
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=10, codec="fp32"), peers=3)
+        try:
+            here = swarm.nodes["p0"].node
+            for label in ("p1", "p2", "keeper"):
+                swarm.network.path(here, swarm.nodes[label].node).bytes_per_s = 20_000
+            await restarted(swarm, "p0", lambda: arm("vote.stored", 1, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no vote for round")
+    back = contributions(swarm, "p0")[3]
+    failed = [e for e in swarm.events if isinstance(e, AttemptFailed) and e.round >= back - 1]
+    assert not failed
+
+
 @pytest.mark.parametrize("at", [*range(2, 40, 4)])
 def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -> None:
     """Wherever its journal stands: also when a commit overtakes the SYNCED of its return."""
@@ -198,11 +221,14 @@ def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, bare: bool
     assert len(set(swarm.commits())) == 30
 
 
-def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins() -> None:
+@pytest.mark.parametrize("delay_s", [0.001, 0.005, 0.06])
+def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins(
+    delay_s: float,
+) -> None:
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(spec(rounds=40), peers=3)
         try:
-            far(swarm, "p0", FAR_S / 3)
+            far(swarm, "p0", delay_s)
             await restarted(swarm, "p0", lambda: arm("synced.sent", 1, fail))
             await swarm.finished()
         finally:
