@@ -10,9 +10,11 @@ import pytest
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
+from farflung.disk import MemoryDisk
 from farflung.errors import StorageError
 from farflung.events import AttemptFailed, GenerationClosed, Warned
 from farflung.failpoints import Killed, Plan, arm
+from farflung.ids import NodeId
 from farflung.run.plant import NodePlant
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
@@ -34,14 +36,25 @@ def spec(*, snapshot_every: int = 3, **outer: Any) -> RunSpec:
     )
 
 
+FAR_S = 0.09
+"""One way; a round takes some 0.3 s."""
+
+
 def fail() -> None:
     raise StorageError("no space left on the disk")
 
 
-async def restarted(swarm: SimSwarm, label: str, arming: Callable[[], Plan]) -> None:
-    """The node's process once more, some rounds later, with a failpoint of its own."""
+async def restarted(
+    swarm: SimSwarm, label: str, arming: Callable[[], Plan], *, bare: bool = False
+) -> None:
+    """The node's process once more, some rounds later, with a failpoint of its own.
+
+    `bare`: without what was on its disk, so that it takes its state from a donor.
+    """
     await swarm.committed(3)
     await swarm.kill(label)
+    if bare:
+        swarm.nodes[label].disk = MemoryDisk()
     await swarm.committed(swarm.picture.committed + 2)
     context = contextvars.copy_context()
     context.run(arming)
@@ -51,6 +64,11 @@ async def restarted(swarm: SimSwarm, label: str, arming: Callable[[], Plan]) -> 
 def contributions(swarm: SimSwarm, label: str) -> list[int]:
     node = swarm.nodes[label].node
     return [c.round for c in swarm.commits() if node in {x.node for x in c.contributors}]
+
+
+def far(swarm: SimSwarm, label: str, delay_s: float = FAR_S) -> None:
+    """Far from the coordinator: what both say meets on the way."""
+    swarm.network.set_delay(swarm.nodes[label].node, NodeId("coordinator"), delay_s)
 
 
 def sound(swarm: SimSwarm) -> None:
@@ -134,13 +152,37 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
     assert said(swarm, "p0", "inputs of round 0 are not recorded")
 
 
-@pytest.mark.parametrize("at", [*range(2, 40, 3)])
+def test_a_peer_that_cannot_keep_a_result_still_gives_the_others_theirs() -> None:
+    """Its link is slow: the result is on its way when the disk refuses it."""
+
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=10, codec="fp32"), peers=3)
+        try:
+            here = swarm.nodes["p0"].node
+            for label in ("p1", "p2", "keeper"):
+                swarm.network.path(here, swarm.nodes[label].node).bytes_per_s = 20_000
+            await restarted(swarm, "p0", lambda: arm("vote.stored", 1, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no vote for round")
+    back = contributions(swarm, "p0")[3]
+    failed = [e for e in swarm.events if isinstance(e, AttemptFailed) and e.round >= back - 1]
+    assert not failed
+
+
+@pytest.mark.parametrize("at", [*range(2, 40, 4)])
 def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -> None:
     """Wherever its journal stands: also when a commit overtakes the SYNCED of its return."""
 
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(spec(rounds=40), peers=3)
         try:
+            far(swarm, "p0")
             await restarted(swarm, "p0", lambda: arm("replica.written", at, fail))
             await swarm.finished()
         finally:
@@ -153,15 +195,20 @@ def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -
     assert contributions(swarm, "p0")[-1] >= 38
 
 
-PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started", "synced.sent"]
+PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started", "statistics.sent"]
 
 
-@pytest.mark.parametrize("name", [*PLACES, "state.installed", "statistics.sent"])
-def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "bare"),
+    [*((name, False) for name in [*PLACES, "synced.sent"]), ("state.installed", True)],
+)
+def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, bare: bool) -> None:
+    rules = spec(rounds=30, fragments=2, window=2)
+
     async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(rounds=30, fragments=2, window=2), peers=3)
+        swarm = await SimSwarm.start(rules, peers=3)
         try:
-            await restarted(swarm, "p0", lambda: arm(name, 1, fail))
+            await restarted(swarm, "p0", lambda: arm(name, 1, fail), bare=bare)
             await swarm.finished()
         finally:
             await swarm.stop()
@@ -172,6 +219,26 @@ def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str) -> None:
     assert said(swarm, "p0", "no space left")
     assert contributions(swarm, "p0")[-1] >= 28
     assert len(set(swarm.commits())) == 30
+
+
+@pytest.mark.parametrize("delay_s", [0.001, 0.005, 0.06])
+def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins(
+    delay_s: float,
+) -> None:
+    async def main() -> SimSwarm:
+        swarm = await SimSwarm.start(spec(rounds=40), peers=3)
+        try:
+            far(swarm, "p0", delay_s)
+            await restarted(swarm, "p0", lambda: arm("synced.sent", 1, fail))
+            await swarm.finished()
+        finally:
+            await swarm.stop()
+        return swarm
+
+    swarm = run_virtual(main())
+    sound(swarm)
+    assert said(swarm, "p0", "no space left")
+    assert contributions(swarm, "p0")[-1] >= 38
 
 
 def test_a_node_that_died_before_the_last_step_ends_by_itself_without_a_coordinator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from farflung.disk import Disk, MemoryDisk, RealDisk
 from farflung.errors import StorageError
+from farflung.failpoints import arm
 
 
 @pytest.fixture(params=["memory", "real"])
@@ -167,3 +169,31 @@ def test_every_way_to_be_full_or_broken_has_a_sentence(
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match=words):
         disk.replace("state", b"new")
+
+
+@pytest.mark.parametrize(
+    ("place", "left"), [("disk.before-rename", b"old"), ("disk.renamed", b"new")]
+)
+def test_a_replacement_that_fails_leaves_one_whole_file(
+    disk: Disk, place: str, left: bytes
+) -> None:
+    disk.replace("a/file", b"old")
+
+    def fail() -> None:
+        raise StorageError("the disk refuses")
+
+    def replace() -> None:
+        arm(place, 1, fail)
+        disk.replace("a/file", b"new")
+
+    with pytest.raises(StorageError, match="refuses"):
+        contextvars.copy_context().run(replace)
+    assert disk.read("a/file") == left
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    disk.replace("a/kept", b"whole")
+    (tmp_path / "a" / ".half.tmp").write_bytes(b"ha")
+    disk.sweep()
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["kept"]
