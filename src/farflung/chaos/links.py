@@ -74,8 +74,9 @@ class Counts:
 class Net:
     """All relays. Owned by one event loop."""
 
-    def __init__(self, who: Who) -> None:
+    def __init__(self, who: Who, address: str = "127.0.0.1") -> None:
         self._who = who
+        self._address = address
         self._servers: list[asyncio.Server] = []
         self._effects: dict[int, Effect] = {}
         self._rules: dict[Pair, Rule] = {}
@@ -89,7 +90,7 @@ class Net:
     # ---- relays ----------------------------------------------------------------------------
 
     async def relay(self, node: str, listening: int, port: int) -> None:
-        """Listen on loopback at `listening` and pass everything to `node` at `port`.
+        """Listen at the port `listening` and pass everything to `node` at `port`.
 
         Raises OSError when the port is taken.
         """
@@ -106,7 +107,7 @@ class Net:
                 self._tasks.discard(task)
                 _close(writer)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", listening, limit=PIECE)
+        server = await asyncio.start_server(accept, self._address, listening, limit=PIECE)
         self._servers.append(server)
 
     async def close(self) -> None:
@@ -190,7 +191,7 @@ class Net:
         await self._open(there, back)
         await asyncio.sleep(self.rule(there).delay_s + self.rule(back).delay_s)
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port, limit=PIECE)
+            up_reader, up_writer = await asyncio.open_connection(self._address, port, limit=PIECE)
         except OSError:
             _abort(writer)  # nobody listens: refused
             return
@@ -221,8 +222,7 @@ class Net:
                 if isinstance(item, OSError):
                     raise item
                 if not item:
-                    if writer.can_write_eof():
-                        writer.write_eof()
+                    _end(writer)
                     return
                 await self._write(pair, item, writer)
         finally:
@@ -284,9 +284,22 @@ def _abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+def _end(writer: asyncio.StreamWriter) -> None:
+    """Half-close; ConnectionResetError when the connection is no more."""
+    try:
+        writer.write_eof()
+    except RuntimeError as error:  # the loops' way to say that it was aborted meanwhile
+        raise ConnectionResetError(str(error)) from None
+
+
 def _close(writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError, RuntimeError):
         writer.close()
+
+
+def own_address(process: int) -> str:
+    """A loopback address that no other run on this machine uses: Linux has all of 127.0.0.0/8."""
+    return f"127.{100 + process // 65536 % 100}.{process // 256 % 256}.{process % 254 + 1}"
 
 
 LOWEST, HIGHEST = 20_000, 32_000
@@ -295,23 +308,24 @@ LOWEST, HIGHEST = 20_000, 32_000
 
 @dataclass
 class Ports:
-    """Free ports of loopback, each given once."""
+    """Free ports of an address, each given once."""
 
+    address: str = "127.0.0.1"
     next: int = field(default=LOWEST)
 
     def take(self, count: int = 1) -> int:
         """The first of `count` neighbouring ports that nobody listens on. Raises OSError."""
         while self.next + count < HIGHEST:
             first, self.next = self.next, self.next + count
-            if all(_free(first + i) for i in range(count)):
+            if all(_free(self.address, first + i) for i in range(count)):
                 return first
         raise OSError(f"no {count} free ports between {LOWEST} and {HIGHEST}")
 
 
-def _free(port: int) -> bool:
+def _free(address: str, port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             return False
     return True

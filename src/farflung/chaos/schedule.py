@@ -39,7 +39,7 @@ INTERVAL_S: dict[Kind, float] = {
     Kind.STOP: 24.0,
     Kind.PARTITION: 30.0,
     Kind.ONE_WAY: 30.0,
-    Kind.RESET: 12.0,
+    Kind.RESET: 8.0,
     Kind.SLOW: 40.0,
     Kind.DELAY: 40.0,
     Kind.JOIN: 32.0,

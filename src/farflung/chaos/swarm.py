@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from farflung.chaos.journal_marks import Mark, marked
-from farflung.chaos.links import Net, Ports
+from farflung.chaos.links import Net, Ports, own_address
 from farflung.chaos.owners import dialler
 from farflung.chaos.processes import Life, Program
 from farflung.chaos.schedule import HOST
@@ -89,7 +90,8 @@ class Swarm:
     spec: RunSpec
     net: Net = field(init=False)
     programs: dict[str, Program] = field(default_factory=dict)
-    ports: Ports = field(default_factory=Ports)
+    address: str = field(default_factory=lambda: own_address(os.getpid()))
+    ports: Ports = field(init=False)
     marks: list[Mark] = field(default_factory=list)
     """The journal as it was at each death of the host."""
     commits_s: list[float] = field(default_factory=list)
@@ -105,7 +107,8 @@ class Swarm:
     _contributed_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.net = Net(self._who)
+        self.net = Net(self._who, self.address)
+        self.ports = Ports(self.address)
         self._tail = Tail(self.folder(HOST) / EVENTS)
 
     # ---- places ----------------------------------------------------------------------------
@@ -131,7 +134,7 @@ class Swarm:
     def _who(self, source_port: int, listening: int) -> str:
         programs = {**self.programs, **self.doubles}
         running = {n: p.pid for n, p in programs.items() if p.pid}
-        return dialler(source_port, listening, running)
+        return dialler(source_port, (self.address, listening), running)
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -149,9 +152,9 @@ class Swarm:
             "--spec-json",
             str(spec_file),
             "--bind",
-            f"127.0.0.1:{port}",
+            f"{self.address}:{port}",
             "--advertise",
-            f"127.0.0.1:{public}",
+            f"{self.address}:{public}",
         )
         path = self.folder(HOST) / "invite.txt"
         end_s = time.monotonic() + START_S
@@ -172,9 +175,9 @@ class Swarm:
             "--name",
             name,
             "--bind",
-            f"127.0.0.1:{port}",
+            f"{self.address}:{port}",
             "--advertise",
-            f"127.0.0.1:{public}",
+            f"{self.address}:{public}",
         )
         life.admitted = False
 
@@ -216,7 +219,7 @@ class Swarm:
         """Bind and advertise of a peer that has kept nothing."""
         port, public = self.ports.take(), self.ports.take()
         await self.net.relay(name, public, port)
-        return "--bind", f"127.0.0.1:{port}", "--advertise", f"127.0.0.1:{public}"
+        return "--bind", f"{self.address}:{port}", "--advertise", f"{self.address}:{public}"
 
     async def start_double(self, name: str) -> Program:
         """A second process on a copy of a peer's folder: the same key, its own port."""
@@ -225,7 +228,9 @@ class Swarm:
         program = Program(copy, self.root / copy, ("join",), self.logs, _ignore)
         self.doubles[copy] = program
         port = self.ports.take()
-        await program.start("join", self._invite, "--name", name, "--bind", f"127.0.0.1:{port}")
+        await program.start(
+            "join", self._invite, "--name", name, "--bind", f"{self.address}:{port}"
+        )
         return program
 
     async def end(self) -> None:

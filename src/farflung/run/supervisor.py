@@ -56,6 +56,7 @@ class Supervisor:
         """One stay after the other: each begins from the anchor."""
         while True:
             self._on_runner(None)
+            runner.drop_landings()
             self._ended.clear()
             await self._trainer.reset()
             runner.forget()
