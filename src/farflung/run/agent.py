@@ -364,7 +364,6 @@ class Agent:
             case Gen(node=self.config.node, generation=generation) if self._asked:
                 self.applier.generation = generation
                 self.applier.count_bytes_from_now()
-                self.applier.begin_stay()
             case Close(node=self.config.node, generation=self.applier.generation):
                 self._end_generation()
             case Admin(action="finish"):
@@ -377,7 +376,7 @@ class Agent:
         self.applier.generation = 0
         self._asked = False
         if self.runner is not None:
-            self._on_runner(None)  # no plan for it until it has begun anew
+            self.runner.drop_landings()
         if self.supervisor is not None:
             self.supervisor.end_generation()
         self._news.set()

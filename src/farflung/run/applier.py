@@ -124,11 +124,6 @@ class Applier:
             self.runner.on_abandon(round_)
         self._world.emit(Skipped(round=round_))
 
-    def begin_stay(self) -> None:
-        """My stay is open: training starts from the anchor as it is now."""
-        if self.runner is not None:
-            self.runner.begin()
-
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
         self._moved_bytes = (self._mesh.sent_bytes(), self._mesh.received_bytes())
