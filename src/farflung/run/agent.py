@@ -364,6 +364,8 @@ class Agent:
             case Gen(node=self.config.node, generation=generation) if self._asked:
                 self.applier.generation = generation
                 self.applier.count_bytes_from_now()
+                if self.runner is not None:
+                    self.runner.begin()
             case Close(node=self.config.node, generation=self.applier.generation):
                 self._end_generation()
             case Admin(action="finish"):
@@ -377,6 +379,7 @@ class Agent:
         self._asked = False
         if self.runner is not None:
             self.runner.drop_landings()
+            self._on_runner(None)  # no plan for it until it has begun anew
         if self.supervisor is not None:
             self.supervisor.end_generation()
         self._news.set()

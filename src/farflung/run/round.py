@@ -11,8 +11,9 @@ ABANDON   nothing moved: the progress stays and leaves with the next round
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -88,6 +89,15 @@ class RoundRunner:
         self._bases = list(self._follower.state.rounds) if self._follower.ready else []
 
     # ---- told by the agent -----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """My stay opened: local parameters are the anchor as it is now.
+
+        Rounds that were applied outside of a stay moved the anchor alone; a contribution that
+        started from an older one would pull the swarm back to it.
+        """
+        self._bases = list(self._follower.state.rounds)
+        self._merging(self._trainer.reset())
 
     def on_plan(self, plan: Plan) -> None:
         """PLAN(r), perhaps repeated by a coordinator that restarted: then READY is repeated."""
@@ -240,7 +250,11 @@ class RoundRunner:
                 departed.tokens_before if departed is not None and kept else self._tokens
             )
         self._bases[commit.fragment] = commit.round
-        task = asyncio.create_task(self._trainer.land(landing))
+        self._merging(self._trainer.land(landing))
+
+    def _merging(self, work: Coroutine[Any, Any, None]) -> None:
+        """Before it is done nothing is trained and no commit is applied (`settled`)."""
+        task = asyncio.create_task(work)
         # A trainer's death is reported by `train`; a landing that dies with it says nothing new.
         task.add_done_callback(lambda t: t.cancelled() or t.exception())
         self._landings.append(task)

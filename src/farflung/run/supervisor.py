@@ -43,9 +43,7 @@ class Supervisor:
             before = self._trainer.steps
             try:
                 await self._trainer.start()
-                runner = self._make_runner()
-                self._on_runner(runner)
-                await self._generations(runner)
+                await self._generations(self._make_runner())
             except TrainerDied as error:
                 self._on_runner(None)
                 self._emit(TrainerRestarted(reason=str(error)))
@@ -57,9 +55,11 @@ class Supervisor:
     async def _generations(self, runner: RoundRunner) -> None:
         """One stay after the other: each begins from the anchor."""
         while True:
+            self._on_runner(None)
             self._ended.clear()
             await self._trainer.reset()
             runner.forget()
+            self._on_runner(runner)  # only now: a plan that came before would be forgotten
             rounds = asyncio.create_task(runner.run())
             ended = asyncio.create_task(self._ended.wait())
             try:
