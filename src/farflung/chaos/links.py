@@ -222,7 +222,9 @@ class Net:
                 if isinstance(item, OSError):
                     raise item
                 if not item:
-                    _end(writer)
+                    with contextlib.suppress(OSError, RuntimeError):  # the other end went first
+                        if writer.can_write_eof():
+                            writer.write_eof()
                     return
                 await self._write(pair, item, writer)
         finally:
@@ -282,14 +284,6 @@ def _abort(writer: asyncio.StreamWriter) -> None:
             with socket.socket(fileno=socket.dup(found.fileno())) as twin:
                 twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
-
-
-def _end(writer: asyncio.StreamWriter) -> None:
-    """Half-close; ConnectionResetError when the connection is no more."""
-    try:
-        writer.write_eof()
-    except RuntimeError as error:  # the loops' way to say that it was aborted meanwhile
-        raise ConnectionResetError(str(error)) from None
 
 
 def _close(writer: asyncio.StreamWriter) -> None:
