@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from farflung.chaos.effects import Counts
 from farflung.chaos.faults import Executed
 from farflung.chaos.journal_marks import Mark, kept
-from farflung.chaos.links import Counts
 from farflung.chaos.processes import Life
 from farflung.chaos.resources import Meter, Sample
 from farflung.chaos.schedule import HOST

@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from farflung.chaos.links import Effect, Net, Ports
+from farflung.chaos.effects import Effect
+from farflung.chaos.links import Net, Ports
 from farflung.chaos.owners import dialler, socket_inode
 
 WAIT_S = 20.0
