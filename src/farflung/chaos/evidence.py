@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from farflung.chaos.effects import Counts
 from farflung.chaos.faults import Executed
 from farflung.chaos.journal_marks import Mark, kept
-from farflung.chaos.links import Counts
 from farflung.chaos.processes import Life
 from farflung.chaos.resources import Meter, Sample
-from farflung.chaos.schedule import HOST, Kind
+from farflung.chaos.schedule import HOST
 from farflung.chaos.swarm import DOUBLE, Swarm
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
@@ -76,7 +76,7 @@ def gather(
     root = swarm.root
     data = (swarm.folder(HOST) / JOURNAL).read_bytes()
     findings, violation = _verified(root)
-    lost = {e.fault.nodes[0] for e in executed if e.kind is Kind.KILL and not e.fault.returns}
+    lost = {p.name for p in swarm.programs.values() if p.lives and p.lives[-1].code != 0}
     return Evidence(
         spec=swarm.spec,
         started_s=started_s,
@@ -140,6 +140,6 @@ def _verified(root: Path) -> tuple[Findings | None, str]:
 
 
 def _temporary(root: Path, lost: set[str]) -> list[str]:
-    """A node that was killed for good could not clean up."""
+    """A node whose last process was killed could not clean up."""
     found = [p.relative_to(root) for p in sorted(root.rglob("*.tmp"))]
     return [str(p) for p in found if p.parts[0] not in lost and DOUBLE not in p.parts[0]]

@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from farflung.chaos.links import Effect
+from farflung.chaos.effects import Effect
 from farflung.chaos.schedule import HOST, Fault, Kind
 from farflung.chaos.swarm import Swarm
 
@@ -87,6 +87,9 @@ class Striker:
             bytes_per_s=fault.amount if fault.kind is Kind.SLOW else 0.0,
             delay_s=fault.amount if fault.kind is Kind.DELAY else 0.0,
         )
+        done.skipped = self.swarm.net.cannot(effect)
+        if done.skipped:
+            return
         token = self.swarm.net.apply(effect)
         try:
             await self._last(fault.lasts_s)

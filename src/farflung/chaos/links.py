@@ -12,43 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import socket
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from farflung.chaos.effects import UNKNOWN, Counts, Effect, Effects, Pair, Place, Rule
+
 PIECE = 256 << 10
 QUEUED = 8
 """Pieces under way in one direction of a connection."""
 SMOOTH_S = 0.05
 """A capped stream sends what it may send in this time at once."""
-UNKNOWN = "?"
 
-Pair = tuple[str, str]
 Who = Callable[[int, int], str]
 """(source port, listening port) -> name of the node that dialled, "" when unknown."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effect:
-    """What some directed pairs suffer."""
-
-    pairs: frozenset[Pair]
-    blocked: bool = False
-    bytes_per_s: float = 0.0
-    """0: no cap."""
-    delay_s: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """All effects on one directed pair, together."""
-
-    blocked: bool = False
-    bytes_per_s: float = 0.0
-    delay_s: float = 0.0
 
 
 @dataclass(eq=False)
@@ -60,26 +39,16 @@ class _Wire:
     writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter]
 
 
-@dataclass
-class Counts:
-    """What the relays saw."""
-
-    connections: int = 0
-    unmapped: int = 0
-    """Connections whose dialler was not found: faults apply to the listener's side alone."""
-    resets: int = 0
-    bytes: int = 0
-
-
 class Net:
     """All relays. Owned by one event loop."""
 
-    def __init__(self, who: Who) -> None:
+    def __init__(self, who: Who, address: str = "127.0.0.1") -> None:
         self._who = who
+        self._address = address
         self._servers: list[asyncio.Server] = []
-        self._effects: dict[int, Effect] = {}
-        self._rules: dict[Pair, Rule] = {}
-        self._tokens = itertools.count()
+        self._ports = Ports(address)
+        self._places: dict[str, Place] = {}
+        self._effects = Effects()
         self._changed = asyncio.Event()
         self._wires: set[_Wire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,8 +57,23 @@ class Net:
 
     # ---- relays ----------------------------------------------------------------------------
 
+    async def place(self, node: str, listeners: int = 1) -> Place:
+        """Ports of the node, and relays in front of them, which it is to advertise."""
+        if node not in self._places:
+            port, public = self._ports.take(listeners), self._ports.take(listeners)
+            for step in range(listeners):
+                await self.relay(node, public + step, port + step)
+            self._places[node] = Place(
+                bind=f"{self._address}:{port}", advertise=f"{self._address}:{public}"
+            )
+        return self._places[node]
+
+    def cannot(self, effect: Effect) -> str:
+        del effect
+        return ""
+
     async def relay(self, node: str, listening: int, port: int) -> None:
-        """Listen on loopback at `listening` and pass everything to `node` at `port`.
+        """Listen at the port `listening` and pass everything to `node` at `port`.
 
         Raises OSError when the port is taken.
         """
@@ -106,7 +90,7 @@ class Net:
                 self._tasks.discard(task)
                 _close(writer)
 
-        server = await asyncio.start_server(accept, "127.0.0.1", listening, limit=PIECE)
+        server = await asyncio.start_server(accept, self._address, listening, limit=PIECE)
         self._servers.append(server)
 
     async def close(self) -> None:
@@ -119,23 +103,19 @@ class Net:
     # ---- faults ----------------------------------------------------------------------------
 
     def apply(self, effect: Effect) -> int:
-        """Returns a token for `lift`. Effects on one pair add up."""
-        token = next(self._tokens)
-        self._effects[token] = effect
-        self._recompute()
+        token = self._effects.add(effect)
+        self._change()
         return token
 
     def lift(self, token: int) -> None:
-        if self._effects.pop(token, None) is not None:
-            self._recompute()
+        if self._effects.remove(token):
+            self._change()
 
     def heal(self) -> None:
-        """End all effects."""
         self._effects.clear()
-        self._recompute()
+        self._change()
 
     def reset(self, a: str, b: str) -> int:
-        """RST on every connection between two nodes; returns how many there were."""
         hit = [w for w in self._wires if {w.source, w.target} == {a, b}]
         for wire in hit:
             for writer in wire.writers:
@@ -143,26 +123,10 @@ class Net:
         self.counts.resets += len(hit)
         return len(hit)
 
-    def connected(self, a: str, b: str) -> int:
-        """Connections between two nodes now."""
-        return sum({w.source, w.target} == {a, b} for w in self._wires)
-
     def rule(self, pair: Pair) -> Rule:
-        if pair not in self._rules:
-            self._rules[pair] = self._combined(pair)
-        return self._rules[pair]
+        return self._effects.rule(pair)
 
-    def _combined(self, pair: Pair) -> Rule:
-        found = [e for e in self._effects.values() if any(_covers(p, pair) for p in e.pairs)]
-        caps = [e.bytes_per_s for e in found if e.bytes_per_s > 0]
-        return Rule(
-            blocked=any(e.blocked for e in found),
-            bytes_per_s=min(caps, default=0.0),
-            delay_s=max((e.delay_s for e in found), default=0.0),
-        )
-
-    def _recompute(self) -> None:
-        self._rules.clear()
+    def _change(self) -> None:
         self._free_at_s.clear()
         self._changed.set()
         self._changed = asyncio.Event()
@@ -190,7 +154,7 @@ class Net:
         await self._open(there, back)
         await asyncio.sleep(self.rule(there).delay_s + self.rule(back).delay_s)
         try:
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port, limit=PIECE)
+            up_reader, up_writer = await asyncio.open_connection(self._address, port, limit=PIECE)
         except OSError:
             _abort(writer)  # nobody listens: refused
             return
@@ -200,7 +164,7 @@ class Net:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._stream(there, reader, up_writer))
                 group.create_task(self._stream(back, up_reader, writer))
-        except* OSError:
+        except* (OSError, RuntimeError):  # RuntimeError: uvloop's word for an aborted transport
             for each in wire.writers:
                 _abort(each)
         finally:
@@ -270,11 +234,6 @@ class Net:
         await self._until(start_s + cost_s)
 
 
-def _covers(wanted: Pair, pair: Pair) -> bool:
-    """A side that is not known is taken for any: faults then apply per node."""
-    return all(w == p or p == UNKNOWN for w, p in zip(wanted, pair, strict=True))
-
-
 def _abort(writer: asyncio.StreamWriter) -> None:
     """Close with RST: nothing that waits is sent."""
     found = writer.get_extra_info("socket")
@@ -290,29 +249,35 @@ def _close(writer: asyncio.StreamWriter) -> None:
         writer.close()
 
 
+def own_address(process: int) -> str:
+    """A loopback address that no other run on this machine uses: Linux has all of 127.0.0.0/8."""
+    return f"127.{100 + process // 65536 % 100}.{process // 256 % 256}.{process % 254 + 1}"
+
+
 LOWEST, HIGHEST = 20_000, 32_000
 """Below the range from which the system takes ports of outgoing connections."""
 
 
 @dataclass
 class Ports:
-    """Free ports of loopback, each given once."""
+    """Free ports of an address, each given once."""
 
+    address: str = "127.0.0.1"
     next: int = field(default=LOWEST)
 
     def take(self, count: int = 1) -> int:
         """The first of `count` neighbouring ports that nobody listens on. Raises OSError."""
         while self.next + count < HIGHEST:
             first, self.next = self.next, self.next + count
-            if all(_free(first + i) for i in range(count)):
+            if all(_free(self.address, first + i) for i in range(count)):
                 return first
         raise OSError(f"no {count} free ports between {LOWEST} and {HIGHEST}")
 
 
-def _free(port: int) -> bool:
+def _free(address: str, port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             return False
     return True

@@ -6,14 +6,17 @@ Linux only, no privileges: /proc/net/tcp gives the inode of a socket by its two 
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 
 
-def socket_inode(local_port: int, remote_port: int) -> int:
-    """Inode of the socket of this machine with these two ports; 0 when there is none."""
+def socket_inode(local_port: int, remote: tuple[str, int]) -> int:
+    """Inode of this machine's socket from a port to an IPv4 address; 0 when there is none."""
+    there = f"{int.from_bytes(socket.inet_aton(remote[0]), sys.byteorder):08X}:{remote[1]:04X}"
     for table in TABLES:
         try:
             lines = table.read_text().splitlines()[1:]
@@ -21,8 +24,8 @@ def socket_inode(local_port: int, remote_port: int) -> int:
             continue
         for line in lines:
             fields = line.split()
-            here, there = (int(a.rpartition(":")[2], 16) for a in fields[1:3])
-            if (here, there) == (local_port, remote_port) and fields[9] != "0":
+            here = int(fields[1].rpartition(":")[2], 16)
+            if here == local_port and fields[2].endswith(there) and fields[9] != "0":
                 return int(fields[9])
     return 0
 
@@ -40,7 +43,7 @@ def holder(inode: int, processes: Mapping[str, int]) -> str:
     return ""
 
 
-def dialler(source_port: int, listening_port: int, processes: Mapping[str, int]) -> str:
-    """Who dialled `listening_port` from `source_port`; "" when that cannot be found out."""
-    inode = socket_inode(source_port, listening_port)
+def dialler(source_port: int, listening: tuple[str, int], processes: Mapping[str, int]) -> str:
+    """Who dialled this address from `source_port`; "" when that cannot be found out."""
+    inode = socket_inode(source_port, listening)
     return holder(inode, processes) if inode else ""

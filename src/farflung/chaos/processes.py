@@ -49,6 +49,8 @@ class Program:
     arguments: tuple[str, ...]
     logs: Path
     on_end: Callable[[Life], None]
+    prefix: tuple[str, ...] = ()
+    """Words before the command: where it runs."""
     lives: list[Life] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
     _watching: asyncio.Task[None] | None = None
@@ -76,6 +78,7 @@ class Program:
         self._why = ""
         # A pipe, not a file: a full disk of the node must not swallow what it says about it.
         process = await asyncio.create_subprocess_exec(
+            *self.prefix,
             sys.executable,
             "-m",
             "farflung",

@@ -37,6 +37,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
             "peers": options.peers,
             "seed": options.seed,
             "min_peers": options.min_peers,
+            "netns": options.netns,
             "kinds": sorted(str(k) for k in options.kinds),
         },
         "folder": str(outcome.folder) if outcome.kept else None,
@@ -64,7 +65,7 @@ def repeat(outcome: Outcome) -> str:
     options = outcome.options
     return (
         f"farflung chaos --minutes {options.minutes:g} --peers {options.peers} "
-        f"--seed {options.seed}"
+        f"--seed {options.seed}" + (" --netns" if options.netns else "")
     )
 
 

@@ -34,17 +34,17 @@ class Kind(StrEnum):
 
 
 INTERVAL_S: dict[Kind, float] = {
-    Kind.KILL: 4.2,
-    Kind.KILL_HOST: 28.0,
-    Kind.STOP: 24.0,
-    Kind.PARTITION: 30.0,
-    Kind.ONE_WAY: 30.0,
-    Kind.RESET: 12.0,
+    Kind.KILL: 4.8,
+    Kind.KILL_HOST: 30.0,
+    Kind.STOP: 30.0,
+    Kind.PARTITION: 36.0,
+    Kind.ONE_WAY: 36.0,
+    Kind.RESET: 8.0,
     Kind.SLOW: 40.0,
     Kind.DELAY: 40.0,
     Kind.JOIN: 32.0,
     Kind.DOUBLE: 60.0,
-    Kind.DISK: 50.0,
+    Kind.DISK: 60.0,
     Kind.HOST_DISK: 120.0,
 }
 """Mean time between two faults of a kind, with five peers."""

@@ -42,6 +42,8 @@ class ChaosOptions:
     """Keep everything here; without it a temporary folder, kept on failure only."""
     min_peers: int = 2
     kinds: frozenset[Kind] = frozenset(Kind)
+    netns: bool = False
+    """Network namespaces instead of relays; needs root."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,7 @@ async def run_chaos(options: ChaosOptions, show: Show) -> Outcome:
         options.seed, options.minutes * 60, options.peers, options.min_peers, options.kinds
     )
     spec = chaos_spec(options.seed, options.peers, options.min_peers)
-    swarm = Swarm(folder, spec)
+    swarm = Swarm(folder, spec, options.netns)
     with _interruptible() as interrupted:
         run = _Run(options, show, swarm, Striker(swarm), interrupted)
         watching = asyncio.create_task(_watch(run))

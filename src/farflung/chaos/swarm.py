@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from farflung.chaos.effects import Links, Place
 from farflung.chaos.journal_marks import Mark, marked
-from farflung.chaos.links import Net, Ports
+from farflung.chaos.links import Net, own_address
+from farflung.chaos.netns import Namespaces
 from farflung.chaos.owners import dialler
 from farflung.chaos.processes import Life, Program
 from farflung.chaos.schedule import HOST
@@ -87,9 +90,10 @@ class Swarm:
 
     root: Path
     spec: RunSpec
-    net: Net = field(init=False)
+    netns: bool = False
+    """Network namespaces instead of relays."""
+    net: Links = field(init=False)
     programs: dict[str, Program] = field(default_factory=dict)
-    ports: Ports = field(default_factory=Ports)
     marks: list[Mark] = field(default_factory=list)
     """The journal as it was at each death of the host."""
     commits_s: list[float] = field(default_factory=list)
@@ -99,13 +103,15 @@ class Swarm:
     doubles: dict[str, Program] = field(default_factory=dict)
     """Second processes of one key, by a name of their own: no fault strikes them."""
     _invite: str = ""
+    _address: str = ""
     _tail: Tail = field(init=False)
     _starting: dict[str, asyncio.Lock] = field(default_factory=dict)
     _tails: dict[str, Tail] = field(default_factory=dict)
     _contributed_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.net = Net(self._who)
+        self._address = own_address(os.getpid())
+        self.net = Namespaces(os.getpid()) if self.netns else Net(self._who, self._address)
         self._tail = Tail(self.folder(HOST) / EVENTS)
 
     # ---- places ----------------------------------------------------------------------------
@@ -131,7 +137,7 @@ class Swarm:
     def _who(self, source_port: int, listening: int) -> str:
         programs = {**self.programs, **self.doubles}
         running = {n: p.pid for n, p in programs.items() if p.pid}
-        return dialler(source_port, listening, running)
+        return dialler(source_port, (self._address, listening), running)
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -140,19 +146,9 @@ class Swarm:
         self.logs.mkdir(parents=True)
         spec_file = self.root / "spec.json"
         spec_file.write_bytes(spec_bytes(self.spec))
-        port, public = self.ports.take(2), self.ports.take(2)
-        for step in (0, 1):  # coordinator, keeper
-            await self.net.relay(HOST, public + step, port + step)
-        self._program(HOST, "host")
-        await self.host.start(
-            "host",
-            "--spec-json",
-            str(spec_file),
-            "--bind",
-            f"127.0.0.1:{port}",
-            "--advertise",
-            f"127.0.0.1:{public}",
-        )
+        place = await self.net.place(HOST, listeners=2)  # coordinator, keeper
+        self._program(HOST, place, "host")
+        await self.host.start("host", "--spec-json", str(spec_file), *_listening(place))
         path = self.folder(HOST) / "invite.txt"
         end_s = time.monotonic() + START_S
         while not path.exists():
@@ -163,23 +159,19 @@ class Swarm:
 
     async def add_peer(self, name: str) -> None:
         """A new identity joins."""
-        port, public = self.ports.take(), self.ports.take()
-        await self.net.relay(name, public, port)
-        program = self._program(name, "join")
-        life = await program.start(
-            "join",
-            self._invite,
-            "--name",
-            name,
-            "--bind",
-            f"127.0.0.1:{port}",
-            "--advertise",
-            f"127.0.0.1:{public}",
-        )
+        place = await self.net.place(name)
+        program = self._program(name, place, "join")
+        await self._join(program, place)
+
+    async def _join(self, program: Program, place: Place) -> None:
+        listening = _listening(place)
+        life = await program.start("join", self._invite, "--name", program.name, *listening)
         life.admitted = False
 
-    def _program(self, name: str, *arguments: str) -> Program:
-        program = Program(name, self.root / name, arguments, self.logs, self._on_end)
+    def _program(self, name: str, place: Place, *arguments: str) -> Program:
+        program = Program(
+            name, self.root / name, arguments, self.logs, self._on_end, prefix=place.prefix
+        )
         self.programs[name] = program
         return program
 
@@ -202,9 +194,7 @@ class Swarm:
         if program.running:
             return
         if name != HOST and not self.is_member(name):
-            listening = await self._again(name)
-            life = await program.start("join", self._invite, "--name", name, *listening)
-            life.admitted = False
+            await self._join(program, await self.net.place(name))
         else:
             await program.start()
 
@@ -212,20 +202,17 @@ class Swarm:
         """Whether the host has let this peer in, and the peer knows."""
         return (self.folder(name) / "membership.json").exists()
 
-    async def _again(self, name: str) -> tuple[str, ...]:
-        """Bind and advertise of a peer that has kept nothing."""
-        port, public = self.ports.take(), self.ports.take()
-        await self.net.relay(name, public, port)
-        return "--bind", f"127.0.0.1:{port}", "--advertise", f"127.0.0.1:{public}"
-
     async def start_double(self, name: str) -> Program:
         """A second process on a copy of a peer's folder: the same key, its own port."""
         copy = f"{name}{DOUBLE}{len(self.doubles) + 1}"
         await asyncio.to_thread(_copy_live, self.root / name, self.root / copy)
-        program = Program(copy, self.root / copy, ("join",), self.logs, _ignore)
+        place = await self.net.place(copy)
+        arguments = ("join", self._invite, "--name", name, *_listening(place))
+        program = Program(
+            copy, self.root / copy, arguments, self.logs, _ignore, prefix=place.prefix
+        )
         self.doubles[copy] = program
-        port = self.ports.take()
-        await program.start("join", self._invite, "--name", name, "--bind", f"127.0.0.1:{port}")
+        await program.start()
         return program
 
     async def end(self) -> None:
@@ -254,6 +241,12 @@ class Swarm:
             if self._contributed_s.get(name, 0.0) <= since_s:
                 return False
         return True
+
+
+def _listening(place: Place) -> tuple[str, ...]:
+    """The options of `host` and `join` that say where to listen and where to be dialled."""
+    advertised = ("--advertise", place.advertise) if place.advertise else ()
+    return ("--bind", place.bind, *advertised)
 
 
 def _copy_live(source: Path, target: Path) -> None:

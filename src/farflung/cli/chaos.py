@@ -30,6 +30,10 @@ def chaos(
         Path | None,
         typer.Option(help="Keep all folders and logs here (default: kept on failure only)."),
     ] = None,
+    netns: Annotated[
+        bool,
+        typer.Option("--netns", help="Emulate the network by the kernel's namespaces (root)."),
+    ] = False,
 ) -> None:
     """Run a swarm of real processes under random faults, then judge what it wrote.
 
@@ -40,6 +44,9 @@ def chaos(
     Exit code 0: every promise held; 1: one did not, and the folders are kept; 130: ended by
     Ctrl-C (what happened until then is judged all the same).
 
+    The network between them is emulated by relays on this machine, which need no privileges, or
+    with --netns by network namespaces.
+
     Examples:
 
       farflung chaos
@@ -48,11 +55,17 @@ def chaos(
 
       farflung chaos --minutes 1 --peers 3 --keep chaos-out
     """
+    from farflung.chaos.netns import missing
     from farflung.chaos.report import repeat, to_json
     from farflung.chaos.storm import ChaosOptions, run_chaos
 
     _check(minutes, peers, report)
-    options = ChaosOptions(minutes=minutes, peers=peers, seed=seed, folder=keep)
+    skipped = missing() if netns else ""
+    if skipped:
+        typer.echo(f"! network namespaces skipped: {skipped}; relays are used instead", err=True)
+    options = ChaosOptions(
+        minutes=minutes, peers=peers, seed=seed, folder=keep, netns=netns and not skipped
+    )
     with _Screen(minutes * 60) as screen:
         outcome = aio.run(run_chaos(options, screen.show))
     if report is not None:
