@@ -24,6 +24,19 @@ test-slow: $(READY)
 model: $(READY)
 	$(BIN)/python tests/model/report.py
 
+# Planted bugs and the tests that must catch them; ARGS="--rotate 4" takes four by the commit.
+teeth: $(READY)
+	$(BIN)/python tests/teeth/bite.py $(ARGS)
+
+chaos: $(READY)
+	$(BIN)/farflung chaos $(ARGS)
+
+# About an hour and a half on two cores: real processes for 60 minutes, 20,000 simulated storms.
+soak: $(READY)
+	$(BIN)/farflung sim --seeds 0:20000 --faults 8 --twice 200 --report soak-sim.json & sim=$$!; \
+	$(BIN)/farflung chaos --minutes 60 --report soak-chaos.json; chaos=$$?; \
+	wait $$sim && exit $$chaos
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
