@@ -29,19 +29,6 @@ lint: $(READY)
 bench: $(READY)
 	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
-.PHONY: chaos soak
-chaos: $(READY)
-	$(BIN)/farflung chaos $(ARGS)
-
-# An hour of real processes beside simulated seeds; both must pass. SOAK_SIM: more words for `sim`.
-SOAK_MINUTES ?= 60
-SOAK_SEEDS ?= 0:20000
-SOAK_SIM ?=
-soak: $(READY)
-	$(BIN)/farflung sim --seeds $(SOAK_SEEDS) $(SOAK_SIM) & sim=$$!; \
-	$(BIN)/farflung chaos --minutes $(SOAK_MINUTES) --report soak.json $(ARGS); chaos=$$?; \
-	wait $$sim && exit $$chaos
-
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
