@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from farflung.chaos.evidence import Evidence
+from farflung.chaos.processes import Life
 from farflung.chaos.resources import Sample
 from farflung.chaos.row import Row
-from farflung.chaos.schedule import HOST, WITNESS
-from farflung.chaos.timeline import RETURN_S, Timeline
+from farflung.chaos.schedule import HOST, WITNESS, Kind
+from farflung.chaos.timeline import MILD, RETURN_S, Timeline
 
 YOUNG_S = 60.0
 """A process is itself after this; from then on it must not grow."""
@@ -72,19 +73,16 @@ def _compared(first: Sample, last: Sample) -> list[tuple[str, bool]]:
 def ends(evidence: Evidence, line: Timeline) -> Row:
     """No process ends unless it is asked to, and no traceback reaches a person.
 
-    A newcomer that is refused in words while the host is struck may end; it is started again.
+    Two may, with a sentence and code 2, and are started again: a newcomer that is refused while the
+    host is struck, and a member whose key a second process holds at that time.
     """
     turned_away = 0
     row = Row("P1", "no process ends by itself, none shows a traceback, all stop politely")
     for life in evidence.lives:
         said = life.warnings[-1][1] if life.warnings else "it said nothing"
-        if not life.why and not life.admitted and life.code == 2 and life.warnings:
-            assert life.ended_s is not None
-            if line.struck(HOST, life.started_s, life.ended_s, RETURN_S) or line.struck(
-                life.name, life.started_s, life.ended_s, mild=False
-            ):
-                turned_away += 1
-                continue
+        if not life.why and life.code == 2 and life.warnings and _refused(life, line):
+            turned_away += 1
+            continue
         row.check(
             life.why or life.code is None,
             f"{life.name} (start {life.number}) ended by itself with code {life.code}: {said}; "
@@ -93,5 +91,18 @@ def ends(evidence: Evidence, line: Timeline) -> Row:
         row.check(not life.traceback, f"a traceback in {life.traceback}")
     for sentence in evidence.stuck:
         row.check(False, sentence)
-    row.note = f"{turned_away} newcomers were turned away by a struck host, and came again"
+    row.note = f"{turned_away} starts were refused in words, and made again"
     return row
+
+
+def _refused(life: Life, line: Timeline) -> bool:
+    """Whether a fault explains that this start was turned away."""
+    assert life.ended_s is not None
+    own = line.struck(life.name, life.started_s, life.ended_s, 2.0)
+    if life.admitted:
+        held = "already connected" in life.warnings[-1][1]
+        return held and any(e.kind is Kind.DOUBLE for e in own)
+    return bool(
+        line.struck(HOST, life.started_s, life.ended_s, RETURN_S)
+        or [e for e in own if e.kind not in MILD]
+    )

@@ -42,7 +42,7 @@ def chaos_spec(seed: int, peers: int, min_peers: int) -> RunSpec:
         "model": {"preset": "quadratic", "parameters": 20_000, "step_s": STEP_S},
         "data": {"source": "synthetic", "seq_len": 16, "rows": 100_000, "seed": seed},
         "inner": {"batch_rows": 4, "lr": 0.1},
-        "outer": {"inner_steps": 20, "rounds": 1_000_000},
+        "outer": {"inner_steps": 20, "rounds": 1_000_000, "chunk_elements": 2048},
         "swarm": {
             "start_peers": peers,
             "min_peers": min_peers,

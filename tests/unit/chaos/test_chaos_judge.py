@@ -353,6 +353,26 @@ def test_a_newcomer_that_a_struck_host_turns_away_may_end() -> None:
     assert "P1" in failed(replace(alone, lives=[*alone.lives, again]))  # and only a struck host
 
 
+def test_a_member_may_be_refused_while_a_second_process_holds_its_key_and_only_then() -> None:
+    sound = evidence()
+    text = "farflung: the key of p2 is already connected (last beat 0.1 s ago)"
+    refused = replace(
+        sound.lives[5],
+        started_s=START_S + 71,
+        ended_s=START_S + 72,
+        code=2,
+        why="",
+        warnings=[(START_S + 72, text)],
+    )
+    alone = replace(sound, lives=[*sound.lives, refused])
+    assert "P1" in failed(alone)
+    assert "P1" not in failed(struck(alone, Kind.DOUBLE, 70, 3.0, "p2"))
+    other = replace(refused, warnings=[(START_S + 72, "farflung: the disk is on fire")])
+    assert "P1" in failed(
+        struck(replace(sound, lives=[*sound.lives, other]), Kind.DOUBLE, 70, 3.0, "p2")
+    )
+
+
 def test_an_eviction_is_told_with_its_reason_and_time() -> None:
     row = rows(false_eviction(evidence()))["L4"]
     assert row.first == ["p2 was put out at 80.0 s without a fault: no beat for 4.0 s"]
