@@ -73,8 +73,9 @@ def _compared(first: Sample, last: Sample) -> list[tuple[str, bool]]:
 def ends(evidence: Evidence, line: Timeline) -> Row:
     """No process ends unless it is asked to, and no traceback reaches a person.
 
-    Two may, with a sentence and code 2, and are started again: a newcomer that is refused while the
-    host is struck, and a member whose key a second process holds at that time.
+    Three may, with a sentence and code 2, and are started again: a newcomer that is refused while
+    the host is struck, a member whose key a second process holds at that time, and whoever starts
+    on a full disk.
     """
     turned_away = 0
     row = Row("P1", "no process ends by itself, none shows a traceback, all stop politely")
@@ -99,6 +100,8 @@ def _refused(life: Life, line: Timeline) -> bool:
     """Whether a fault explains that this start was turned away."""
     assert life.ended_s is not None
     own = line.struck(life.name, life.started_s, life.ended_s, 2.0)
+    if any(e.kind in (Kind.DISK, Kind.HOST_DISK) for e in own):
+        return True
     if life.admitted:
         held = "already connected" in life.warnings[-1][1]
         return held and any(e.kind is Kind.DOUBLE for e in own)

@@ -28,13 +28,13 @@ from farflung.run.home import EVENTS, JOURNAL
 RUN = "chaos"
 START_S = 120.0
 """Until a host prints its invite; a busy machine is slow."""
-STEP_S = 0.015
+STEP_S = 0.010
 DOUBLE = "-double"
 """In the name of a second process of one key."""
 
 
 def chaos_spec(seed: int, peers: int, min_peers: int) -> RunSpec:
-    """Light peers, rounds of a third of a second, short timers: more faults per minute."""
+    """Light peers, rounds of some 0.3 s, short timers: more faults per minute."""
     table: dict[str, Any] = {
         "name": RUN,
         "seed": seed,

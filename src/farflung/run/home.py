@@ -53,7 +53,7 @@ def private_folder(path: Path) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process per folder. UserError names the one that has it."""
+    """One process per folder. UserError names the one that has it, or says why the disk refuses."""
     private_folder(folder)
     with (folder / LOCK).open("a+") as file:
         try:
@@ -64,9 +64,13 @@ def locked(folder: Path) -> Iterator[None]:
             raise UserError(
                 f"{folder} is in use by process {owner}; stop it or use another FARFLUNG_HOME"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:  # past the buffer: closing the file must not try a failed write again
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), str(os.getpid()).encode())
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror}; free space there or set FARFLUNG_HOME"
+            ) from None
         yield
 
 

@@ -373,6 +373,25 @@ def test_a_member_may_be_refused_while_a_second_process_holds_its_key_and_only_t
     )
 
 
+def test_a_start_on_a_full_disk_may_be_refused() -> None:
+    sound = evidence()
+    refused = replace(
+        sound.lives[5],
+        started_s=START_S + 71,
+        ended_s=START_S + 71.5,
+        code=2,
+        why="",
+        warnings=[(START_S + 71.4, "farflung: cannot write to p2; free space there")],
+    )
+    found = replace(sound, lives=[*sound.lives, refused])
+    assert "P1" in failed(found)
+    assert "P1" not in failed(struck(found, Kind.DISK, 70, 3.0, "p2"))
+    crashed = replace(refused, code=1)
+    assert "P1" in failed(
+        struck(replace(sound, lives=[*sound.lives, crashed]), Kind.DISK, 70, 3.0, "p2")
+    )
+
+
 def test_an_eviction_is_told_with_its_reason_and_time() -> None:
     row = rows(false_eviction(evidence()))["L4"]
     assert row.first == ["p2 was put out at 80.0 s without a fault: no beat for 4.0 s"]
