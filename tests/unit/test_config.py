@@ -78,6 +78,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest_name(override: str, sen
         ("outer.rounds=1.5", ("outer.rounds", "int")),
         ("outer.codec=int4", ("outer.codec", "int4")),
         ("outer.rounds=0", ("outer.rounds=0", "at least 1")),
+        ("model.step_s=-1", ("model.step_s=-1", "0 or above")),
         ("outer.window=2", ("outer.window=2", "outer.fragments=1")),
         ("outer.momentum=1.0", ("outer.momentum=1.0", "try 0.9")),
         ("outer.lr=0.0", ("outer.lr=0.0", "try 0.7")),

@@ -11,7 +11,7 @@ from farflung.config.load import load_spec
 from farflung.config.run import RunSpec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run.toml"
-HIDDEN = {"model": {"program", "parameters"}, "data": {"rows"}}
+HIDDEN = {"model": {"program", "parameters", "step_s"}, "data": {"rows"}}
 """Settings of custom, quadratic and synthetic runs, which the example does not use."""
 
 
