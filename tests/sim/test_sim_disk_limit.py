@@ -28,8 +28,8 @@ def respawn(swarm: SimSwarm, label: str, max_bytes: int) -> None:
     """As `farflung join --max-disk` does it."""
     build = swarm._agent
 
-    def limited(this):  # type: ignore[no-untyped-def]
-        agent = build(this)
+    def limited(this, life):  # type: ignore[no-untyped-def]
+        agent = build(this, life)
         house = agent.catch_up.house
         house._asked_limit = max_bytes
         return agent
