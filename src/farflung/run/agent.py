@@ -67,11 +67,9 @@ class Agent:
         self.config = config
         self.world = world
         self.blobs = BlobStore(world.disk)
+        self._news = asyncio.Event()
         self.follower = Follower(
-            disk=world.disk,
-            journal=journal,
-            blobs=self.blobs,
-            workers=world.workers,
+            disk=world.disk, journal=journal, blobs=self.blobs, workers=world.workers
         )
         self.plant = NodePlant(self.follower, self.blobs, world.disk, world.clock, world.emit)
         self.mesh = Mesh(
@@ -87,6 +85,7 @@ class Agent:
             hello=self._hello,
             on_welcome=self._on_welcome,
             on_message=self._on_message,
+            on_down=self._news.set,
             show=journal.frame,
             rng=world.rng,
             clock=world.clock,
@@ -114,7 +113,6 @@ class Agent:
         self._term = 0
         self._asked = self._counted = False  # Synced was sent; the coordinator answered it
         self._journal_target = 0
-        self._news = asyncio.Event()
         self._finished = asyncio.Event()
         self._leaving = asyncio.Event()
         self._phase = "syncing"
@@ -172,10 +170,9 @@ class Agent:
                 await self._say_leave(self._leave_reason)
 
     async def _listen(self) -> None:
-        if self.config.bind is None:
-            return
-        actual = await self.mesh.listen(self.config.bind)
-        self._endpoints = self.config.advertise or (actual,)
+        if self.config.bind is not None:
+            actual = await self.mesh.listen(self.config.bind)
+            self._endpoints = self.config.advertise or (actual,)
 
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side."""
@@ -287,10 +284,14 @@ class Agent:
             while await self.applier.step():
                 self._news.set()
             await self._ask_in()
-            if self.follower.finished:
+            if self.follower.finished and not self._serves():
                 self._finished.set()
             self._news.clear()
             await self._news.wait()
+
+    def _serves(self) -> bool:
+        """A keeper stays for those who lag, until the coordinator sees them gone and ends."""
+        return self.config.role != "trainer" and self.control.connected
 
     def _make_runner(self) -> RoundRunner:
         assert self.trainer is not None

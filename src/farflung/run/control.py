@@ -34,6 +34,7 @@ class ControlLink:
         hello: Callable[[], Hello],
         on_welcome: Callable[[Welcome], None],
         on_message: Callable[[Control], None],
+        on_down: Callable[[], None] = lambda: None,
         show: Callable[[int], bytes],
         rng: random.Random,
         clock: Clock,
@@ -44,6 +45,7 @@ class ControlLink:
         self._hello = hello
         self._on_welcome = on_welcome
         self._on_message = on_message
+        self._on_down = on_down
         self._show = show
         self._fork: ForkDetected | None = None
         self._rng = rng
@@ -176,6 +178,11 @@ class ControlLink:
             self.sent_bytes += self._link.sent_bytes
             self.received_bytes += self._link.received_bytes
             self._link = None
+            self._on_down()
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
 
     def reconnect(self) -> None:
         """End the link, if there is one; `run` dials again and says hello."""

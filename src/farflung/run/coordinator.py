@@ -43,8 +43,11 @@ from farflung.swarm.state import (
 )
 
 TICK_S = 0.1
-FAREWELL_S = 15.0
-"""How long a finished run waits for its peers to say goodbye."""
+FAREWELL_S = 300.0
+"""How long a finished run waits for its peers to take the last round and say goodbye."""
+
+FAREWELL_TOLD_S = 5.0
+"""After so long it says for whom it waits."""
 
 
 class Coordinator:
@@ -92,6 +95,8 @@ class Coordinator:
         self.sessions: dict[str, Session] = {}
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._done = asyncio.Event()
+        self._finished_s: float | None = None
+        self._farewell_told = False
         self.donors: tuple[Member, ...] = ()
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
 
@@ -154,19 +159,32 @@ class Coordinator:
     # ---- deciding --------------------------------------------------------------------------
 
     async def _tick_loop(self) -> None:
-        finished_s: float | None = None
         while True:
             await asyncio.sleep(self._tick_s)
             if not self._tick_waits:  # a disk that refuses for hours piles up no ticks
                 self._tick_waits = True
                 self._inbox.put_nowait(Tick())
             if self.state.finished:
-                finished_s = finished_s or self._clock.now()
-                if self._alone() or self._clock.now() - finished_s > FAREWELL_S:
-                    self._done.set()
+                self._say_farewell()
 
-    def _alone(self) -> bool:
-        return not any(self.state.nodes[n].trains for n in self.sessions if n in self.state.nodes)
+    def _say_farewell(self) -> None:
+        now = self._clock.now()
+        if self._finished_s is None:
+            self._finished_s = now
+        waited_s = now - self._finished_s
+        late = self._late()
+        if not late or waited_s > FAREWELL_S:
+            self._done.set()
+        elif waited_s > FAREWELL_TOLD_S and not self._farewell_told:
+            self._farewell_told = True
+            names = ", ".join(sorted(self._name(n) for n in late))
+            sentence = f"up to {FAREWELL_S:g} s for the last round to reach {names}"
+            self._emit(Warned(sentence=f"the run is finished; waiting {sentence}"))
+
+    def _late(self) -> list[str]:
+        """Trainers that are still connected: each leaves when it holds the last round."""
+        known = self.state.nodes
+        return [n for n in self.sessions if n in known and known[n].trains]
 
     async def _decide_loop(self) -> None:
         while True:

@@ -146,9 +146,12 @@ class Host:
             keep_certified(self.authority, self._certified, self.log.emit)
         )
         try:
-            await asyncio.wait({keeping, coordinating}, return_when=asyncio.FIRST_EXCEPTION)
-            for task in (t for t in (keeping, coordinating) if t.done()):
+            done, _ = await asyncio.wait(
+                {keeping, coordinating}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
                 task.result()
+            await coordinating  # it ends last; the keeper serves until then
             return "finished"
         except Forked as fork:
             # A supervisor that starts this host again must not bring the second coordinator back.

@@ -319,8 +319,11 @@ class SimSwarm:
         await self.until(lambda: self.picture.committed >= rounds, deadline_s)
 
     async def finished(self, deadline_s: float = 3600.0) -> None:
-        """The run is complete and every live node has ended by itself."""
+        """The run is complete, and every live node and the coordinator have ended by themselves."""
         await self.until(lambda: self.picture.finished, deadline_s)
+        assert self._coordinator_task is not None and self.coordinator is not None
+        await asyncio.wait_for(self._coordinator_task, deadline_s)
+        await self.coordinator.close()
         tasks = [n.task for n in self.nodes.values() if n.task is not None]
         await asyncio.wait_for(asyncio.gather(*tasks), deadline_s)
 
