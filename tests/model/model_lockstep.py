@@ -367,7 +367,8 @@ class _Follow:
         self.c = model.lease(
             self.rules, c, {g.node: mapping.in_order(g.ranges) for g in record.grants}
         )
-        self.timers.opened(record.round, self.now)
+        stays = {(g.node, g.generation) for g in record.grants}
+        self.timers.opened(record.round, stays, self.now)
 
     def plan(self, node: str, message: Plan) -> None:
         """What a peer is told to train is what it holds."""

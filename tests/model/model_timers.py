@@ -16,6 +16,8 @@ FIRST_HOLD_S, MAX_HOLD_S = 0.5, 8.0
 """docs/protocol.md, ABANDON."""
 SILENCE_SETTLE_S = 1.5
 """The same for silence."""
+COURTESY, LEAST_COURTESY_S = 0.02, 0.1
+"""docs/protocol.md, ATTEMPT: how much longer a round may take for those who have just come."""
 
 
 @dataclass
@@ -29,7 +31,13 @@ class Timers:
     unknown: dict[str, float] = field(default_factory=dict)
     """Until then a stay that was open before a restart may still come back."""
     deadline: dict[int, float] = field(default_factory=dict)
+    opened_s: dict[int, float] = field(default_factory=dict)
+    newcomers: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Round -> nodes whose stay had no round before it since this coordinator began."""
+    known: set[tuple[str, int]] = field(default_factory=set)
     quorum: dict[int, float] = field(default_factory=dict)
+    full: dict[int, float] = field(default_factory=dict)
+    """Round -> when all but the newcomers were ready."""
     settle: dict[tuple[int, int], float] = field(default_factory=dict)
     late: dict[tuple[int, int], float] = field(default_factory=dict)
     accused: set[tuple[int, int]] = field(default_factory=set)
@@ -43,17 +51,25 @@ class Timers:
 
     def since(self, now: float) -> tuple[object, ...]:
         """Everything here, with moments as seconds before or after now."""
-        moments = (self.heard, self.gone, self.unknown, self.deadline, self.quorum, self.settle)
+        moments = (
+            *(self.heard, self.gone, self.unknown, self.deadline, self.quorum, self.settle),
+            *(self.opened_s, self.full),
+        )
         ages = [tuple(sorted((k, round(v - now, 3)) for k, v in m.items())) for m in moments]
         late = tuple(sorted((k, round(v - now, 3)) for k, v in self.late.items()))
         hold = round(max(0.0, self.hold - now), 3)
-        return (*ages, late, frozenset(self.accused), hold, self.abandoned_in_row)
+        new = (tuple(sorted(self.newcomers.items())), frozenset(self.known))
+        return (*ages, late, frozenset(self.accused), hold, self.abandoned_in_row, new)
 
     # ---- what happened ---------------------------------------------------------------------
 
-    def opened(self, number: int, now: float) -> None:
+    def opened(self, number: int, planned: set[tuple[str, int]], now: float) -> None:
         self.deadline[number] = now + self.spec.swarm.round_s
+        self.opened_s[number] = now
+        self.newcomers[number] = frozenset(name for name, _ in planned - self.known)
+        self.known |= planned
         self.quorum.pop(number, None)
+        self.full.pop(number, None)
 
     def tried(self, number: int, attempt: int, now: float, duration: float) -> None:
         """How long an attempt may take is the coordinator's choice, from measured rates."""
@@ -79,6 +95,8 @@ class Timers:
         self.heard = {}
         self.unknown = dict.fromkeys(stays, now + self.spec.swarm.restart_grace_s)
         self.quorum, self.settle, self.late, self.accused = {}, {}, {}, set()
+        self.newcomers, self.known, self.full = {}, set(), {}
+        self.opened_s = {number: now for number, _ in c.rounds}
         self.deadline = {number: now + self.spec.swarm.round_s for number, _ in c.rounds}
         self.hold, self.abandoned_in_row = 0.0, 0
 
@@ -87,6 +105,10 @@ class Timers:
         for number, round_ in c.rounds:
             if round_.attempts == 0 and self.has_quorum(c, number, now):
                 self.quorum.setdefault(number, now)
+                if self.all_known_ready(c, number, now):
+                    self.full.setdefault(number, now)
+                else:
+                    self.full.pop(number, None)
             if round_.trial and lost(c, round_.trial):
                 self.settle.setdefault((number, round_.trial.attempt), now + SETTLE_S)
 
@@ -123,6 +145,19 @@ class Timers:
         enough = len(here) >= math.ceil(self.spec.swarm.quorum_fraction * len(awaited))
         return bool(here) and enough and len(here) < len(awaited)
 
+    def all_known_ready(self, c: Coordinator, number: int, now: float) -> bool:
+        """All but the newcomers; never true when there are only newcomers."""
+        known = set(self.awaited(c, number, now)) - self.newcomers.get(number, frozenset())
+        return bool(known) and known <= set(self.here(c, number, now))
+
+    def polite(self, c: Coordinator, number: int, now: float) -> bool:
+        """Whether newcomers were waited for as long as the others owe them."""
+        if not self.all_known_ready(c, number, now):
+            return False
+        full = self.full.get(number, now)
+        courtesy_s = min(self.spec.swarm.grace_s, COURTESY * (full - self.opened_s[number]))
+        return courtesy_s < LEAST_COURTESY_S or now - full >= courtesy_s
+
     def may_start(self, c: Coordinator, number: int, now: float) -> bool:
         """Whether the first attempt is due."""
         awaited, here = self.awaited(c, number, now), self.here(c, number, now)
@@ -130,6 +165,7 @@ class Timers:
             return False
         grace = self.spec.swarm.grace_s
         waited = now - self.quorum.get(number, math.inf) >= grace
+        waited = waited or self.polite(c, number, now)
         return (
             len(here) == len(awaited)
             or (waited and self.has_quorum(c, number, now))

@@ -16,7 +16,7 @@ from farflung.swarm.state import Link, Node, Phase, Round, State, Step
 SAME_SPEED = 0.9
 """A peer at or above this share of the fastest gets the full budget: measured speeds wobble."""
 COURTESY = 0.02
-"""How much longer a round may take, as a share, for peers that were given less than the budget."""
+"""How much longer a round may take, as a share, for slower peers and for newcomers."""
 LEAST_COURTESY_S = 0.1
 """A courtesy below the coordinator's tick would cost a whole tick: there is none then."""
 MISSES = 3
@@ -68,6 +68,8 @@ def _open_round(step: Step) -> None:
     number, batch = state.next_round, step.spec.inner.batch_rows
     fragment = number % len(state.fragment_hashes)
     trainers = state.active_trainers()
+    # Before the budgets are added up: the first round of a stay is the one without any yet.
+    newcomers = frozenset(n.node for n in trainers if n.budget == 0)
     budgets = {n.node: _budget(step, n, trainers) * batch for n in trainers}
     grants = tuple(_grant(step, node, budgets[node.node]) for node in trainers)
     step.append(Lease(round=number, term=state.term, fragment=fragment, grants=grants))
@@ -79,6 +81,7 @@ def _open_round(step: Step) -> None:
         planned={node.node: node.generation for node in trainers},
         budgets=budgets,
         paced=frozenset(n.node for n in trainers if _speed(n, trainers) < SAME_SPEED),
+        newcomers=newcomers,
     )
     step.set_round(round_)
     step.state = replace(step.state, next_round=number + 1)
@@ -245,11 +248,12 @@ def may_start(step: Step, round_: Round) -> str:
 def _patience_over(step: Step, round_: Round, awaited: list[str]) -> str:
     """With a quorum: why nobody is waited for any longer; empty: wait. Notes when it was reached.
 
-    Peers at full speed get the grace window. Those that were planned with less work are waited
-    for only so long that the round is hardly longer for it: what they train counts next time.
+    Peers at full speed get the grace window. Those that were planned with less work, and those
+    that have just come (they begin later, by what they fetch), are waited for only so long that
+    the round is hardly longer for it: what they train counts next time.
     """
     now, rules = step.now_s, step.spec.swarm
-    full = [n for n in awaited if n not in round_.paced]
+    full = [n for n in awaited if n not in round_.paced | round_.newcomers]
     if full and all(n in round_.ready for n in full):
         full_s = round_.full_s or now
         courtesy_s = min(rules.grace_s, COURTESY * (full_s - round_.opened_s))
@@ -273,7 +277,7 @@ def set_pace(step: Step, round_: Round) -> None:
     batch = step.spec.inner.batch_rows
     for name in sorted(round_.paced):
         node = step.state.nodes[name]
-        if node.generation != round_.planned[name]:
+        if node.generation != round_.planned[name] or name in round_.newcomers:
             continue
         if name in round_.ready:
             step.set_node(replace(node, missed=0, pace=min(1.0, node.pace + PACE_UP)))

@@ -129,6 +129,8 @@ class Round:
     """When the quorum was reached; 0: not yet."""
     paced: frozenset[str] = frozenset()
     """Nodes whose budget is smaller because they are slower."""
+    newcomers: frozenset[str] = frozenset()
+    """Nodes for which it is the first round of their stay."""
     full_s: float = 0.0
     """When all the others were ready; 0: not yet."""
     trial: Trial | None = None

@@ -14,6 +14,7 @@ from farflung.events import Event, StateReported
 from farflung.hashing import merkle_root
 from farflung.network.messages import Accuse, Attempt, Beat, Leave, Moved, Plan, Synced, Verdict
 from farflung.run.welcome import AwakeClock
+from farflung.swarm import ranges
 from farflung.swarm.decide import decide
 from farflung.swarm.records import Abandon, Admin, Close, Commit, Lease, Return
 from farflung.swarm.state import Phase, Received, Round, Tell, Tick
@@ -602,6 +603,38 @@ def test_a_peer_at_half_the_speed_gets_half_the_work_and_is_not_waited_for() -> 
     assert slow.node not in {c.node for c in attempt_of(driver, 1).candidates}
     known = driver.state.nodes[slow.node]
     assert (known.missed, known.pace < 1) == (1, True)
+
+
+def test_a_newcomer_is_not_waited_for_in_its_first_round_and_loses_nothing() -> None:
+    driver = Driver(driver_spec(start_peers=2, rounds=9), trainers=3)
+    late, *old = trainers_of(driver)
+    for peer in [*old, driver.peers["keeper"]]:
+        driver.connect(peer)
+        driver.sync(peer)
+    for peer in old:  # all are new in round 0: that one waits as usual
+        assert round_of(driver).phase is Phase.TRAIN
+        driver.train(peer)
+    driver.connect(late)
+    driver.sync(late)
+    finish_round_once(driver)
+    finish_round_once(driver)
+    finish_round_once(driver)
+    assert round_of(driver, 1).newcomers == {late.node}
+    driver.train(old[0])
+    assert round_of(driver, 1).phase is Phase.TRAIN
+    driver.train(old[1])
+    assert late.node not in {c.node for c in attempt_of(driver, 1).candidates}
+    driver.train(late)
+    for _ in range(3):
+        finish_round_once(driver)
+    assert round_of(driver, 2).newcomers == frozenset()
+    for peer in old:
+        driver.train(peer)
+    assert round_of(driver, 2).phase is Phase.TRAIN
+    driver.train(late)
+    finish_round(driver)
+    mine = [c for c in commits(driver)[2].contributors if c.node == late.node]
+    assert ranges.count(mine[0].credited) == 2 * 8  # the steps of both rounds
 
 
 def test_an_owner_with_a_slow_uplink_gets_a_smaller_slice_and_the_attempt_more_time() -> None:
