@@ -184,7 +184,8 @@ def test_wall_clocks_that_jump_by_an_hour_change_nothing(tmp_path: Path) -> None
     with swarm_of(tmp_path, 3) as swarm:
         swarm.host()
         for name in "ab":
-            swarm.spawn(name, "join", swarm.invite, "--name", name, patch=JUMPING_CLOCK)
+            peer = swarm.spawn(name, "join", swarm.invite, "--name", name, patch=JUMPING_CLOCK)
+            until(lambda peer=peer: "this machine's clock is 3,6" in peer.text, "it is told")
         swarm.join("c")
         swarm.committed(5)
         start = time.monotonic()

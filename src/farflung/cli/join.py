@@ -123,8 +123,7 @@ async def _take_part(folder: Path, invite: str, options: object) -> None:
 
     assert isinstance(options, JoinOptions)
     line = _Line()
-    joined = await prepare(folder, invite, options, line.fetched)
-    joined.files.log.listen(line.see)
+    joined = await prepare(folder, invite, options, line.fetched, line.see)
     typer.echo(f"{joined.agent.config.name} joins run {joined.agent.config.run}")
     outcome = await joined.run()
     line.end()

@@ -208,6 +208,12 @@ def expires_in_s(certificate_pem: str, wall_now: float | None = None) -> float:
     return (end - _moment(wall_now)).total_seconds()
 
 
+def clock_ahead_s(certificate_pem: str, wall_now: float | None = None) -> float:
+    """Seconds by which this clock is ahead of the issuer's, from a certificate just received."""
+    start = x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_before_utc
+    return (_moment(wall_now) - (start + SKEW)).total_seconds()
+
+
 # ---- contexts ------------------------------------------------------------------------------
 
 

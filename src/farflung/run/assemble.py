@@ -133,7 +133,10 @@ def build_agent(
         mesh=agent.mesh,
         donors=agent.donors,
         state=lambda: agent.follower.state if agent.follower.ready else None,
+        admit=agent.catch_up.house.admit,
     )
+    inner = agent.plant.inner
+    agent.catch_up.house.beside = lambda: inner.n_bytes
     return agent
 
 

@@ -70,6 +70,8 @@ class House:
         self._leftovers_until: int | None = None
         """-1: they are gone."""
         self._warned_trim = False
+        self.beside: Callable[[], int] = lambda: 0
+        """Bytes that others keep on this disk and that count: the inner optimizer's state."""
 
     # ---- the limit -------------------------------------------------------------------------
 
@@ -85,9 +87,17 @@ class House:
 
     @property
     def used(self) -> int:
-        """Bytes of log, snapshots, inputs and cache."""
+        """Bytes of log, snapshots, inputs, cache and what stands beside them."""
         cache = 0 if self._need is None else self._need.cache
-        return self._follower.log.n_bytes + self._inputs.n_bytes + self._blob_bytes + cache
+        logs = self._follower.log.n_bytes + self._inputs.n_bytes
+        return logs + self._blob_bytes + cache + self.beside()
+
+    def admit(self, wanted: int) -> None:
+        """Make room for something that a node can do without. Raises StorageError."""
+        if self._need is not None and not self._make_room(max(0, wanted)):
+            raise StorageError(
+                f"{show_size(wanted)} more would be above the limit of {show_size(self._limit)}"
+            )
 
     def _make_room(self, wanted: int) -> bool:
         """Drop the oldest rounds, then the older snapshot, until `wanted` bytes fit."""
@@ -171,10 +181,7 @@ class House:
             next_round = state.next_round
         need = self._need.snapshot if self._need is not None else 0
         try:
-            if not self._make_room(need):
-                raise StorageError(
-                    f"{show_size(need)} more would be above the limit of {show_size(self._limit)}"
-                )
+            self.admit(need)
             pointer = await self._workers.run(
                 lambda: write_snapshot(self._disk, self._blobs, self._run, next_round, copies)
             )

@@ -105,8 +105,10 @@ class InnerStates:
         mesh: Mesh,
         donors: Callable[[], list[str]],
         state: Callable[[], OuterState | None],
+        admit: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`rule`: what a new peer takes, `fresh` or `donor`. `state`: what the node holds."""
+        """`rule`: what a new peer takes, `fresh` or `donor`. `state`: what the node holds.
+        `admit`: raises StorageError when so many bytes more would be above --max-disk."""
         self._run = run
         self._rule = rule
         self._disk = world.disk
@@ -120,6 +122,7 @@ class InnerStates:
         self._offers: dict[str, asyncio.Future[InnerOffer]] = {}
         self._trainer: TrainerPort | None = None
         self._state = state
+        self._admit = admit
         self._spec: RunSpec | None = None
         self._saving: asyncio.Task[None] | None = None
         self._looked = False
@@ -148,8 +151,9 @@ class InnerStates:
 
     async def _save(self, trainer: TrainerPort) -> None:
         file = self._next_file()
-        self._forget(file)
         try:
+            self._admit(self._expected_bytes() - (self._disk.size(file) or 0))
+            self._forget(file)
             note = await trainer.save_inner(file)
             if note:
                 self._say(f"the inner optimizer's state is not saved: {note}")
@@ -159,6 +163,15 @@ class InnerStates:
             self._say(f"the inner optimizer's state is not saved: {error}")
         except TrainerDied:
             pass  # its supervisor says so
+
+    @property
+    def n_bytes(self) -> int:
+        """What the files take."""
+        return sum(self._disk.size(file) or 0 for file in FILES)
+
+    def _expected_bytes(self) -> int:
+        """The next file's size: the last one's, at first AdamW's two moments in fp32."""
+        return self._kept[-1].manifest.n_bytes if self._kept else 8 * sum(self._sizes())
 
     def _describe(self, file: str) -> Kept:
         """Hash and check a file, point to it. Raises CorruptState, StorageError."""
@@ -335,6 +348,7 @@ class InnerStates:
             raise CorruptState(f"{donor[:8]} offers an inner state of an impossible size")
         data = await exchange.fetch([donor], Hash(offer.manifest), offer.manifest_bytes)
         manifest = self._check(donor, data, most)
+        self._admit(manifest.n_bytes - (self._disk.size(file) or 0))
         self._forget(file)
         self._disk.remove(file)
         for index, name in enumerate(manifest.chunks):

@@ -13,12 +13,12 @@ from pathlib import Path
 import msgspec
 
 from farflung.errors import FarflungError, InviteError, LinkDown, ProtocolError, Refused, UserError
-from farflung.events import Warned
+from farflung.events import Emit, Warned
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, short
 from farflung.network.messages import Redeem, Redeemed, Refuse
 from farflung.network.tcp import TcpTransport, redeem
-from farflung.network.tls import expires_in_s
+from farflung.network.tls import clock_ahead_s, expires_in_s
 from farflung.run.agent import Agent
 from farflung.run.assemble import NodeFiles, build_agent, open_node, trainer_factory
 from farflung.run.provision import DataFolder, OnBytes
@@ -28,6 +28,7 @@ MEMBERSHIP = "membership.json"
 DEFAULT_BIND = "127.0.0.1:0"
 RENEW_BELOW_S = 12 * 3600.0
 RENEW_EVERY_S = 1800.0
+SKEW_TOLD_S = 60.0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +113,7 @@ async def obtain_membership(
     else:
         answer = await _redeem_anywhere(files, invite, invite_text, options)
         certificate, ca_pem = answer.certificate_pem, answer.ca_pem
+        tell_skew(clock_ahead_s(certificate), files.log.emit)
     membership = Membership(
         invite=invite_text,
         name=options.name,
@@ -128,6 +130,18 @@ async def obtain_membership(
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
+
+
+def tell_skew(ahead_s: float, emit: Emit) -> None:
+    """No decision compares two machines' clocks; certificates do, a day's difference at most."""
+    if abs(ahead_s) > SKEW_TOLD_S:
+        side = "ahead of" if ahead_s > 0 else "behind"
+        emit(
+            Warned(
+                sentence=f"this machine's clock is {abs(ahead_s):,.0f} s {side} the coordinator's; "
+                "training does not mind, but a day's difference ends connections: set one of them"
+            )
+        )
 
 
 async def _redeem_anywhere(
@@ -200,10 +214,17 @@ class Joined:
 
 
 async def prepare(
-    folder: Path, invite_text: str, options: JoinOptions, on_bytes: OnBytes | None = None
+    folder: Path,
+    invite_text: str,
+    options: JoinOptions,
+    on_bytes: OnBytes | None = None,
+    see: Emit | None = None,
 ) -> Joined:
-    """Everything before the first round. Raises UserError, LinkDown, Refused."""
+    """Everything before the first round; `see` gets every event. Raises UserError, LinkDown,
+    Refused."""
     files = open_node(folder)
+    if see is not None:
+        files.log.listen(see)
     if not options.name:
         options = _named(options, files)
     membership, invite = await obtain_membership(files, invite_text, options)

@@ -14,6 +14,7 @@ from farflung.network.tls import (
     PeerName,
     RunAuthority,
     check_expected,
+    clock_ahead_s,
     expires_in_s,
     remote_name,
     verify_coordinator,
@@ -67,6 +68,8 @@ def test_a_certificate_lives_a_day_and_begins_before_now() -> None:
     assert expires_in_s(pem, wall_now=1_800_086_401.0) == -1
     start = x509.load_pem_x509_certificate(pem.encode()).not_valid_before_utc
     assert start.timestamp() < 1_800_000_000.0
+    assert clock_ahead_s(pem, wall_now=1_800_003_600.0) == 3_600
+    assert clock_ahead_s(pem, wall_now=1_799_999_900.0) == -100
 
 
 def test_the_authority_survives_a_restart() -> None:

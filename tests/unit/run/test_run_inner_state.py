@@ -16,7 +16,7 @@ from test_run_process_trainer import ENTRIES, FRAGMENTS, SPEC, TOY, N, lease
 from farflung.clock import InlineWorkers
 from farflung.config.run import Swarm
 from farflung.disk import Disk, MemoryDisk, RealDisk
-from farflung.errors import CorruptState, LinkDown
+from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Event, InnerStateLoaded, Warned
 from farflung.hashing import digest
 from farflung.ids import Hash
@@ -69,6 +69,8 @@ class Place:
     def __init__(
         self, nodes: dict[str, InnerStates], name: str, disk: Disk, rule: str = "fresh"
     ) -> None:
+        self.asked: list[int] = []
+        self.limit = 1 << 40
         self.events: list[Event] = []
         world = World(
             transport=None,  # type: ignore[arg-type]
@@ -88,8 +90,14 @@ class Place:
             mesh=Wire(nodes, name),
             donors=lambda: [n for n in nodes if n != name],
             state=lambda: self.outer,
+            admit=self.admit,
         )
         nodes[name] = self.states
+
+    def admit(self, wanted: int) -> None:
+        self.asked.append(wanted)
+        if self.states.n_bytes + wanted > self.limit:
+            raise StorageError(f"{wanted} bytes more would be above the limit")
 
     @property
     def warnings(self) -> list[str]:
@@ -425,5 +433,31 @@ def test_two_files_take_turns_and_the_older_one_is_still_served() -> None:
         assert all(served)
         assert place.states.read(bytes(32), 0, 10) is None
         assert place.states.read(offers[0].manifest, -1, 10) is None
+
+    within(20, main)
+
+
+def test_a_state_that_does_not_fit_below_max_disk_is_neither_saved_nor_fetched() -> None:
+    async def main() -> None:
+        nodes: dict[str, InnerStates] = {}
+        place, trainer = donor(nodes)
+        place.states.save_soon()
+        await place.states.saved()
+        first = place.states.offer()
+        place.limit = place.states.n_bytes + 10
+        place.states.save_soon()
+        await place.states.saved()
+        assert trainer.saves == [FILES[0]]
+        assert "is not saved: " in place.warnings[0] and "above the limit" in place.warnings[0]
+        assert place.states.offer() == first  # what is there is still served
+        late = Place(nodes, "late", MemoryDisk(), "donor")
+        late.at_round(5)
+        late.limit = 10
+        listener = Listener()
+        late.states.keep(listener, EVERY_ROUND)  # type: ignore[arg-type]
+        await late.states.prepare(listener)  # type: ignore[arg-type]
+        assert not listener.given
+        assert late.states.n_bytes == 0
+        assert "above the limit" in late.warnings[0]
 
     within(20, main)
