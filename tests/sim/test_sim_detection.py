@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.events import (
+    Applied,
     AttemptFailed,
     EdgeFailed,
     GenerationClosed,
@@ -24,6 +27,7 @@ from farflung.ids import NodeId
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import KEEPER, SimSwarm
 from farflung.swarm.ledger import audit
+from farflung.swarm.slow_links import OBSERVED_ROUNDS
 from farflung.swarm.state import State
 
 COORDINATOR = NodeId("coordinator")
@@ -92,6 +96,8 @@ def test_a_transfer_that_makes_progress_is_waited_for_and_its_link_gets_a_smalle
         await swarm.committed(4, 3000)
 
     run_spec = spec(BIG, codec="fp32", chunk_elements=65_536)
+    rules = msgspec.structs.replace(run_spec.swarm, min_peers=3)  # nobody can be done without
+    run_spec = msgspec.structs.replace(run_spec, swarm=rules)
     swarm, state = play(story, run_spec, peers=3)
     assert told(swarm, AttemptFailed, GenerationClosed, RoundAbandoned, EdgeFailed) == []
     slow = swarm.nodes["p2"].node
@@ -102,6 +108,37 @@ def test_a_transfer_that_makes_progress_is_waited_for_and_its_link_gets_a_smalle
     assert owned[1] <= 1
     # It sends to two peers and the keeper, each path at SLOW.
     assert 0.8 * SLOW <= state.nodes[slow].up_bytes_per_s <= 3.2 * SLOW
+
+
+def test_a_peer_below_the_floor_follows_for_twenty_rounds_and_loses_nothing() -> None:
+    """Its uplink needs 20 s for a contribution that the others send in one; later it is mended."""
+    times: list[float] = []
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2, 3000)
+        slow_uplink(swarm, "p2", SLOW)
+        await swarm.until(lambda: bool(told(swarm, GenerationClosed)), 3000)
+        for _ in range(3):
+            await swarm.committed(swarm.picture.committed + 1, 3000)
+            times.append(asyncio.get_running_loop().time())
+        slow_uplink(swarm, "p2", 100 * SLOW)
+        closed = swarm.picture.committed
+        await swarm.committed(closed + OBSERVED_ROUNDS + 2, 3000)
+
+    swarm, _ = play(story, spec(BIG, codec="fp32", chunk_elements=65_536), peers=3)
+    (closed,) = told(swarm, GenerationClosed)
+    assert re.fullmatch(
+        r"[0-9]+ kB/s up is below the floor of 400 kB/s; follows for 20 rounds", closed.reason
+    )
+    assert closed.returned == 0
+    assert times[-1] - times[-2] < 5
+    slow = swarm.nodes["p2"].node
+    taking_part = [slow in {c.node for c in commit.contributors} for commit in swarm.commits()]
+    out = taking_part.index(False)
+    assert 2 <= out <= 6
+    assert not any(taking_part[out : out + OBSERVED_ROUNDS])
+    assert any(taking_part[out + OBSERVED_ROUNDS :])
+    assert [e.round for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1] > out + 15
 
 
 def test_a_link_that_moves_no_bytes_is_accused_after_ten_seconds() -> None:

@@ -56,11 +56,16 @@ class RateMeter:
             self._fold()
             self._arrivals = []
             return
-        if before.waiting > 0 and traffic.waiting > 0:
-            self._best_up = max(self._best_up, left / seconds)
-        self._arrivals = [*self._arrivals[-2:], arrived / seconds] if arrived else []
+        up, down = left / seconds, arrived / seconds
+        # What passes in a window is no more than the rate: it also proves that a link which was
+        # slow is not so slow any more, when nothing has to wait on it.
+        if (before.waiting > 0 and traffic.waiting > 0) or up > self.up > 0:
+            self._best_up = max(self._best_up, up)
+        self._arrivals = [*self._arrivals[-2:], down] if arrived else []
         if len(self._arrivals) == 3:
             self._best_down = max(self._best_down, self._arrivals[1])
+        elif down > self.down > 0:
+            self._best_down = max(self._best_down, down)
         self._windows += 1
         if self._windows >= FOLD_WINDOWS or not (traffic.waiting or arrived):
             self._fold()

@@ -248,7 +248,8 @@ async def _watch(run: _Run) -> None:
         waiting |= {life.name: now_s + AGAIN_S for life in surprises}
         for name in [n for n, due_s in waiting.items() if due_s <= now_s]:
             del waiting[name]
-            if run.stage == "storm" and name not in run.striker.gone:
+            # Also while healing: whoever met a second process of its key may have ended just now.
+            if run.stage in ("storm", "healing") and name not in run.striker.gone:
                 await run.swarm.bring_back(name)
         _show(run)
 

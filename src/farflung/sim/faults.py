@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from farflung.ids import NodeId
 from farflung.sim.aim import Aim
+from farflung.sim.node import SimNode, newest_result
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
 
 MOST_LATE = 2
@@ -203,15 +204,24 @@ class Storm:
         self._busy.update((label, ""))
         self.done.append(f"double start {label}")
         start = _now()
-        task = self.swarm.spawn_twin(label)
-        await asyncio.wait({task}, timeout=12.0)
-        self.done[-1] += " (refused)" if task.done() else ""
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        twin = self.swarm.spawn_twin(label)
+        assert twin.task is not None
+        await asyncio.wait({twin.task}, timeout=12.0)
+        self.done[-1] += " (refused)" if twin.task.done() else ""
+        twin.task.cancel()
+        await asyncio.gather(twin.task, return_exceptions=True)
         await self.swarm.kill(label)  # the twin shared its address
+        self._keep_the_newer_folder(label, twin)
         self.swarm.spawn(label)
         self._busy.discard("")
         self._harm("double start", label, start)
+
+    def _keep_the_newer_folder(self, label: str, twin: SimNode) -> None:
+        """Where the twin took over, it may hold the only copy of the last rounds: whoever threw
+        that folder away would lose a disk."""
+        node, commits = self.swarm.nodes[label], self.swarm.commits()
+        if newest_result(twin.disk, commits) > newest_result(node.disk, commits):
+            node.disk = twin.disk.crash()
 
     async def _join(self) -> None:
         if self.joined >= MOST_LATE:

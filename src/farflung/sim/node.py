@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from farflung.checkpoint.round_log import RoundLog
 from farflung.clock import LoopClock
 from farflung.disk import MemoryDisk
 from farflung.events import Event
@@ -14,6 +15,7 @@ from farflung.run.agent import Agent
 from farflung.run.numpy_trainer import NumpyTrainer
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm.identity import Identity
+from farflung.swarm.records import Commit
 
 
 class SuspendableClock:
@@ -72,3 +74,10 @@ class SimNode:
     @property
     def node(self) -> NodeId:
         return self.identity.node_id
+
+
+def newest_result(disk: MemoryDisk, commits: list[Commit]) -> int:
+    """The last committed round of which this disk holds the averaged result; -1: none."""
+    log = RoundLog(disk)
+    held = [c.round for c in commits if log.has([s.hash for s in c.slices])]
+    return max(held, default=-1)

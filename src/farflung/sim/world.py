@@ -279,7 +279,7 @@ class SimSwarm:
         if node.task is not None:
             node.task.cancel()
 
-    def spawn_twin(self, label: str) -> asyncio.Task[str]:
+    def spawn_twin(self, label: str) -> SimNode:
         """A second process of the same node on a copy of its disk, as after a copied folder."""
         node = self.nodes[label]
         twin = SimNode(
@@ -290,9 +290,10 @@ class SimSwarm:
             step_s=node.step_s,
         )
         twin.life = Life(self._workers(), twin.events)
-        task = asyncio.create_task(self._agent(twin, twin.life).run())
-        task.add_done_callback(lambda t: t.cancelled() or t.exception())
-        return task
+        twin.agent = self._agent(twin, twin.life)
+        twin.task = asyncio.create_task(twin.agent.run())
+        twin.task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        return twin
 
     async def kill(self, label: str, torn_bytes: int = 0) -> None:
         self.strike(label, torn_bytes)

@@ -20,12 +20,18 @@ def attempt_s(
     state: State, round_: Round, share: Mapping[str, float], candidates: Sequence[str]
 ) -> float:
     """`swarm.attempt_s` plus the bytes of the slowest member over its rates, with patience."""
-    elements = state.fragment_elements[round_.fragment]
-    wire_bytes = int(elements * WIRE_BYTES.get(state.spec.outer.codec, 1.1))
     members = state.active_members()
     rates = {m.node: _rates(m) for m in members}
-    expected_s = exchange_s(wire_bytes, share, candidates, [m.node for m in members], rates)
+    expected_s = exchange_s(
+        wire_bytes(state, round_), share, candidates, [m.node for m in members], rates
+    )
     return state.spec.swarm.attempt_s + PATIENCE * expected_s
+
+
+def wire_bytes(state: State, round_: Round) -> int:
+    """A whole contribution on the wire, nearly."""
+    elements = state.fragment_elements[round_.fragment]
+    return int(elements * WIRE_BYTES.get(state.spec.outer.codec, 1.1))
 
 
 def _rates(node: Node) -> tuple[float, float]:

@@ -93,6 +93,8 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
     if message.state_root != expected:
         step.tell(Warned(sentence=f"{node.name} claims another state after the same rounds"))
         return False
+    if _must_observe(state, node):
+        return False
     fresh = not node.open
     generation = node.generation + 1 if fresh else node.generation
     if fresh:
@@ -123,6 +125,18 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
     )
     step.because(f"{node.name} takes part (generation {generation})")
     return True
+
+
+def enough_without(state: State, name: str) -> bool:
+    """Whether the swarm goes on if this peer does not train."""
+    others = [n for n in state.active_trainers() if n.node != name]
+    return len(others) >= max(1, state.spec.swarm.min_peers)
+
+
+def _must_observe(state: State, node: Node) -> bool:
+    """Whether this peer may not begin a stay yet (slow_links.py)."""
+    waits = not node.open and state.committed < node.observes_until
+    return waits and enough_without(state, node.node)
 
 
 def _root_before(state: State, round_: int) -> bytes | None:

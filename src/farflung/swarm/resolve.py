@@ -12,7 +12,7 @@ from farflung.events import RoundAbandoned, RoundCommitted, RunFinished, StateRe
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.network.messages import Moved, Vote
-from farflung.swarm import ranges
+from farflung.swarm import ranges, slow_links
 from farflung.swarm.records import (
     Abandon,
     Admin,
@@ -172,6 +172,7 @@ def _settle(step: Step, round_: Round, record: Commit) -> None:
     thaw(step, round_.number)
     step.drop_round(round_.number)
     _tell_committed(step, round_, record, rows)
+    slow_links.judge(step, round_)
 
 
 def apply_commit(state: State, record: Commit) -> State:

@@ -63,6 +63,10 @@ class Node:
     """Share of the budget of its speed that a slower peer gets, so that it is ready in time."""
     missed: int = 0
     """Rounds in a row for which a slower peer was not ready in time."""
+    slow_links: int = 0
+    """Rounds in a row that its uplink held up."""
+    observes_until: int = 0
+    """Committed rounds from which it may train again; it follows until then."""
     unknown_until_s: float = 0.0
     """After a restart: keep the generation until then."""
 

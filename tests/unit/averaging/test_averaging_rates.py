@@ -41,6 +41,15 @@ def test_a_faster_transfer_counts_half_a_slower_one_a_fifth() -> None:
     assert play(*first, *second, *third).up == 170 / WINDOW_S
 
 
+def test_a_link_that_was_slow_proves_that_it_is_not_by_what_passes_at_once() -> None:
+    slow = [(0, 9, 0), (100, 9, 10), (110, 0, 60), (110, 0, 70), (110, 0, 70)]
+    assert play(*slow).up == 100 / WINDOW_S
+    assert play(*slow).down == 50 / WINDOW_S
+    quick = [(5110, 0, 5070), (5110, 0, 5070)]
+    assert play(*slow, *quick).up == (100 + 0.5 * 4900) / WINDOW_S
+    assert play(*slow, *quick).down == (50 + 0.5 * 4950) / WINDOW_S
+
+
 def test_a_long_transfer_shows_a_change_before_it_ends() -> None:
     fast = [(1000 * i, 9, 0) for i in range(FOLD_WINDOWS + 1)]
     slow = [(1000 * FOLD_WINDOWS + i, 9, 0) for i in range(1, 16 * FOLD_WINDOWS + 1)]
