@@ -7,36 +7,20 @@ import itertools
 import random
 from collections.abc import Callable
 
+from test_run_control import HELLO
+
 from farflung.clock import LoopClock
-from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import StorageError
 from farflung.events import Event, Warned
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import COORDINATOR, PEER, Connection
 from farflung.network.memory import MemoryNetwork
-from farflung.network.messages import Control, Donors, Hello, Welcome
+from farflung.network.messages import Control, Donors, Welcome
 from farflung.run.control import ControlLink
 from farflung.sim.loop import run_virtual
 
-WELCOME = Welcome(protocol=PROTOCOL_VERSION, term=1, journal_length=0)
+WELCOME = Welcome(protocol=1, term=3, journal_length=0)
 AT = Endpoint("coordinator:7000")
-
-
-def hello() -> Hello:
-    return Hello(
-        protocol=PROTOCOL_VERSION,
-        arithmetic=ARITHMETIC_VERSION,
-        run="5eed",
-        name="a",
-        region="",
-        role="trainer",
-        endpoints=(),
-        term=0,
-        journal_length=0,
-        journal_head=bytes(32),
-        session="s",
-        generation=0,
-    )
 
 
 class Side:
@@ -49,7 +33,7 @@ class Side:
         self.control = ControlLink(
             transport=self.network.transport(NodeId("node"), PEER),
             endpoints=[AT],
-            hello=hello,
+            hello=lambda: HELLO,
             on_welcome=lambda _: None,
             on_message=on_message,
             show=lambda _: b"",
