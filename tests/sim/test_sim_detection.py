@@ -117,7 +117,7 @@ def test_a_peer_below_the_floor_follows_for_twenty_rounds_and_loses_nothing() ->
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(2, 3000)
         slow_uplink(swarm, "p2", SLOW)
-        await swarm.until(lambda: bool(told(swarm, GenerationClosed)), 3000)
+        await swarm.until(lambda: bool(told(swarm, GenerationClosed)), 200)
         for _ in range(3):
             await swarm.committed(swarm.picture.committed + 1, 3000)
             times.append(asyncio.get_running_loop().time())
