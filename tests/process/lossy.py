@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from processes import DEADLINE_S, Running, Swarm, environment, program, until
+from processes import DEADLINE_S, Running, Swarm, until
 
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000
 MTU = 1500
@@ -90,25 +90,14 @@ class WanSwarm(Swarm):
         self._wan = wan
         self._places = {"host": 0}
 
-    def spawn(self, name: str, *arguments: str, patch: str = "") -> Running:
+    def place(self, name: str) -> list[str]:
         place = self._places.setdefault(name, len(self._places))
-        log = self.root / f"{name}-{len(self.started)}.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                ["ip", "netns", "exec", self._wan.names[place], *program(arguments, patch)],
-                env=environment(self.home(name)),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        running = Running(name, process, log)
-        self.started.append(running)
-        return running
+        return ["ip", "netns", "exec", self._wan.names[place]]
 
-    def host(self, *arguments: str) -> Running:
+    @property
+    def hosting(self) -> tuple[str, ...]:
         bind = f"{address(0)}:7000"
-        return self._hosting("--spec-json", str(self._spec_file), "--bind", bind, *arguments)
+        return ("host", "--spec-json", str(self._spec_file), "--bind", bind)
 
     def join(self, name: str, *arguments: str, patch: str = "") -> Running:
         place = self._places.setdefault(name, len(self._places))

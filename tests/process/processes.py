@@ -207,7 +207,7 @@ class Swarm:
         log = self.root / f"{name}-{len(self.started)}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                program(arguments, patch),
+                [*self.place(name), *program(arguments, patch)],
                 env={**environment(self.home(name)), VARIABLE: failpoint},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -217,6 +217,11 @@ class Swarm:
         running = Running(name, process, log)
         self.started.append(running)
         return running
+
+    def place(self, name: str) -> list[str]:
+        """What a node's command line begins with."""
+        del name
+        return []
 
     def host(self, *arguments: str) -> Running:
         """Start the run on a free port; returns when the invite is printed."""

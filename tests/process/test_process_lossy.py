@@ -35,7 +35,7 @@ def test_a_peer_that_fills_its_two_megabit_uplink_is_never_suspect(tmp_path: Pat
     spec = quad_spec(
         **ENDLESS,
         model={"preset": "quadratic", "parameters": 4_000_000},
-        swarm={"start_peers": 3},
+        swarm={"start_peers": 3, "min_peers": 3},  # nobody can be done without
     )
     rates = [0.0, 250_000.0]
     with Wan(4, delay_s=0.02, loss=0.0, up=rates) as wan, WanSwarm(tmp_path, spec, wan) as swarm:
