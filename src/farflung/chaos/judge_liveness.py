@@ -9,7 +9,7 @@ from farflung.chaos.row import Row
 from farflung.chaos.schedule import HOST, Kind
 from farflung.chaos.signs import Seen, seen
 from farflung.chaos.timeline import RETURN_S, Timeline
-from farflung.events import GenerationClosed, SnapshotFetched
+from farflung.events import GenerationClosed, RunStarted, SnapshotFetched
 
 CALM_ROUNDS = 3
 JOIN_ROUNDS = 3
@@ -151,9 +151,8 @@ def evictions(evidence: Evidence, line: Timeline) -> Row:
         if said.at_s > evidence.healed_s and _ending(evidence, event.name, said.at_s):
             continue
         reasons = [
-            e
-            for name in (event.name, HOST)
-            for e in line.struck(name, said.at_s, said.at_s, tail_s)
+            *line.struck(event.name, said.at_s, said.at_s, tail_s + _blind_s(line, said.at_s)),
+            *line.struck(HOST, said.at_s, said.at_s, tail_s),
         ]
         excused += bool(reasons)
         row.check(
@@ -164,6 +163,20 @@ def evictions(evidence: Evidence, line: Timeline) -> Row:
     row.checks += len(line.commits)  # in each of these rounds nobody was put out wrongly
     row.note = f"{excused} peers were put out after a fault"
     return row
+
+
+def _blind_s(line: Timeline, at_s: float) -> float:
+    """Who goes while the host is down is missed only when that one is back and has lost patience."""
+    starts = [
+        s.at_s
+        for s in line.evidence.said.get(HOST, [])
+        if isinstance(s.event, RunStarted) and s.at_s <= at_s
+    ]
+    rules = line.evidence.spec.swarm
+    if not starts or at_s - starts[-1] > rules.restart_grace_s + rules.dead_s + RETURN_S:
+        return 0.0
+    downs = [e.started_s for e in line.real if HOST in e.fault.nodes and e.started_s <= starts[-1]]
+    return rules.restart_grace_s + (starts[-1] - downs[-1] if downs else 0.0)
 
 
 def _ending(evidence: Evidence, name: str, at_s: float) -> bool:

@@ -189,7 +189,11 @@ def _disk(done: Executed, line: Timeline) -> Seen:
     for life in line.evidence.lives:
         if life.name == name and any(done.started_s <= t <= until_s for t, _ in life.warnings):
             return Seen.TOLD
-    return _cut(done, line)
+    found = _cut(done, line)
+    if found is Seen.UNSEEN and name == HOST:  # one that just starts or is killed writes nothing
+        others = line.struck(HOST, done.started_s, until_s, RETURN_S)
+        return Seen.MOOT if [e for e in others if e is not done] else found
+    return found
 
 
 _HOW: dict[Kind, Callable[[Executed, Timeline], Seen]] = {

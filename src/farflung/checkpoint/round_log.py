@@ -6,7 +6,8 @@ the vote that promises it. Slices are served by their own hash.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 from farflung.disk import Disk
 from farflung.hashing import digest, merkle_root
@@ -26,15 +27,37 @@ class RoundLog:
         """File name -> round, for what this process stored or noted."""
         self._bytes: dict[str, int] = {}
         """File name -> size, of the same."""
+        self._writing = 0
 
     def store(self, round_: int, results: Sequence[bytes]) -> Hash:
         """Write and sync one attempt's results; returns their bytes root. Raises StorageError."""
-        hashes = [digest(r) for r in results]
-        root = merkle_root(hashes)
-        if self._disk.size(_path(root)) is None:
-            self._disk.replace(_path(root), b"".join(results))
+        hashes = self.write(results)
         self.note(round_, hashes, [len(r) for r in results])
-        return root
+        return merkle_root(hashes)
+
+    def write(self, results: Sequence[bytes]) -> list[Hash]:
+        """The file alone, in any thread: within `writing`, and `note` makes it known.
+
+        Returns the slices' hashes. Raises StorageError.
+        """
+        hashes = [digest(r) for r in results]
+        path = _path(merkle_root(hashes))
+        if self._disk.size(path) is None:
+            self._disk.replace(path, b"".join(results))
+        return hashes
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """While this lasts there may be files that are not known yet."""
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
+
+    @property
+    def busy(self) -> bool:
+        return self._writing > 0
 
     def note(self, round_: int, hashes: Sequence[bytes], lengths: Sequence[int]) -> None:
         """Index a result that is on disk (after a restart: from the journal), or nothing."""
@@ -103,7 +126,8 @@ class RoundLog:
 
     def drop_unknown(self) -> int:
         """Remove files that this process neither stored nor noted: attempts of a former one that
-        were never committed. Returns how many went."""
+        were never committed. Not while `busy`. Returns how many went."""
+        assert not self.busy
         paths = [f"{FOLDER}/{n}" for n in self._disk.names(FOLDER)]
         gone = [p for p in paths if p not in self._rounds]
         for path in gone:

@@ -29,7 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from farflung.disk import Disk
-from farflung.errors import CorruptState, ProtocolError
+from farflung.errors import CorruptState, ProtocolError, StorageError
 from farflung.ids import NodeId, RunId
 from farflung.network.link import COORDINATOR, PEER
 
@@ -278,9 +278,19 @@ def _context(protocol: int) -> ssl.SSLContext:
 
 
 def _load_pair(context: ssl.SSLContext, certificate_pem: str, key_pem: bytes) -> None:
-    """ssl reads keys from files only; this one is never on a disk where memfd exists."""
-    with _secret_file(key_pem + certificate_pem.encode()) as path:
-        context.load_cert_chain(path)
+    """ssl reads keys from files only; this one is never on a disk where memfd exists.
+
+    Raises StorageError: a limit on file sizes holds for memory files as well.
+    """
+    try:
+        with _secret_file(key_pem + certificate_pem.encode()) as path:
+            context.load_cert_chain(path)
+    except ssl.SSLError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"the TLS key cannot be held in a memory file: {error.strerror}; see `ulimit -f`"
+        ) from None
 
 
 @contextmanager

@@ -160,9 +160,7 @@ class Averager:
         results = await exchange.results
         await self._follower.reached(attempt.round - len(self._follower.state.fragments) + 1)
         state = self._follower.state
-        bytes_root = await self._workers.run(
-            lambda: self._follower.log.store(attempt.round, results)
-        )
+        bytes_root = await self._follower.keep(attempt.round, results)
         hit("vote.stored")
         async with self._follower.lock:
             if state.next_round > attempt.round:

@@ -19,10 +19,15 @@ from farflung.config.run import RunSpec
 from farflung.disk import Disk
 from farflung.errors import CorruptState
 from farflung.failpoints import hit
+from farflung.hashing import merkle_root
+from farflung.ids import Hash
 from farflung.run.outer_state import Float32, OuterState
 from farflung.run.state_source import StateSource, sizes_fit
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+
+KEPT_COMMITS = 64
+"""Rounds behind the state whose records stay in memory; older ones are on the disk."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ class Follower:
         self._state: OuterState | None = None
         self._genesis: Genesis | None = None
         self._commits: dict[int, Commit | None] = {}
-        """Resolutions by round; None: abandoned."""
+        """Resolutions by round; None: abandoned. Those from `_oldest` on."""
+        self._oldest = 0
         self.term = 0
         """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
@@ -153,6 +159,9 @@ class Follower:
         cancel to give up.
         """
         assert self._genesis is not None
+        if self._oldest:  # an older snapshot may come: all resolutions again
+            self._oldest = 0
+            self.load()
         for record in self._commits.values():
             if record is not None:
                 self._index(state, record)
@@ -181,6 +190,16 @@ class Follower:
                 expected = commit.fragment_hash
             if fragment.hash != expected:
                 raise CorruptState(f"fragment {index} differs from the journal")
+
+    async def keep(self, round_: int, results: Sequence[bytes]) -> Hash:
+        """Store and sync one attempt's results and serve them; their bytes root.
+
+        The pool writes the file; the log's tables belong to this loop. Raises StorageError.
+        """
+        with self.log.writing():
+            hashes = await self._workers.run(lambda: self.log.write(results))
+            self.log.note(round_, hashes, [len(r) for r in results])
+        return merkle_root(hashes)
 
     # ---- applying --------------------------------------------------------------------------
 
@@ -236,6 +255,9 @@ class Follower:
     def _advance(self, round_: int) -> None:
         self.state.next_round = round_ + 1
         self._moved.set()
+        while self._oldest < round_ - KEPT_COMMITS:
+            self._commits.pop(self._oldest, None)
+            self._oldest += 1
 
     def _index(self, state: OuterState, commit: Commit) -> None:
         lengths = slice_lengths(state, commit)

@@ -149,7 +149,8 @@ class House:
         state = self._follower.state
         if self._leftovers_until is None:
             self._leftovers_until = self._follower.resolved + len(state.fragments)
-        if self._leftovers_until >= 0 and round_ >= self._leftovers_until:
+        due = self._leftovers_until >= 0 and round_ >= self._leftovers_until
+        if due and not self._follower.log.busy:  # else with the next round
             self._leftovers_until = -1
             self._follower.log.drop_unknown()
 

@@ -157,6 +157,22 @@ def test_rounds_below_the_floor_are_forgotten(disk: Disk) -> None:
     assert log.read(digest(b"round 3"), 0, 5) == b"round"
 
 
+def test_a_file_of_another_thread_is_not_known_until_it_is_noted_and_not_a_leftover() -> None:
+    """Tables changed by the pool broke sums over them on the loop, and lost what they indexed."""
+    disk = MemoryDisk()
+    RoundLog(disk).store(3, [b"of a former process"])
+    log = RoundLog(disk)
+    with log.writing():
+        hashes = log.write(SLICES)
+        assert (hashes, log.n_bytes, log.rounds()) == (HASHES, 0, [])
+        assert log.busy
+        log.note(4, hashes, LENGTHS)
+    assert not log.busy
+    assert log.rounds() == [4]
+    assert log.drop_unknown() == 1
+    assert log.load(HASHES, LENGTHS) == SLICES
+
+
 def test_a_full_disk_promises_nothing() -> None:
     disk = MemoryDisk()
     disk.full = True
