@@ -166,7 +166,7 @@ def evictions(evidence: Evidence, line: Timeline) -> Row:
 
 
 def _blind_s(line: Timeline, at_s: float) -> float:
-    """Who goes while the host is down is missed only when that one is back and has lost patience."""
+    """Who goes while the host is down is missed only when the host is back and loses patience."""
     starts = [
         s.at_s
         for s in line.evidence.said.get(HOST, [])
