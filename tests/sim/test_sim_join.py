@@ -25,6 +25,7 @@ from farflung.events import (
     StateReported,
 )
 from farflung.ids import NodeId
+from farflung.run.follower import KEPT_COMMITS
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import KEEPER, SimSwarm
 from farflung.swarm.ledger import audit
@@ -273,10 +274,12 @@ def assert_no_stale(swarm: SimSwarm, label: str) -> None:
                 assert base in applied or base < max(fetched, default=0) or base == -1
 
 
-@pytest.mark.parametrize("rounds", [4, 60])
-def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(rounds: int) -> None:
+@pytest.mark.parametrize(("before", "rounds"), [(2, 4), (2, 60), (KEPT_COMMITS + 20, 20)])
+def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(before: int, rounds: int) -> None:
+    in_memory: list[int] = []
+
     async def story(swarm: SimSwarm) -> None:
-        await swarm.committed(2)
+        await swarm.committed(before, 3600)
         others = [n.node for n in swarm.nodes.values() if n.label != "p2"]
         for other in [*others, NodeId("coordinator")]:
             swarm.network.partition(node(swarm, "p2"), other)
@@ -285,9 +288,13 @@ def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(rounds: int) -> Non
         for other in [*others, NodeId("coordinator")]:
             swarm.network.heal(node(swarm, "p2"), other)
         await contributes(swarm, "p2")
+        for each in swarm.nodes.values():
+            assert each.agent is not None
+            in_memory.append(len(each.agent.follower._commits))
 
     run_spec = with_record(spec(elements=4096, keep_rounds=8), "none")
     swarm = play(story, run_spec, peers=3)
+    assert max(in_memory) <= KEPT_COMMITS + 3
     resynced = bool(events(swarm, "p2", Resynced))
     assert resynced == (rounds > 8)
     assert_no_stale(swarm, "p2")
