@@ -8,9 +8,10 @@ import pytest
 from cryptography import x509
 
 from farflung.disk import MemoryDisk
-from farflung.errors import CorruptState, ProtocolError
+from farflung.errors import CorruptState, ProtocolError, StorageError
 from farflung.ids import NodeId, RunId
 from farflung.network.tls import (
+    Credentials,
     PeerName,
     RunAuthority,
     check_expected,
@@ -127,3 +128,15 @@ def test_the_dialled_node_is_the_expected_one_or_the_coordinator() -> None:
         check_expected(peer, None)
     with pytest.raises(ProtocolError, match="no certificate"):
         check_expected(None, None)
+
+
+def test_a_key_that_fits_no_memory_file_is_a_storage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIMIT_FSIZE holds for memfd too: one sentence, no traceback."""
+
+    def full(*_: object) -> int:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr("os.memfd_create", full)
+    certificate = AUTHORITY.issue(NODE.public_key, NODE.node_id, "peer")
+    with pytest.raises(StorageError, match="File too large; see `ulimit -f`"):
+        Credentials(certificate, NODE.private_pem, AUTHORITY.ca_pem)
