@@ -46,12 +46,13 @@ class Journal:
         self._path = path
         self._verifier = verifier
         self._sign = sign
-        self._offsets: list[int] = []
+        self._bounds: list[int] = [len(HEADER)]
+        """Where entry i begins, and the last one ends. The coordinator appends in a pool thread
+        while its loop reads: this list grows last, so that `length` never runs ahead."""
         self._hashes: list[Hash] = [EMPTY]
-        self._end = len(HEADER)
         self._key = b""
         self._torn = False
-        """A failed write could not be taken back: the file may go on behind `_end`."""
+        """A failed write could not be taken back: the file may go on behind the last entry."""
         self.cut_bytes = 0
         """Bytes of a torn tail that `open` removed."""
 
@@ -141,7 +142,7 @@ class Journal:
 
     @property
     def length(self) -> int:
-        return len(self._offsets)
+        return len(self._bounds) - 1
 
     @property
     def head(self) -> Hash:
@@ -152,8 +153,7 @@ class Journal:
         return self._hashes[index]
 
     def frame(self, index: int) -> bytes:
-        start = self._offsets[index]
-        end = self._offsets[index + 1] if index + 1 < len(self._offsets) else self._end
+        start, end = self._bounds[index : index + 2]
         return self._disk.read_at(self._path, start, end - start)
 
     def frames(self, first: int, max_bytes: int) -> list[bytes]:
@@ -224,7 +224,7 @@ class Journal:
 
     def _cut_back(self) -> None:
         """Remove what a failed write left, or a later frame would stand behind it."""
-        self._disk.truncate(self._path, self._end)
+        self._disk.truncate(self._path, self._bounds[-1])
         self._torn = False
 
     # ---- checking --------------------------------------------------------------------------
@@ -263,13 +263,12 @@ class Journal:
 
     def _accept(self, frame: bytes) -> None:
         body = frame[_PREFIX.size + _FIXED :]
-        if not self._offsets:
+        if not self.length:
             genesis = decode_record(body)
             assert isinstance(genesis, Genesis)
             self._key = genesis.run_key
-        self._offsets.append(self._end)
-        self._end += len(frame)
         self._hashes.append(_entry_hash(self.head, body))
+        self._bounds.append(self._bounds[-1] + len(frame))
 
 
 def _build(previous: Hash, body: bytes, signature: bytes) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from swarm_samples import (
@@ -59,6 +60,37 @@ def test_appending_one_by_one_gives_the_same_bytes_as_all_at_once() -> None:
     for record in one_of_each():
         journal.append(record)
     assert content(disk) == content(written())
+
+
+class Table(list[Any]):
+    """Looks at the journal before and after each entry."""
+
+    def __init__(self, content: list[Any], look: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._look = look
+
+    def append(self, entry: Any) -> None:
+        self._look()
+        super().append(entry)
+        self._look()
+
+
+def test_a_reader_in_another_thread_sees_whole_entries_only() -> None:
+    """The coordinator appends in the pool while its loop answers those who connect."""
+    journal = open_journal(MemoryDisk())
+    journal.append_all(one_of_each()[:1])
+    whole = len(journal.append(Term(term=2)))
+    looks = []
+
+    def look() -> None:
+        assert len(journal.frame(journal.length - 1)) == whole
+        looks.append(journal.hash_at(journal.length))
+
+    tables = {k: v for k, v in vars(journal).items() if isinstance(v, list)}
+    vars(journal).update({k: Table(v, look) for k, v in tables.items()})
+    journal.append_all([Term(term=2)] * 2)
+    assert len(tables) == 2
+    assert len(looks) == 2 * 2 * len(tables)
 
 
 def test_frames_are_found_again_by_their_index() -> None:
