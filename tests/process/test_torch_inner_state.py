@@ -70,4 +70,5 @@ def _contributions(swarm: Swarm, name: str) -> int:
 
 
 def _first_loss(swarm: Swarm, name: str) -> float:
-    return statistics.fmean(e.loss for e in swarm.events(name, Trained)[:3])
+    """Of its first plans with steps: who is late in its first round has none in the next."""
+    return statistics.fmean([e.loss for e in swarm.events(name, Trained) if e.steps][:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -160,11 +161,13 @@ class _Line:
     def see(self, event: Event) -> None:
         match event:
             case Trained():
-                self._loss = event.loss
-                self._rate = event.tokens / event.compute_s if event.compute_s else 0.0
+                if event.steps:  # a plan without steps says nothing of either
+                    self._loss = event.loss
+                    self._rate = event.tokens / event.compute_s if event.compute_s else 0.0
             case Applied():
+                loss = "      -" if math.isnan(self._loss) else f"{self._loss:7.4f}"
                 self._show(
-                    f"round {event.round:5d}  loss {self._loss:7.4f}  {self._rate:,.0f} tok/s  "
+                    f"round {event.round:5d}  loss {loss}  {self._rate:,.0f} tok/s  "
                     f"{'contributed' if event.contributed else 'followed'}",
                     keep=not self._live,
                 )
