@@ -37,7 +37,7 @@ from farflung.run.catch_up import CatchUp
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
-from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
+from farflung.run.node import NodeConfig, TrainerFactory, World, end_if_cancelled, outcome
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import NodePlant
 from farflung.run.replay_fetch import RETRY_S, LogTrimmed
@@ -112,13 +112,12 @@ class Agent:
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._term = 0
         self._asked = self._counted = False  # Synced was sent; the coordinator answered it
-        self._journal_target = 0
         self._finished = asyncio.Event()
         self._leaving = asyncio.Event()
         self._phase = "syncing"
         self._leave_reason = ""
         self._distrust = False
-        self._at_least = 0
+        self._at_least = self._journal_target = 0
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -191,6 +190,7 @@ class Agent:
             except* StorageError as errors:
                 await self._forget_state(errors.exceptions[0])
                 await asyncio.sleep(RETRY_S[0])
+            end_if_cancelled()
 
     async def _genesis_known(self) -> Genesis:
         while self.follower.genesis is None:
@@ -203,10 +203,10 @@ class Agent:
         spec = self.follower.spec
         state = OuterState(Layout.from_json(genesis.layout), spec.outer)
         self.catch_up.house.open(state)
-        if self._make_trainer is not None and self.trainer is None:
-            self.trainer = self._make_trainer(spec, state)
-        elif self.trainer is not None:
+        if self.trainer is not None:
             state.anchor = self.trainer.shared.anchor
+        elif self._make_trainer is not None:
+            self.trainer = self._make_trainer(spec, state)
         await self.follower.bring_up(
             state, self.catch_up.source, trust_disk=not self._distrust, at_least=self._at_least
         )
@@ -238,14 +238,14 @@ class Agent:
     async def _forget_state(self, error: BaseException) -> None:
         """What is in memory is not the journal's, too old to be replayed, or the disk failed:
         leave the round; `_bring_up` reads it anew, from a donor when mine cannot be trusted."""
-        reason = str(error)
+        reason, round_ = str(error), self.follower.state.next_round
         if isinstance(error, StorageError):
             self.world.emit(Warned(sentence=f"out until the disk works: {reason}"))
         else:
-            self.world.emit(Resynced(round=self.follower.state.next_round, reason=reason))
+            self.world.emit(Resynced(round=round_, reason=reason))
             self._distrust = True
         if isinstance(error, LogTrimmed):
-            self._at_least = max(self._at_least, self.follower.state.next_round + 1)
+            self._at_least = max(self._at_least, round_ + 1)
         await self._lost_progress(reason)
         self._on_runner(None)
         if self.averager is not None:
@@ -359,11 +359,11 @@ class Agent:
                 self._donors = tuple(m.node for m in message.members)
             case Plan():
                 if self.runner is not None and message.generation == self.applier.generation:
-                    self._counted = True
+                    self._counted = self._asked  # else it was sent before the link was new
                     self.runner.on_plan(message)
             case Attempt():
                 if self.averager is not None and message.term == self._term:
-                    self._counted = self.applier.generation > 0
+                    self._counted = self._asked and self.applier.generation > 0
                     self.averager.on_attempt(message)
             case Verdict():
                 if self.averager is not None and message.term == self._term:
