@@ -37,7 +37,7 @@ from farflung.run.catch_up import CatchUp
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
-from farflung.run.node import NodeConfig, TrainerFactory, World, end_if_cancelled, outcome
+from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
 from farflung.run.outer_state import OuterState
 from farflung.run.plant import NodePlant
 from farflung.run.replay_fetch import RETRY_S, LogTrimmed
@@ -116,7 +116,7 @@ class Agent:
         self._leaving = asyncio.Event()
         self._phase = "syncing"
         self._leave_reason = ""
-        self._distrust = False
+        self._distrust = self._ending = False
         self._at_least = self._journal_target = 0
 
     # ---- life ------------------------------------------------------------------------------
@@ -145,6 +145,7 @@ class Agent:
                 outcome(task)
             return "left" if self._leaving.is_set() else "finished"
         finally:
+            self._ending = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -178,7 +179,7 @@ class Agent:
         genesis = await self._genesis_known()
         if self._provision is not None:
             await self._provision(self, genesis)
-        while True:
+        while not self._ending:  # a group that fails while it is cancelled raises the failure
             await self._bring_up(genesis)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -190,7 +191,6 @@ class Agent:
             except* StorageError as errors:
                 await self._forget_state(errors.exceptions[0])
                 await asyncio.sleep(RETRY_S[0])
-            end_if_cancelled()
 
     async def _genesis_known(self) -> Genesis:
         while self.follower.genesis is None:

@@ -54,14 +54,6 @@ TrainerFactory = Callable[[RunSpec, OuterState], TrainerPort]
 """Makes the trainer and lets the state share its anchor."""
 
 
-def end_if_cancelled() -> None:
-    """A TaskGroup that fails just when its task is cancelled raises the failure alone (until
-    Python 3.13): whoever handles that failure and goes on would never end."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 def outcome(task: asyncio.Task[Any]) -> None:
     """Raise what ended a task; of a group of failures the first, without its wrapping."""
     error = task.exception()
