@@ -38,6 +38,10 @@ class Seen(StrEnum):
     UNSEEN = "unseen"
 
 
+BUSY_S = 1.0
+"""A stop is due to be told when it lasts this much longer than the suspicion takes: on a busy
+machine the last beat is read late, and a coordinator that was held up itself forgives silence."""
+
 TROUBLE = (
     AttemptFailed,
     ContributionRejected,
@@ -101,7 +105,8 @@ def _stop(done: Executed, line: Timeline) -> Seen:
         return Seen.TOLD
     rules = line.evidence.spec.swarm
     lasted_s = line.end_s(done) - done.started_s
-    if not _watched(done, line, name) or lasted_s < rules.suspect_s + 2 * rules.beat_s:
+    due_s = rules.suspect_s + 2 * rules.beat_s + BUSY_S
+    if not _watched(done, line, name) or lasted_s < due_s:
         return Seen.MOOT
     until_s = line.end_s(done)
     return Seen.MOOT if line.struck(HOST, done.started_s, until_s, mild=False) else Seen.UNSEEN

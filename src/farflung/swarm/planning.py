@@ -15,6 +15,10 @@ from farflung.swarm.state import Link, Node, Phase, Round, State, Step
 
 SAME_SPEED = 0.9
 """A peer at or above this share of the fastest gets the full budget: measured speeds wobble."""
+CLEARLY_SLOWER = 0.6
+SLOWER_ROUNDS = 3
+"""Below the first share a peer is planned with less at once; in between after so many rounds in a
+row, so that one round on a busy machine does not make an equal peer one that nobody waits for."""
 COURTESY = 0.02
 """How much longer a round may take, as a share, for slower peers and for newcomers."""
 LEAST_COURTESY_S = 0.1
@@ -70,7 +74,8 @@ def _open_round(step: Step) -> None:
     trainers = state.active_trainers()
     # Before the budgets are added up: the first round of a stay is the one without any yet.
     newcomers = frozenset(n.node for n in trainers if n.budget == 0)
-    budgets = {n.node: _budget(step, n, trainers) * batch for n in trainers}
+    paced = _slower(step, trainers)
+    budgets = {n.node: _budget(step, n, trainers, paced) * batch for n in trainers}
     grants = tuple(_grant(step, node, budgets[node.node]) for node in trainers)
     step.append(Lease(round=number, term=state.term, fragment=fragment, grants=grants))
     round_ = Round(
@@ -80,7 +85,7 @@ def _open_round(step: Step) -> None:
         deadline_s=step.now_s + _round_deadline_s(step, trainers),
         planned={node.node: node.generation for node in trainers},
         budgets=budgets,
-        paced=frozenset(n.node for n in trainers if _speed(n, trainers) < SAME_SPEED),
+        paced=paced,
         newcomers=newcomers,
     )
     step.set_round(round_)
@@ -92,12 +97,24 @@ def _open_round(step: Step) -> None:
     step.because(f"round {number} opens with {len(trainers)} trainers")
 
 
-def _budget(step: Step, node: Node, trainers: list[Node]) -> int:
+def _slower(step: Step, trainers: list[Node]) -> frozenset[str]:
+    """Who gets less work in this round for being slower. Counts rounds at lower speed."""
+    slower = set()
+    for node in trainers:
+        ratio = _speed(node, trainers)
+        rounds = node.slower + 1 if ratio < SAME_SPEED else 0
+        step.set_node(replace(node, slower=rounds))
+        if ratio < CLEARLY_SLOWER or rounds >= SLOWER_ROUNDS:
+            slower.add(node.node)
+    return frozenset(slower)
+
+
+def _budget(step: Step, node: Node, trainers: list[Node], paced: frozenset[str]) -> int:
     """h_m(r) = floor(C_m(r+1)) - floor(C_m(r)), so that all finish together (TRAINING 1)."""
-    ratio = _speed(node, trainers)
-    if ratio < SAME_SPEED and node.missed >= MISSES:
+    slower = node.node in paced
+    if slower and node.missed >= MISSES:
         return 0  # it is ready at once, and what it has trained is contributed
-    share = 1.0 if ratio >= SAME_SPEED else ratio * node.pace
+    share = _speed(node, trainers) * node.pace if slower else 1.0
     current = step.state.nodes[node.node]
     after = current.budget + step.spec.steps_per_round * share
     step.set_node(replace(current, budget=after))

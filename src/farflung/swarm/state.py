@@ -59,6 +59,8 @@ class Node:
     up_bytes_per_s: float = 0.0
     """Measured by the node; 0: unknown."""
     down_bytes_per_s: float = 0.0
+    slower: int = 0
+    """Rounds in a row that opened with it below the fastest's speed."""
     pace: float = 1.0
     """Share of the budget of its speed that a slower peer gets, so that it is ready in time."""
     missed: int = 0

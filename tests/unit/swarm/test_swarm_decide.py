@@ -605,6 +605,29 @@ def test_a_peer_at_half_the_speed_gets_half_the_work_and_is_not_waited_for() -> 
     assert (known.missed, known.pace < 1) == (1, True)
 
 
+def _rounds_of_speeds(driver: Driver, peer: Peer, speeds: list[float]) -> list[bool]:
+    """Plays rounds; whether the peer, at these speeds in turn, is planned as a slower one."""
+    paced = []
+    for speed in speeds:
+        for one in trainers_of(driver):
+            mine = speed if one is peer else 10.0
+            driver.say(one, Beat(steps=0, phase="waiting", steps_per_s=mine))
+        for one in trainers_of(driver):
+            driver.train(one)
+        for _ in range(3):
+            finish_round_once(driver)
+        paced.append(peer.node in list(driver.state.rounds.values())[-1].paced)
+    return paced
+
+
+def test_one_busy_round_does_not_make_an_equal_peer_a_slower_one() -> None:
+    driver = started(2, rounds=40)
+    peer = trainers_of(driver)[0]
+    played = _rounds_of_speeds(driver, peer, [7.0, 7.0, 10.0, 7.0, 7.0, 7.0, 9.5])
+    assert played == [False, False, False, False, False, True, False]
+    assert _rounds_of_speeds(driver, peer, [5.0]) == [True]
+
+
 def test_a_newcomer_is_not_waited_for_in_its_first_round_and_loses_nothing() -> None:
     driver = Driver(driver_spec(start_peers=2, rounds=9), trainers=3)
     late, *old = trainers_of(driver)
