@@ -1,0 +1,88 @@
+"""An agent's own bookkeeping at awkward moments: an old plan after a new link, an end in a failure."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from test_sim_swarm import assert_sound, play, spec
+
+from farflung.errors import CorruptState, StorageError
+from farflung.events import GenerationOpened
+from farflung.network.messages import Attempt, Control, Plan, Welcome
+from farflung.run.agent import Agent
+from farflung.sim.world import SimSwarm
+
+END_S = 30.0
+
+
+@pytest.mark.parametrize("kind", [Plan, Attempt])
+def test_what_was_sent_before_a_new_link_is_no_answer_to_it(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Control]
+) -> None:
+    """The coordinator had not seen the link break: its message crosses the welcome of the next."""
+    last: dict[str, Control] = {}
+    crossed: list[str] = []
+    hear, greet = Agent._on_message, Agent._on_welcome
+
+    def heard(agent: Agent, message: Control) -> None:
+        if type(message) is kind:
+            last[agent.config.name] = message
+        hear(agent, message)
+
+    def welcomed(agent: Agent, welcome: Welcome) -> None:
+        greet(agent, welcome)
+        old = last.get(agent.config.name)
+        if old is not None:
+            crossed.append(agent.config.name)
+            hear(agent, old)
+
+    monkeypatch.setattr(Agent, "_on_message", heard)
+    monkeypatch.setattr(Agent, "_on_welcome", welcomed)
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(3)
+        agent = swarm.nodes["p1"].agent
+        assert agent is not None
+        agent.control.reconnect()
+        await swarm.until(lambda: "p1" in crossed)
+        await swarm.committed(swarm.picture.committed + 3)
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=14), peers=3)
+    assert_sound(swarm)
+    p1 = swarm.nodes["p1"].node
+    assert p1 in {c.node for c in swarm.commits()[-1].contributors}
+
+
+@pytest.mark.parametrize("failure", [CorruptState("not the journal's"), StorageError("no space")])
+def test_an_agent_that_fails_while_it_is_told_to_end_ends(failure: Exception) -> None:
+    """A TaskGroup raises the failure then, not the cancellation; whoever handles it goes on."""
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(3)
+        node = swarm.nodes["p1"]
+        assert node.agent is not None and node.task is not None
+        landing, step = asyncio.Event(), node.agent.applier.step
+
+        async def fails_once() -> bool:
+            if landing.is_set():
+                return await step()
+            landing.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise failure from None
+            return False
+
+        node.agent.applier.step = fails_once  # type: ignore[method-assign]
+        await landing.wait()
+        node.agent.leave("enough")
+        await asyncio.wait({node.task}, timeout=END_S)
+        assert node.task.done() and node.task.result() == "left"
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=14), peers=3)
+    assert_sound(swarm)
+    opened = [e for e in swarm.events if isinstance(e, GenerationOpened) and e.name == "p1"]
+    assert len(opened) == 1
