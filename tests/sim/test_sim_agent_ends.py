@@ -1,4 +1,4 @@
-"""An agent's own bookkeeping at awkward moments: an old plan after a new link, an end in a failure."""
+"""An agent at awkward moments: an old plan after a new link, an end in the midst of a failure."""
 
 from __future__ import annotations
 
