@@ -47,3 +47,80 @@ def test_a_coordinator_does_not_wait_for_ever_for_a_peer_that_hangs() -> None:
 
     swarm = play(story, spec(rounds=12), peers=3)
     assert len(swarm.commits()) == 12
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 3.0])
+def test_a_host_that_dies_at_the_end_still_hands_out_the_last_rounds(gap_s: float) -> None:
+    """Its next start finds a finished run, and waits for whose stay is open."""
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(8)
+        p2 = swarm.nodes["p2"].node
+        swarm.network.set_delay(p2, COORDINATOR_NODE, 1.0)
+        await swarm.until(lambda: swarm.picture.finished)
+        await swarm.kill_coordinator()
+        await swarm.kill("keeper")
+        swarm.network.set_delay(p2, COORDINATOR_NODE, 0.0)
+        await asyncio.sleep(gap_s)
+        await swarm.start_coordinator()
+        swarm.spawn("keeper")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=20), peers=3)
+    last = [e for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1]
+    assert last.round == 19
+    assert_sound(swarm)
+
+
+def test_a_peer_that_was_out_at_the_end_gets_it_when_the_host_is_started_again() -> None:
+    """No stay of its is open: whoever starts a finished run again does so for such a peer."""
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(8)
+        p2 = swarm.nodes["p2"].node
+        others = [n.node for n in swarm.nodes.values() if n.node != p2] + [COORDINATOR_NODE]
+        for other in others:
+            swarm.network.partition(p2, other)
+        tasks = [swarm.nodes[label].task for label in ("p0", "p1")]
+        await swarm.until(lambda: all(t is not None and t.done() for t in tasks))
+        await asyncio.sleep(1.0)
+        await swarm.kill_coordinator()
+        await swarm.kill("keeper")
+        for other in others:
+            swarm.network.heal(p2, other)
+        await swarm.start_coordinator()
+        swarm.spawn("keeper")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=60), peers=3)
+    last = [e for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1]
+    assert last.round == 59
+    assert_sound(swarm)
+
+
+def test_a_finished_run_waits_for_nobody_who_has_the_last_round() -> None:
+    ended: list[float] = []
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.until(lambda: swarm.picture.finished)
+        ended.append(asyncio.get_running_loop().time())
+        await swarm.finished()
+        ended.append(asyncio.get_running_loop().time())
+
+    swarm = play(story, spec(rounds=6), peers=3)
+    assert ended[1] - ended[0] < swarm.spec.swarm.dead_s / 3
+
+
+def test_a_peer_that_loses_its_link_with_the_last_commit_is_waited_for() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(10)
+        agent = swarm.nodes["p2"].agent
+        assert agent is not None
+        swarm.network.set_delay(swarm.nodes["p2"].node, COORDINATOR_NODE, 1.0)
+        await swarm.until(lambda: swarm.picture.finished)
+        agent.control.reconnect()
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=20), peers=3)
+    last = [e for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1]
+    assert last.round == 19

@@ -22,6 +22,7 @@ from farflung.network.messages import (
     Donors,
     Journal,
     Member,
+    Moved,
     Verdict,
 )
 from farflung.run.full_disk import DiskPause
@@ -29,6 +30,7 @@ from farflung.run.reception import Admission, Reception, Session, VoteCheck
 from farflung.run.welcome import AwakeClock, hit_appended, orphans, serves
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal as JournalFile
+from farflung.swarm.membership import resolved
 from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.records import Term as TermRecord
 from farflung.swarm.replay import replay, replay_more
@@ -96,9 +98,13 @@ class Coordinator:
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._done = asyncio.Event()
         self._finished_s: float | None = None
+        self._holds: dict[str, int] = {}
+        """The last round that each node said it has applied."""
         self._farewell_told = False
         self.donors: tuple[Member, ...] = ()
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
+        self._encore_s = self.state.spec.swarm.restart_grace_s if self.state.finished else 0.0
+        """A finished run that is started again serves for so long whoever missed its end."""
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -122,6 +128,9 @@ class Coordinator:
                 rounds=self.state.spec.outer.rounds,
             )
         )
+        if self._encore_s:
+            who = f"{self._encore_s:g} s whoever missed its last rounds"
+            self._emit(Warned(sentence=f"the run is finished; serving for {who}"))
         return endpoint
 
     async def run(self) -> None:
@@ -154,6 +163,8 @@ class Coordinator:
         beat = isinstance(event, Received) and isinstance(event.message, Beat)
         if beat and self.blocked.is_set():
             return  # time stands still: the first beat after it is early enough
+        if isinstance(event, Received) and isinstance(event.message, Moved):
+            self._holds[event.node] = event.message.round
         self._inbox.put_nowait(event)
 
     # ---- deciding --------------------------------------------------------------------------
@@ -173,18 +184,24 @@ class Coordinator:
             self._finished_s = now
         waited_s = now - self._finished_s
         late = self._late()
-        if not late or waited_s > FAREWELL_S:
+        if waited_s > FAREWELL_S or (not late and waited_s >= self._encore_s):
             self._done.set()
-        elif waited_s > FAREWELL_TOLD_S and not self._farewell_told:
+        elif late and waited_s > FAREWELL_TOLD_S and not self._farewell_told:
             self._farewell_told = True
             names = ", ".join(sorted(self._name(n) for n in late))
             sentence = f"up to {FAREWELL_S:g} s for the last round to reach {names}"
             self._emit(Warned(sentence=f"the run is finished; waiting {sentence}"))
 
     def _late(self) -> list[str]:
-        """Trainers that are still connected: each leaves when it holds the last round."""
-        known = self.state.nodes
-        return [n for n in self.sessions if n in known and known[n].trains]
+        """Trainers that may lack the last round. Who is connected leaves when it holds it; an
+        open stay without a link is waited for until it is closed, also after a restart."""
+        last = resolved(self.state) - 1
+        return [
+            n.node
+            for n in self.state.nodes.values()
+            if n.trains
+            and (n.node in self.sessions or (n.open and self._holds.get(n.node) != last))
+        ]
 
     async def _decide_loop(self) -> None:
         while True:
