@@ -30,6 +30,31 @@ def test_a_peer_that_lags_at_the_end_gets_the_last_rounds_from_the_keeper(delay_
     assert len(told) == (delay_s > FAREWELL_TOLD_S)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_trainers_stay_until_the_keeper_has_the_last_round(dies: bool) -> None:
+    """Whoever is fastest would take the final weights with it; also when the host dies then."""
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(8)
+        keeper = swarm.nodes["keeper"].node
+        for node in swarm.nodes.values():
+            if node.node != keeper:
+                swarm.network.set_delay(keeper, node.node, 0.5)
+        await swarm.until(lambda: swarm.picture.finished)
+        if dies:
+            await swarm.kill("keeper")
+            await swarm.kill_coordinator()
+            await asyncio.sleep(20.0)
+            await swarm.start_coordinator()
+            swarm.spawn("keeper")
+        await swarm.finished()
+
+    swarm = play(story, spec(rounds=20), peers=3)
+    last = [e for e in swarm.nodes["keeper"].events if isinstance(e, Applied)][-1]
+    assert last.round == 19
+    assert_sound(swarm)
+
+
 def test_a_coordinator_does_not_wait_for_ever_for_a_peer_that_hangs() -> None:
     """Connected and unable to fetch: after the farewell the host ends; what is kept is whole."""
 

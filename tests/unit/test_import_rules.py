@@ -116,6 +116,7 @@ PURE = [
     "swarm.planning",
     "swarm.trial",
     "swarm.resolve",
+    "swarm.ending",
     "swarm.replay",
     "swarm.ledger",
     "swarm.ranges",

@@ -35,6 +35,7 @@ from farflung.run.applier import Applier
 from farflung.run.averager import Averager
 from farflung.run.catch_up import CatchUp
 from farflung.run.control import ControlLink
+from farflung.run.farewell import Farewell
 from farflung.run.follower import Follower
 from farflung.run.mesh import Mesh
 from farflung.run.node import NodeConfig, TrainerFactory, World, outcome
@@ -91,6 +92,8 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
+        trains = make_trainer is not None
+        self.farewell = Farewell(world, self.follower, self.control, trains=trains)
         self.catch_up = CatchUp(config, world, self.mesh, self.plant, self.donors)
         self.applier = Applier(
             config=config,
@@ -112,10 +115,8 @@ class Agent:
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._term = 0
         self._asked = self._counted = False  # Synced was sent; the coordinator answered it
-        self._finished = asyncio.Event()
-        self._leaving = asyncio.Event()
-        self._phase = "syncing"
-        self._leave_reason = ""
+        self._finished, self._leaving = asyncio.Event(), asyncio.Event()
+        self._phase, self._leave_reason = "syncing", ""
         self._distrust = self._ending = False
         self._at_least = self._journal_target = 0
 
@@ -284,14 +285,10 @@ class Agent:
             while await self.applier.step():
                 self._news.set()
             await self._ask_in()
-            if self.follower.finished and not self._serves():
+            if self.farewell.may_go():
                 self._finished.set()
             self._news.clear()
             await self._news.wait()
-
-    def _serves(self) -> bool:
-        """A keeper stays for those who lag, until the coordinator sees them gone and ends."""
-        return self.config.role != "trainer" and self.control.connected
 
     def _make_runner(self) -> RoundRunner:
         assert self.trainer is not None
@@ -398,3 +395,5 @@ class Agent:
             await self.control.send(beat_of(self.trainer, "" if running else self._phase, rates))
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
+            if self.follower.finished:
+                self._news.set()  # how long it has been alone

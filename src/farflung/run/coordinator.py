@@ -22,15 +22,14 @@ from farflung.network.messages import (
     Donors,
     Journal,
     Member,
-    Moved,
     Verdict,
 )
 from farflung.run.full_disk import DiskPause
 from farflung.run.reception import Admission, Reception, Session, VoteCheck
 from farflung.run.welcome import AwakeClock, hit_appended, orphans, serves
 from farflung.swarm.decide import decide
+from farflung.swarm.ending import PATIENCE_S, lacking
 from farflung.swarm.journal import Journal as JournalFile
-from farflung.swarm.membership import resolved
 from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.records import Term as TermRecord
 from farflung.swarm.replay import replay, replay_more
@@ -45,7 +44,7 @@ from farflung.swarm.state import (
 )
 
 TICK_S = 0.1
-FAREWELL_S = 300.0
+FAREWELL_S = PATIENCE_S + 10.0
 """How long a finished run waits for its peers to take the last round and say goodbye."""
 
 FAREWELL_TOLD_S = 5.0
@@ -98,8 +97,6 @@ class Coordinator:
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
         self._done = asyncio.Event()
         self._finished_s: float | None = None
-        self._holds: dict[str, int] = {}
-        """The last round that each node said it has applied."""
         self._farewell_told = False
         self.donors: tuple[Member, ...] = ()
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
@@ -163,8 +160,6 @@ class Coordinator:
         beat = isinstance(event, Received) and isinstance(event.message, Beat)
         if beat and self.blocked.is_set():
             return  # time stands still: the first beat after it is early enough
-        if isinstance(event, Received) and isinstance(event.message, Moved):
-            self._holds[event.node] = event.message.round
         self._inbox.put_nowait(event)
 
     # ---- deciding --------------------------------------------------------------------------
@@ -184,7 +179,7 @@ class Coordinator:
             self._finished_s = now
         waited_s = now - self._finished_s
         late = self._late()
-        if waited_s > FAREWELL_S or (not late and waited_s >= self._encore_s):
+        if waited_s > FAREWELL_S or (not late and waited_s >= self._encore_s and self.state.ended):
             self._done.set()
         elif late and waited_s > FAREWELL_TOLD_S and not self._farewell_told:
             self._farewell_told = True
@@ -195,12 +190,11 @@ class Coordinator:
     def _late(self) -> list[str]:
         """Trainers that may lack the last round. Who is connected leaves when it holds it; an
         open stay without a link is waited for until it is closed, also after a restart."""
-        last = resolved(self.state) - 1
+        missing = {n.node for n in lacking(self.state)}
         return [
             n.node
             for n in self.state.nodes.values()
-            if n.trains
-            and (n.node in self.sessions or (n.open and self._holds.get(n.node) != last))
+            if n.trains and (n.node in self.sessions or n.node in missing)
         ]
 
     async def _decide_loop(self) -> None:

@@ -67,7 +67,9 @@ class Follower:
         """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
         self.finished = False
-        """The replica holds the record that ends the run."""
+        """The last round is committed."""
+        self.ended = False
+        """And it is kept: whoever has it may go."""
 
     # ---- the journal -----------------------------------------------------------------------
 
@@ -102,8 +104,9 @@ class Follower:
                 self._index(self._state, record)
         elif isinstance(record, Abandon):
             self._commits[record.round] = None
-        elif isinstance(record, Admin) and record.action == "finish":
-            self.finished = True
+        elif isinstance(record, Admin):
+            self.finished |= record.action == "finish"
+            self.ended |= record.action == "end"
         elif isinstance(record, Term):
             self.term = record.term
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from farflung.errors import FarflungError
-from farflung.events import Applied, GenerationClosed, StateReported
+from farflung.events import Applied, GenerationClosed, RunFinished, StateReported
 from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import Harm
 from farflung.sim.world import SimSwarm, whole_frames
@@ -25,7 +25,8 @@ NAMES = {
     "S5r": "slice reductions recomputed",
     "S6": "contributions of a stay that was open",
     "S7": "contributors and voters that were admitted",
-    "L1": "storms after which three more rounds were committed",
+    "L1": "storms after which rounds went on, or the run came to its end",
+    "L1e": "trainers that ended with the last round of a finished run",
     "L4": "closed stays that a fault explains",
 }
 
@@ -128,6 +129,8 @@ def _arithmetic(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str])
 def _evictions(swarm: SimSwarm, harms: list[Harm], counts: Counter[str]) -> None:
     labels: dict[str, str] = {node.node: node.label for node in swarm.nodes.values()}
     for at_s, event in swarm.told:
+        if isinstance(event, RunFinished):
+            return  # from here on everybody goes
         if not isinstance(event, GenerationClosed) or event.reason.startswith("left: "):
             continue  # its own decision: nobody put it out
         label = labels.get(event.node, "?")

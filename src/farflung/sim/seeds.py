@@ -11,6 +11,7 @@ from typing import Any
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.sim.checks import BrokenInvariant, check
+from farflung.sim.ending import play_out
 from farflung.sim.faults import Storm
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
@@ -21,6 +22,10 @@ LATENCY_S = (0.002, 0.12)
 WEDGED_S = 120.0
 """Virtual seconds without three more commits, all links healed, that count as a wedge."""
 ROUNDS_AFTER = 3
+ENDLESS_ROUNDS = 2000
+ENDING = 0.25
+"""Share of the storms with a keeper that fall into the end of the run."""
+LAST_ROUNDS = (4, 30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +39,10 @@ class Outcome:
     """Over every event of every node, in order: equal runs have equal digests."""
 
 
-def spec_for(seed: int) -> RunSpec:
+def spec_for(seed: int, rounds: int) -> RunSpec:
     """Half of the seeds run blocking DiLoCo, half several fragments and rounds in flight."""
     rng = random.Random(seed)
-    outer: dict[str, Any] = {"inner_steps": 5, "rounds": 2000, "chunk_elements": 256}
+    outer: dict[str, Any] = {"inner_steps": 5, "rounds": rounds, "chunk_elements": 256}
     if rng.random() < 0.5:
         outer |= {
             "fragments": 4,
@@ -67,22 +72,24 @@ def run_seed(seed: int, faults: int = FAULTS) -> Outcome:
     """Play one seed to its end. Raises BrokenInvariant."""
 
     async def main() -> Outcome:
-        spec, rng = spec_for(seed), random.Random(f"shape {seed}")
+        rng, end = random.Random(f"shape {seed}"), random.Random(f"end {seed}")
+        late, keeper = rng.choice([0, 0, 1, 2]), rng.random() < 0.85
+        ends = keeper and end.random() < ENDING
+        spec = spec_for(seed, end.randint(*LAST_ROUNDS) if ends else ENDLESS_ROUNDS)
         swarm = await SimSwarm.start(
             spec,
-            peers=spec.swarm.start_peers + rng.choice([0, 0, 1, 2]),
-            keeper=rng.random() < 0.85,
+            peers=spec.swarm.start_peers + late,
+            keeper=keeper,
             seed=seed,
             step_s=STEP_S,
             latency_s=LATENCY_S,
         )
         storm = Storm(swarm, random.Random(seed))
         try:
-            await swarm.committed(1)
-            await storm.rage(faults)
-            await swarm.committed(swarm.picture.committed + ROUNDS_AFTER, WEDGED_S)
+            ended = await _played(swarm, storm, faults, ends)
             counts = check(swarm, storm.harms)
             counts["L1"] += 1
+            counts["L1e"] += ended
             return Outcome(
                 seed=seed,
                 rounds=counts["rounds"],
@@ -98,6 +105,16 @@ def run_seed(seed: int, faults: int = FAULTS) -> Outcome:
             await swarm.stop()
 
     return run_virtual(main())
+
+
+async def _played(swarm: SimSwarm, storm: Storm, faults: int, ends: bool) -> int:
+    """The storm and what must follow it; returns how many trainers saw the run's end."""
+    await swarm.committed(1)
+    await storm.rage(faults)
+    if ends:
+        return await play_out(swarm, WEDGED_S)
+    await swarm.committed(swarm.picture.committed + ROUNDS_AFTER, WEDGED_S)
+    return 0
 
 
 def digest_of(swarm: SimSwarm) -> str:

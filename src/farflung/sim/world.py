@@ -159,9 +159,15 @@ class SimSwarm:
                 raise
         if not life.alive:
             return  # killed while it started
-        self._coordinator_task = asyncio.create_task(coordinator.run())
+        self._coordinator_task = asyncio.create_task(_to_its_end(coordinator))
         for node in self.nodes.values():
             self._admit(node)
+
+    @property
+    def over(self) -> bool:
+        """The coordinator has ended by itself."""
+        task = self._coordinator_task
+        return task is not None and task.done() and not task.cancelled()
 
     def strike_coordinator(self, torn_bytes: int = 0) -> None:
         """SIGKILL, at this very instruction: nothing more is said, unsynced bytes are gone."""
@@ -324,7 +330,6 @@ class SimSwarm:
         await self.until(lambda: self.picture.finished, deadline_s)
         assert self._coordinator_task is not None and self.coordinator is not None
         await asyncio.wait_for(self._coordinator_task, deadline_s)
-        await self.coordinator.close()
         tasks = [n.task for n in self.nodes.values() if n.task is not None]
         await asyncio.wait_for(asyncio.gather(*tasks), deadline_s)
 
@@ -369,6 +374,12 @@ def fragment_sizes(layout: Layout, spec: RunSpec) -> tuple[int, ...]:
 
 def _nobody(_: Redeem) -> tuple[Control, None]:
     raise AssertionError("simulated nodes are admitted directly")
+
+
+async def _to_its_end(coordinator: Coordinator) -> None:
+    """As the host does: its links end with it."""
+    await coordinator.run()
+    await coordinator.close()
 
 
 async def _end(task: asyncio.Task[str] | asyncio.Task[None] | None) -> None:

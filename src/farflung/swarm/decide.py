@@ -23,7 +23,7 @@ from farflung.network.messages import (
     Synced,
     Vote,
 )
-from farflung.swarm import blame, membership, planning, resolve, trial
+from farflung.swarm import blame, ending, membership, planning, resolve, trial
 from farflung.swarm.state import (
     Action,
     Admitted,
@@ -71,6 +71,7 @@ def _advance(step: Step) -> None:
     if resolve.is_complete(step.state, step.spec):
         if not step.state.finished:
             resolve.finish(step)
+        ending.try_end(step)
         return
     planning.open_rounds(step)
 

@@ -121,6 +121,7 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
             phase_s=step.now_s,
             budget=0.0 if fresh else node.budget,
             unknown_until_s=0.0,
+            applied=message.next_round - 1,
         )
     )
     step.because(f"{node.name} takes part (generation {generation})")

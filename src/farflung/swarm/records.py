@@ -177,7 +177,7 @@ class Abandon(Record, frozen=True, kw_only=True):
 
 
 class Admin(Record, frozen=True, kw_only=True):
-    """pause, resume, drain, kick, ban, amend, finish, rollback."""
+    """pause, resume, drain, kick, ban, amend, finish, end, rollback."""
 
     action: str
     who: str

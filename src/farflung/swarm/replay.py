@@ -98,7 +98,11 @@ def _apply(state: State, record: AnyRecord, now_s: float) -> State:
         case Abandon():
             return _drop(state, record.round)
         case Admin():
-            return replace(state, finished=state.finished or record.action == "finish")
+            return replace(
+                state,
+                finished=state.finished or record.action == "finish",
+                ended=state.ended or record.action == "end",
+            )
         case _:
             return state
 

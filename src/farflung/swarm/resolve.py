@@ -12,7 +12,7 @@ from farflung.events import RoundAbandoned, RoundCommitted, RunFinished, StateRe
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.network.messages import Moved, Vote
-from farflung.swarm import ranges, slow_links
+from farflung.swarm import ending, ranges, slow_links
 from farflung.swarm.records import (
     Abandon,
     Admin,
@@ -268,6 +268,8 @@ def state_report(step: Step, sender: str, message: Moved) -> None:
     if expected is None:
         return
     agrees = message.state_root == expected
+    if agrees:
+        ending.holds(step, sender, message.round)
     name = step.name(sender)
     step.tell(
         StateReported(

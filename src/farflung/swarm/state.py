@@ -65,6 +65,8 @@ class Node:
     """Share of the budget of its speed that a slower peer gets, so that it is ready in time."""
     missed: int = 0
     """Rounds in a row for which a slower peer was not ready in time."""
+    applied: int = -1
+    """The last round up to which it has said, with the right hash, that it has applied all."""
     slow_links: int = 0
     """Rounds in a row that its uplink held up."""
     observes_until: int = 0
@@ -185,6 +187,10 @@ class State:
     waiting: str = ""
     """Why no round may open; empty: rounds are open."""
     finished: bool = False
+    """The last round is committed."""
+    finished_s: float = 0.0
+    ended: bool = False
+    """The last round is kept (swarm/ending.py)."""
 
     @property
     def oldest(self) -> int | None:

@@ -200,6 +200,7 @@ def durable(state: State) -> tuple[object, ...]:
         state.committed,
         state.tokens,
         state.finished,
+        state.ended,
         sorted(state.rounds),
         {n: (x.generation, x.open, x.role, x.name) for n, x in state.nodes.items()},
         dict(state.since),

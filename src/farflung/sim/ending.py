@@ -1,0 +1,47 @@
+"""The end of a simulated run: whoever is left gets the last round and ends by itself."""
+
+from __future__ import annotations
+
+from farflung.sim.checks import BrokenInvariant
+from farflung.sim.node import SimNode
+from farflung.sim.world import KEEPER, SimSwarm
+
+END_S = 400.0
+"""More than a host waits for a connected peer (run/coordinator.py)."""
+
+
+async def play_out(swarm: SimSwarm, wedged_s: float) -> int:
+    """Everything is healed and runs. The host may have ended while somebody was out: its operator
+    starts it once more. Returns how many trainers ended with the last round.
+
+    Raises BrokenInvariant, TimeoutError.
+    """
+    await swarm.until(lambda: swarm.picture.finished, wedged_s)
+    await swarm.until(lambda: swarm.over or not _running(swarm), END_S)
+    if _running(swarm):
+        await swarm.start_coordinator()
+        await swarm.kill(KEEPER)
+        swarm.spawn(KEEPER)
+        await swarm.until(lambda: swarm.over or not _running(swarm), END_S)
+    if _running(swarm):
+        left = ", ".join(n.label for n in _running(swarm))
+        raise BrokenInvariant(f"L1: the run is finished and {left} waits for ever")
+    await swarm.until(lambda: swarm.over, END_S)
+    return sum(_holds_the_end(node) for node in _trainers(swarm))
+
+
+def _trainers(swarm: SimSwarm) -> list[SimNode]:
+    return [n for n in swarm.nodes.values() if n.role == "trainer"]
+
+
+def _running(swarm: SimSwarm) -> list[SimNode]:
+    return [n for n in _trainers(swarm) if n.task is not None and not n.task.done()]
+
+
+def _holds_the_end(node: SimNode) -> bool:
+    """Raises BrokenInvariant when it ended with an older state."""
+    assert node.agent is not None
+    follower = node.agent.follower
+    if not follower.ready or follower.state.next_round < follower.resolved:
+        raise BrokenInvariant(f"L1: {node.label} ended without the last round")
+    return True

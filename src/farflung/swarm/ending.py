@@ -1,0 +1,56 @@
+"""The end of a run, in two steps: the last commit, and that enough nodes hold it. Pure.
+
+ADMIN(finish) follows the last commit: nothing opens any more. ADMIN(end) says that the last round
+is kept: by a keeper, or, in a run without one, by every trainer whose stay is open. Until then
+the trainers that have it stay and serve it, also when the coordinator dies in between.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from farflung.events import Warned
+from farflung.swarm.membership import resolved
+from farflung.swarm.records import Admin
+from farflung.swarm.state import Node, State, Step
+
+PATIENCE_S = 300.0
+"""How long the swarm waits for a keeper, or for trainers without one, to take the last round."""
+
+
+def holds(step: Step, node: str, round_: int) -> None:
+    """A node has said, with the right hash, that it has applied everything up to this round."""
+    step.set_node(replace(step.state.nodes[node], applied=round_))
+
+
+def lacking(state: State) -> list[Node]:
+    """Trainers and keepers that take part, or are expected back, without the last round."""
+    last = resolved(state) - 1
+    return [n for n in state.nodes.values() if n.open and n.role != "source" and n.applied != last]
+
+
+def try_end(step: Step) -> None:
+    """ADMIN(end), once, when the last round is kept or nobody is waited for any longer."""
+    state = step.state
+    if state.ended:
+        return
+    if not state.finished_s:
+        step.state = state = replace(state, finished_s=step.now_s)
+    missing = lacking(state)
+    if not _kept(state, missing):
+        if step.now_s - state.finished_s < PATIENCE_S:
+            return
+        names = ", ".join(sorted(n.name for n in missing)) or "its keeper"
+        step.tell(Warned(sentence=f"the run ends without the last round at {names}"))
+    step.append(Admin(action="end", who="", reason="kept", from_round=state.next_round))
+    step.state = replace(step.state, ended=True)
+    step.because("the last round is kept; trainers may go")
+
+
+def _kept(state: State, missing: list[Node]) -> bool:
+    """A keeper that is away counts: its host starts it again."""
+    keepers = [n for n in state.nodes.values() if n.role == "keeper"]
+    if keepers:
+        last = resolved(state) - 1
+        return any(n.applied == last for n in keepers)
+    return not missing
