@@ -8,8 +8,8 @@ import pytest
 from test_sim_swarm import assert_sound, play, spec
 
 from farflung.errors import CorruptState, StorageError
-from farflung.events import GenerationOpened
-from farflung.network.messages import Attempt, Control, Plan, Welcome
+from farflung.events import GenerationClosed, GenerationOpened
+from farflung.network.messages import Attempt, Control, Plan, Synced, Welcome
 from farflung.run.agent import Agent
 from farflung.sim.world import SimSwarm
 
@@ -53,6 +53,36 @@ def test_what_was_sent_before_a_new_link_is_no_answer_to_it(
     assert_sound(swarm)
     p1 = swarm.nodes["p1"].node
     assert p1 in {c.node for c in swarm.commits()[-1].contributors}
+
+
+def test_a_stay_that_an_old_request_opened_is_taken_part_in() -> None:
+    """A second SYNCED waited in a frozen link; meanwhile the stay that the first had opened ended.
+    Its peer hears of the end and of the new stay at once, before it has asked again."""
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(3)
+        p1 = swarm.nodes["p1"]
+        assert p1.agent is not None
+        state = p1.agent.follower.state
+        swarm.network.freeze(p1.node)
+        asking = p1.agent.control.send(Synced(next_round=state.next_round, state_root=state.root))
+        asked = asyncio.create_task(asking)
+        await swarm.until(lambda: closed(swarm, "p1") == 1)
+        swarm.network.thaw(p1.node)
+        await asked
+        at = swarm.picture.committed
+        await swarm.until(
+            lambda: any(
+                c.node == p1.node for commit in swarm.commits()[at:] for c in commit.contributors
+            ),
+            60.0,
+        )
+
+    assert_sound(play(story, spec(rounds=2000), peers=3))
+
+
+def closed(swarm: SimSwarm, name: str) -> int:
+    return sum(isinstance(e, GenerationClosed) and e.name == name for e in swarm.events)
 
 
 @pytest.mark.parametrize("failure", [CorruptState("not the journal's"), StorageError("no space")])

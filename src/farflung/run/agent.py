@@ -348,8 +348,9 @@ class Agent:
     def _on_message(self, message: Control) -> None:
         match message:
             case Journal():
-                for record in self.follower.extend(message.first, message.frames):
-                    self._on_record(record)
+                at = self.follower.journal.length
+                for i, record in enumerate(self.follower.extend(message.first, message.frames), at):
+                    self._on_record(record, new=i >= self._journal_target)
                 self._news.set()
             case Donors():
                 self.mesh.know(message.members)
@@ -368,10 +369,10 @@ class Agent:
             case _:
                 raise ProtocolError(f"{type(message).__name__} does not come from a coordinator")
 
-    def _on_record(self, record: AnyRecord) -> None:
-        match record:
-            case Gen(node=self.config.node, generation=generation) if self._asked:
-                self.applier.generation, self._counted = generation, True
+    def _on_record(self, record: AnyRecord, *, new: bool) -> None:
+        match record:  # `new`: since this link's Hello; an older GEN was a former process's
+            case Gen(node=self.config.node, generation=generation) if new:
+                self.applier.generation, self._counted = generation, self._asked
                 self.applier.count_bytes_from_now()
             case Close(node=self.config.node, generation=self.applier.generation):
                 self._end_generation()
