@@ -11,6 +11,7 @@ from farflung.errors import CorruptState, StorageError
 from farflung.events import GenerationClosed, GenerationOpened
 from farflung.network.messages import Attempt, Control, Plan, Synced, Welcome
 from farflung.run.agent import Agent
+from farflung.run.averager import Averager
 from farflung.sim.world import SimSwarm
 
 END_S = 30.0
@@ -83,6 +84,31 @@ def test_a_stay_that_an_old_request_opened_is_taken_part_in() -> None:
 
 def closed(swarm: SimSwarm, name: str) -> int:
     return sum(isinstance(e, GenerationClosed) and e.name == name for e in swarm.events)
+
+
+def test_a_closed_averager_has_no_attempt_left_that_looks_at_the_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even one that was over just before: its tasks had not seen their cancellation yet."""
+    begun: dict[Averager, asyncio.Task[None]] = {}
+    begin, beginning = Averager.on_attempt, asyncio.Event()
+
+    def begins(averager: Averager, attempt: Attempt) -> None:
+        begin(averager, attempt)
+        begun[averager] = averager._tasks[attempt.term, attempt.round, attempt.attempt]
+        beginning.set()
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(3)
+        monkeypatch.setattr(Averager, "on_attempt", begins)
+        await beginning.wait()
+        averager, task = next(iter(begun.items()))
+        await asyncio.sleep(0)  # its own tasks are made, and have not run
+        averager.new_term(1 << 30)
+        await averager.close()
+        assert task.done()
+
+    play(story, spec(rounds=2000), peers=3)
 
 
 @pytest.mark.parametrize("failure", [CorruptState("not the journal's"), StorageError("no space")])

@@ -69,6 +69,8 @@ class Averager:
         self._emit = emit
         self._exchanges: dict[_Key, Exchange] = {}
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
+        self._going: set[asyncio.Task[None]] = set()
+        """Cancelled, and not ended yet: they may still look at the state."""
         self._early: dict[_Key, list[tuple[str, BulkHeader, bytes]]] = {}
         self._early_bytes = 0
         self.rates = RateMeter()
@@ -271,13 +273,15 @@ class Averager:
             del self._exchanges[key]
             task = self._tasks.pop(key)
             task.cancel()
+            self._going.add(task)
+            task.add_done_callback(self._going.discard)
         for key in [k for k in self._early if over(k)]:
             self._early_bytes -= sum(len(p) for _, _, p in self._early.pop(key))
 
     async def close(self) -> None:
-        tasks = list(self._tasks.values())
+        """End all attempts; returns when none of them runs any more."""
         self._end(lambda _: True)
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._going, return_exceptions=True)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
