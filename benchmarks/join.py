@@ -6,7 +6,9 @@ connection, so that the newcomer fetches from the keeper alone. Prints one JSON 
 
     state_s        from its start until the newcomer holds a snapshot (fetch_s: the download)
     contributes_s  until its first contribution is committed
-    stall          longest gap between two commits during the download / median gap before it
+    gap_s          median time between two commits before the join; spread: longest of these / gap_s
+    stall          longest gap between two commits during the download / gap_s
+    stall_first    longest gap from the download's end until its first contribution / gap_s
 """
 
 from __future__ import annotations
@@ -123,8 +125,10 @@ def case(root: Path, donors: int) -> dict[str, Any]:
     finally:
         run.stop()
     gaps = [(a, b) for a, b in itertools.pairwise(commits)]
-    before = statistics.median(b - a for a, b in gaps[2:] if b < began)
+    earlier = [b - a for a, b in gaps[2:] if b < began]
+    before = statistics.median(earlier)
     during = [b - a for a, b in gaps if b > began and a < fetched["wall"]]
+    after = [b - a for a, b in gaps if b > fetched["wall"] and a < applied["wall"]]
     return {
         "donors": donors,
         "delivered": fetched["sources"],
@@ -133,7 +137,9 @@ def case(root: Path, donors: int) -> dict[str, Any]:
         "fetch_s": round(fetched["took_s"], 2),
         "contributes_s": round(applied["wall"] - began, 2),
         "gap_s": round(before, 2),
+        "spread": round(max(earlier) / before, 3),
         "stall": round(max(during) / before, 3),
+        "stall_first": round(max(after, default=0.0) / before, 3),
     }
 
 
