@@ -7,6 +7,8 @@ import asyncio
 import pytest
 from test_sim_swarm import assert_sound, play, spec
 
+from farflung.checkpoint.snapshot import newest
+from farflung.errors import StorageError
 from farflung.events import Applied, Warned
 from farflung.ids import NodeId
 from farflung.run.coordinator import FAREWELL_S, FAREWELL_TOLD_S
@@ -149,3 +151,38 @@ def test_a_peer_that_loses_its_link_with_the_last_commit_is_waited_for() -> None
     swarm = play(story, spec(rounds=20), peers=3)
     last = [e for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1]
     assert last.round == 19
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_trainers_stay_until_the_last_round_is_on_the_keepers_disk(
+    mended: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that takes the journal's small records, but no file: its keeper follows in memory, and
+    its next start would have an older round."""
+
+    def refuse(path: str, _data: object) -> None:
+        raise StorageError(f"no space left on the disk while writing {path}")
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(8)
+        disk = swarm.nodes["keeper"].disk
+        with monkeypatch.context() as full:
+            full.setattr(disk, "replace", refuse)
+            await swarm.until(lambda: swarm.picture.finished)
+            await asyncio.sleep(30.0)
+            last = [e for e in swarm.nodes["keeper"].events if isinstance(e, Applied)][-1]
+            assert last.round == 19
+            assert not any(n.task is None or n.task.done() for n in swarm.nodes.values())
+            if not mended:
+                await swarm.finished()
+        await swarm.finished()
+        newest_there = newest(disk)
+        assert newest_there is not None
+        assert (newest_there.next_round == 20) == mended
+
+    swarm = play(story, spec(rounds=20), peers=3)
+    unkept = "the run ends without the last round at keeper"
+    warned = [e.sentence for e in swarm.events if isinstance(e, Warned)]
+    assert (unkept in warned) != mended
+    assert any("waiting up to" in w and w.endswith("to reach keeper") for w in warned)
+    assert_sound(swarm)

@@ -17,6 +17,8 @@ from farflung.errors import UserError
 
 UNSET = ("FARFLUNG_FAILPOINT", "FARFLUNG_FAILPOINTS")
 """Variables that would change what the children do."""
+TRACEBACK = b"Traceback (most recent call last)"
+"""Anywhere in a line: those of exception groups are indented."""
 
 
 @dataclass(kw_only=True)
@@ -110,7 +112,7 @@ class Program:
                 if line.startswith((b"!", b"farflung: ")):
                     text = line.decode(errors="replace").strip()
                     life.warnings.append((time.monotonic(), text))
-                if line.startswith(b"Traceback") and not life.traceback:
+                if TRACEBACK in line and not life.traceback:
                     life.traceback = str(life.log)
         life.code = await process.wait()
         life.ended_s = time.monotonic()

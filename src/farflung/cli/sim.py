@@ -91,6 +91,8 @@ class _Line:
         self._started_s = self._shown_s = time.monotonic()
         self._seen = 0
         self._live = sys.stdout.isatty()
+        self._told = 0
+        """Violations that were shown."""
 
     @property
     def elapsed_s(self) -> float:
@@ -98,6 +100,10 @@ class _Line:
 
     def see(self, total: Total) -> None:
         self._seen += 1
+        for broken in total.broken[self._told :]:  # at once: a long run need not be waited for
+            self.end()
+            typer.echo(broken)
+        self._told = len(total.broken)
         now_s = time.monotonic()
         if now_s - self._shown_s < (0.2 if self._live else 60.0):
             return

@@ -101,8 +101,8 @@ class Beat(Message, frozen=True, kw_only=True):
     steps_per_s: float
     phase: str
     """`training`, `waiting`, `loading`, `compiling`, `saving`, `syncing`."""
-    trained_rows: int = 0
-    free_bytes: int = -1
+    kept: bool = False
+    """The run is finished, and its last round is on my disk."""
     up_bytes_per_s: float = 0.0
     """Measured during exchanges (averaging/rates.py); 0: unknown, fast enough not to matter."""
     down_bytes_per_s: float = 0.0

@@ -42,8 +42,10 @@ def tune(sock: socket.socket) -> None:
                 sock.setsockopt(level, option, value)
 
 
-def unacknowledged(sock: socket.socket) -> int:
-    """Bytes in the system's send queue; 0 where the system does not tell."""
+def unacknowledged(sock: socket.socket | None) -> int:
+    """Bytes in the system's send queue; 0 where the system does not tell. None: it is closed."""
+    if sock is None:
+        return 0
     try:
         answer = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from typing import cast
@@ -57,18 +58,25 @@ class TcpConnection(asyncio.BufferedProtocol):
     def waiting_bytes(self) -> int:
         if self._ended is not None:
             return 0
-        queued = sockets.unacknowledged(self._transport.get_extra_info("socket"))
-        return self._transport.get_write_buffer_size() + queued
+        return self._transport.get_write_buffer_size() + sockets.unacknowledged(self._socket())
 
     @property
     def acknowledged_bytes(self) -> int:
         """From the system, TLS included: buffers between here and the socket hide bytes."""
-        if self._ended is not None:
+        sock = self._socket()
+        if sock is None:
             return self._acknowledged
-        told = sockets.acknowledged(self._transport.get_extra_info("socket"))
+        told = sockets.acknowledged(sock)
         known = self.sent_bytes - self.waiting_bytes if told is None else told
         self._acknowledged = max(self._acknowledged, known)
         return self._acknowledged
+
+    def _socket(self) -> socket.socket | None:
+        """None once it is closed: uvloop lets go of it before it calls `connection_lost`."""
+        if self._ended is not None:
+            return None
+        found: socket.socket | None = self._transport.get_extra_info("socket")
+        return found
 
     async def send(self, message: Control) -> None:
         self._check_open()

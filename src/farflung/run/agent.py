@@ -24,7 +24,6 @@ from farflung.network.messages import (
     Donors,
     Hello,
     Journal,
-    Leave,
     Plan,
     Synced,
     Verdict,
@@ -92,9 +91,9 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
-        trains = make_trainer is not None
-        self.farewell = Farewell(world, self.follower, self.control, trains=trains)
         self.catch_up = CatchUp(config, world, self.mesh, self.plant, self.donors)
+        house, trains = self.catch_up.house, make_trainer is not None
+        self.farewell = Farewell(world, self.follower, self.control, house, trains=trains)
         self.applier = Applier(
             config=config,
             world=world,
@@ -102,23 +101,21 @@ class Agent:
             mesh=self.mesh,
             control=self.control,
             replay=self.catch_up.replay,
-            house=self.catch_up.house,
+            house=house,
         )
         self.supervisor: Supervisor | None = None
         self.trainer: TrainerPort | None = None
         self.runner: RoundRunner | None = None
         self.averager: Averager | None = None
         self._donors: tuple[str, ...] = ()
-        self._make_trainer = make_trainer
-        self._provision = provision
+        self._make_trainer, self._provision = make_trainer, provision
         self._endpoints: tuple[str, ...] = ()
         self._session = f"{world.rng.getrandbits(64):016x}"
-        self._term = 0
         self._asked = self._counted = False  # Synced was sent; the coordinator answered it
         self._finished, self._leaving = asyncio.Event(), asyncio.Event()
         self._phase, self._leave_reason = "syncing", ""
         self._distrust = self._ending = False
-        self._at_least = self._journal_target = 0
+        self._term = self._at_least = self._journal_target = 0
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -168,7 +165,7 @@ class Agent:
             if self.averager is not None:
                 rest.push_async_callback(self.averager.close)
             if self._leaving.is_set():
-                await self._say_leave(self._leave_reason)
+                await self.control.leave(self._leave_reason)
 
     async def _listen(self) -> None:
         if self.config.bind is not None:
@@ -285,6 +282,8 @@ class Agent:
             while await self.applier.step():
                 self._news.set()
             await self._ask_in()
+            if await self.farewell.keep():
+                await self._beat()
             if self.farewell.may_go():
                 self._finished.set()
             self._news.clear()
@@ -309,14 +308,10 @@ class Agent:
     async def _lost_progress(self, reason: str) -> None:
         """What was trained since the last commit is gone: this stay ends."""
         if self.applier.generation:
-            await self._say_leave(reason)
+            await self.control.leave(reason)
         elif self._asked:  # a stay may be open that I have not heard of: the next hello ends it
             self.control.reconnect()
         self._end_generation()
-
-    async def _say_leave(self, reason: str) -> None:
-        await self.control.send(Leave(reason=reason))
-        await sent("leave.sent")
 
     # ---- the control link ------------------------------------------------------------------
 
@@ -391,10 +386,14 @@ class Agent:
 
     async def _beats(self) -> None:
         while True:
-            running = self.trainer is not None and self.runner is not None
-            rates = None if self.averager is None else self.averager.rates
-            await self.control.send(beat_of(self.trainer, "" if running else self._phase, rates))
+            await self._beat()
             interval = self.follower.spec.swarm.beat_s if self.follower.genesis else 1.0
             await asyncio.sleep(interval)
             if self.follower.finished:
                 self._news.set()  # how long it has been alone
+
+    async def _beat(self) -> None:
+        running = self.trainer is not None and self.runner is not None
+        phase = "" if running else self._phase
+        rates = None if self.averager is None else self.averager.rates
+        await self.control.send(beat_of(self.trainer, phase, rates, kept=self.farewell.kept))

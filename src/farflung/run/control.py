@@ -13,7 +13,7 @@ from farflung.events import Emit, ForkDetected, NoCoordinator, Reconnected, Warn
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.link import BulkFrame, Connection, Received, Transport
-from farflung.network.messages import Control, Dispute, Hello, Journal, Refuse, Welcome
+from farflung.network.messages import Control, Dispute, Hello, Journal, Leave, Refuse, Welcome
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 3.0
@@ -60,6 +60,11 @@ class ControlLink:
         if self._link is not None:
             with contextlib.suppress(LinkDown):
                 await self._link.send(message)
+
+    async def leave(self, reason: str) -> None:
+        """Say that my stay ends."""
+        await self.send(Leave(reason=reason))
+        await sent("leave.sent")
 
     async def run(self) -> None:
         """Connect, read, reconnect, until cancelled. Cancelling leaves the link up, so that a

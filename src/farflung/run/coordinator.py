@@ -183,7 +183,8 @@ class Coordinator:
             self._done.set()
         elif late and waited_s > FAREWELL_TOLD_S and not self._farewell_told:
             self._farewell_told = True
-            names = ", ".join(sorted(self._name(n) for n in late))
+            lack = [n.node for n in lacking(self.state)]  # first the keeper, whom all wait for
+            names = ", ".join(sorted(self._name(n) for n in lack or late))
             sentence = f"up to {FAREWELL_S:g} s for the last round to reach {names}"
             self._emit(Warned(sentence=f"the run is finished; waiting {sentence}"))
 

@@ -7,27 +7,49 @@ import math
 from farflung.events import Warned
 from farflung.run.control import ControlLink
 from farflung.run.follower import Follower
+from farflung.run.housekeeping import House
 from farflung.run.node import World
 from farflung.swarm.ending import PATIENCE_S
 
 TOLD_S = 5.0
 """After so long a trainer says what it still waits for."""
+AGAIN_S = 10.0
+"""A disk that refused the last snapshot is asked again after so long."""
 
 
 class Farewell:
     """Asked whenever there is nothing left to apply."""
 
     def __init__(
-        self, world: World, follower: Follower, control: ControlLink, *, trains: bool
+        self,
+        world: World,
+        follower: Follower,
+        control: ControlLink,
+        house: House,
+        *,
+        trains: bool,
     ) -> None:
         self._follower = follower
         self._control = control
+        self._house = house
         self._clock = world.clock
         self._emit = world.emit
         self._trains = trains
         self._met = False
         self._alone_s: float | None = None
         self._tell_s: float | None = None
+        self._again_s = -math.inf
+        self.kept = False
+        """The run is finished and its last round is on my disk."""
+
+    async def keep(self) -> bool:
+        """Put the last round on the disk. True when it has just come to be there."""
+        now = self._clock.now()
+        if not self._follower.finished or self.kept or now < self._again_s:
+            return False
+        self._again_s = now + AGAIN_S
+        self.kept = await self._house.keep()
+        return self.kept
 
     def may_go(self) -> bool:
         """A trainer when the last round is kept, or when it has had no coordinator for long; a

@@ -234,9 +234,24 @@ class House:
         data = self._blobs.get(bytes.fromhex(pointer.manifest))
         return set() if data is None else names_of(pointer, decode_manifest(data, self._run))
 
+    async def keep(self) -> bool:
+        """A snapshot of the state as it is now is on this disk, written if need be. Safe to cancel:
+        what is being written comes to its end."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+        if not self._newest_is_now():
+            self._saving = asyncio.create_task(self.snapshot())
+            await asyncio.wait({self._saving})
+            self._saving.result()
+        return self._newest_is_now()
+
+    def _newest_is_now(self) -> bool:
+        now = self._follower.state.next_round
+        return bool(self._snapshots) and self._snapshots[-1].next_round == now
+
     async def close(self, last: Callable[[], bool]) -> None:
         """Let a snapshot that is being written come to its end; write the last one."""
         if self._saving is not None:
-            await asyncio.gather(self._saving, return_exceptions=True)
+            await asyncio.wait({self._saving})
         if last():
-            await self.snapshot()
+            await self.keep()

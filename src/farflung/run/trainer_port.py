@@ -76,12 +76,15 @@ class TrainerPort(Protocol):
         """End the trainer, politely first. Idempotent."""
 
 
-def beat_of(trainer: TrainerPort | None, phase: str, rates: RateMeter | None) -> Beat:
+def beat_of(
+    trainer: TrainerPort | None, phase: str, rates: RateMeter | None, *, kept: bool
+) -> Beat:
     """The beat of a node; an empty `phase` means the trainer's own."""
     return Beat(
         steps=0 if trainer is None else trainer.steps,
         steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
         phase=phase or ("" if trainer is None else trainer.phase),
+        kept=kept,
         up_bytes_per_s=0.0 if rates is None else rates.up,
         down_bytes_per_s=0.0 if rates is None else rates.down,
     )

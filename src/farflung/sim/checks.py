@@ -7,7 +7,7 @@ from collections import Counter
 from farflung.errors import FarflungError
 from farflung.events import Applied, GenerationClosed, RunFinished, StateReported
 from farflung.run.verify import Findings, Violation, check_chain, recompute
-from farflung.sim.faults import Harm
+from farflung.sim.faults import CUT, Harm
 from farflung.sim.world import SimSwarm, whole_frames
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import AnyRecord, Commit, Gen, Genesis, Join
@@ -134,11 +134,11 @@ def _evictions(swarm: SimSwarm, harms: list[Harm], counts: Counter[str]) -> None
         if not isinstance(event, GenerationClosed) or event.reason.startswith("left: "):
             continue  # its own decision: nobody put it out
         label = labels.get(event.node, "?")
-        # A coordinator that dies between logging a stay and telling its peer of it finds, when it
-        # is back, a peer that never began that stay.
-        suspects = {label, ""} if event.reason == NEVER_BEGAN else {label}
-        explained = any(
-            h.node in suspects and h.start_s <= at_s <= h.stop_s + AFTERMATH_S for h in harms
-        )
+        # A coordinator that dies, or a link that is cut, between logging a stay and telling its
+        # peer of it: when they meet again, that peer has never begun the stay.
+        begun = event.reason != NEVER_BEGAN
+        suspects = {label} if begun else {label, ""}
+        causes = [h for h in harms if h.node in suspects and not (begun and h.kind == CUT)]
+        explained = any(h.start_s <= at_s <= h.stop_s + AFTERMATH_S for h in causes)
         _demand(explained, f"L4: {label} was put out at {at_s:.1f} s ({event.reason})")
         counts["L4"] += 1

@@ -14,6 +14,7 @@ from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
 
 MOST_LATE = 2
 """Joins per storm."""
+CUT = "cut"
 
 
 @dataclass(frozen=True)
@@ -271,6 +272,9 @@ class Storm:
         a, b = self._pair()
         self.done.append(f"cut {self._label(a)}-{self._label(b)}")
         self.swarm.network.cut(a, b)
+        if COORDINATOR_NODE in (a, b):
+            node = b if a == COORDINATOR_NODE else a
+            self.harms.append(Harm(CUT, self._label(node), _now(), _now()))
 
     async def _tamper(self) -> None:
         """Frames are lost, doubled, swapped or changed: each must end the connection, not more."""

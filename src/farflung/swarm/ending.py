@@ -1,8 +1,9 @@
 """The end of a run, in two steps: the last commit, and that enough nodes hold it. Pure.
 
 ADMIN(finish) follows the last commit: nothing opens any more. ADMIN(end) says that the last round
-is kept: by a keeper, or, in a run without one, by every trainer whose stay is open. Until then
-the trainers that have it stay and serve it, also when the coordinator dies in between.
+is kept, applied and on the disk: by a keeper, or, in a run without one, by every trainer whose stay
+is open. Until then the trainers that have it stay and serve it, also when the coordinator dies in
+between.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ PATIENCE_S = 300.0
 """How long the swarm waits for a keeper, or for trainers without one, to take the last round."""
 
 
-def holds(step: Step, node: str, round_: int) -> None:
+def applied(step: Step, node: str, round_: int) -> None:
     """A node has said, with the right hash, that it has applied everything up to this round."""
     step.set_node(replace(step.state.nodes[node], applied=round_))
 
 
 def lacking(state: State) -> list[Node]:
     """Trainers and keepers that take part, or are expected back, without the last round."""
-    last = resolved(state) - 1
-    return [n for n in state.nodes.values() if n.open and n.role != "source" and n.applied != last]
+    members = (n for n in state.nodes.values() if n.open and n.role != "source")
+    return [n for n in members if not _holds(state, n)]
+
+
+def _holds(state: State, node: Node) -> bool:
+    """In memory is not enough: a disk that was full brings an older round back."""
+    return node.kept and node.applied == resolved(state) - 1
 
 
 def try_end(step: Step) -> None:
@@ -51,6 +57,5 @@ def _kept(state: State, missing: list[Node]) -> bool:
     """A keeper that is away counts: its host starts it again."""
     keepers = [n for n in state.nodes.values() if n.role == "keeper"]
     if keepers:
-        last = resolved(state) - 1
-        return any(n.applied == last for n in keepers)
+        return any(_holds(state, n) for n in keepers)
     return not missing

@@ -62,6 +62,7 @@ def connect(step: Step, event: Connected) -> None:
             last_beat_s=step.now_s,
             step_s=step.now_s,
             suspect=False,
+            kept=False,
         )
     )
     step.state = replace(step.state, dead_edges=_without(step.state.dead_edges, event.node))
@@ -164,6 +165,7 @@ def beat(step: Step, sender: str, message: Beat) -> None:
             phase_s=node.phase_s if message.phase == node.phase else step.now_s,
             up_bytes_per_s=_rate(message.up_bytes_per_s),
             down_bytes_per_s=_rate(message.down_bytes_per_s),
+            kept=message.kept,
         )
     )
 

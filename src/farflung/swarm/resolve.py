@@ -269,7 +269,7 @@ def state_report(step: Step, sender: str, message: Moved) -> None:
         return
     agrees = message.state_root == expected
     if agrees:
-        ending.holds(step, sender, message.round)
+        ending.applied(step, sender, message.round)
     name = step.name(sender)
     step.tell(
         StateReported(

@@ -67,6 +67,8 @@ class Node:
     """Rounds in a row for which a slower peer was not ready in time."""
     applied: int = -1
     """The last round up to which it has said, with the right hash, that it has applied all."""
+    kept: bool = False
+    """It has said that the finished run's last round is on its disk."""
     slow_links: int = 0
     """Rounds in a row that its uplink held up."""
     observes_until: int = 0

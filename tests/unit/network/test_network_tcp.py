@@ -547,6 +547,29 @@ def test_acknowledged_bytes_are_what_the_other_machine_took() -> None:
     claim(body)
 
 
+def test_bytes_are_counted_until_the_very_end_of_a_connection() -> None:
+    """uvloop has no socket any more some time before it says that the connection is lost."""
+
+    async def body(world: World) -> None:
+        for aborted in (True, False):
+            near, far = await world.pair()
+            await near.send(m.Catalogue())
+            await far.receive()
+            if aborted:
+                far.abort()
+            else:
+                far.close()
+            counted = 0
+            while not near.lost.done():
+                counted = max(counted, near.acknowledged_bytes)
+                assert near.waiting_bytes >= 0
+                assert near.acknowledged_bytes == counted <= near.sent_bytes * 1.5 + 4096
+                await asyncio.sleep(0)
+            assert near.acknowledged_bytes == counted > 0
+
+    claim(body)
+
+
 def test_bytes_for_a_reader_that_takes_none_wait() -> None:
     async def body(world: World) -> None:
         near, _ = await world.pair()

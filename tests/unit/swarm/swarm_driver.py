@@ -85,6 +85,7 @@ class Peer:
     frozen: bool = False
     generation: int = 0
     steps: int = 0
+    kept: bool = False
     applied: int = 0
     next_round: int = 0
     owed: Ranges = ()
@@ -330,7 +331,8 @@ class Driver:
 
     def beat(self, peer: Peer) -> None:
         peer.steps += 1
-        self.say(peer, Beat(steps=peer.steps, steps_per_s=0.0, phase="training"))
+        steps = peer.steps
+        self.say(peer, Beat(steps=steps, steps_per_s=0.0, phase="training", kept=peer.kept))
 
     def advance(self, seconds: float) -> None:
         """Time passes; everybody linked and awake beats."""
