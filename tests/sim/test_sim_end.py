@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from test_sim_swarm import assert_sound, play, spec
 
 from farflung.checkpoint.snapshot import newest
 from farflung.errors import StorageError
-from farflung.events import Applied, Warned
+from farflung.events import Applied, SnapshotFetched, Warned
 from farflung.ids import NodeId
 from farflung.run.coordinator import FAREWELL_S, FAREWELL_TOLD_S
-from farflung.sim.world import COORDINATOR_NODE, SimSwarm
+from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
 
 
 @pytest.mark.parametrize("delay_s", [0.09, 2.0, 0.6 + FAREWELL_TOLD_S])
@@ -122,6 +123,34 @@ def test_a_peer_that_was_out_at_the_end_gets_it_when_the_host_is_started_again()
     swarm = play(story, spec(rounds=60), peers=3)
     last = [e for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1]
     assert last.round == 59
+    assert_sound(swarm)
+
+
+def test_a_fetched_last_round_outlives_a_power_cut() -> None:
+    """The keeper was out, took a snapshot of the end, and had nothing left to apply: what its
+    journal says must be on the disk before the snapshot counts."""
+    fetched: list[int] = []
+
+    async def story(swarm: SimSwarm) -> None:
+        keeper = swarm.nodes[KEEPER]
+        await swarm.committed(2)
+        await swarm.kill(KEEPER)
+        await swarm.until(lambda: swarm.picture.finished)
+        swarm.spawn(KEEPER)
+        await swarm.until(lambda: any(isinstance(e, SnapshotFetched) for e in keeper.events))
+        await swarm.kill(KEEPER)
+        fetched.extend(e.next_round for e in keeper.events if isinstance(e, SnapshotFetched))
+        keeper.events.clear()
+        swarm.spawn(KEEPER)
+        await swarm.finished()
+
+    base = spec(rounds=60)
+    rules = msgspec.structs.replace(base.swarm, keep_rounds=6)
+    swarm = play(story, msgspec.structs.replace(base, swarm=rules, record="none"), peers=3)
+    told = swarm.nodes[KEEPER].events
+    assert fetched == [60]
+    assert not [e for e in told if isinstance(e, SnapshotFetched)]
+    assert not [e for e in told if isinstance(e, Warned) and "unusable" in e.sentence]
     assert_sound(swarm)
 
 

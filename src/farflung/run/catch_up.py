@@ -47,6 +47,7 @@ class CatchUp:
         self.source = StateSource(
             disk=world.disk,
             blobs=blobs,
+            sync_journal=follower.journal.sync,
             workers=world.workers,
             clock=world.clock,
             emit=world.emit,

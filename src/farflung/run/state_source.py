@@ -56,6 +56,7 @@ class StateSource:
         *,
         disk: Disk,
         blobs: BlobStore,
+        sync_journal: Callable[[], None],
         workers: Workers,
         clock: Clock,
         emit: Emit,
@@ -65,6 +66,7 @@ class StateSource:
     ) -> None:
         self._disk = disk
         self._blobs = blobs
+        self._sync_journal = sync_journal
         self._workers = workers
         self._clock = clock
         self._emit = emit
@@ -129,6 +131,8 @@ class StateSource:
         except CorruptState:
             await self._workers.run(lambda: self._drop_damaged(manifest))
             raise
+        # First: a snapshot that is ahead of its journal could not be used after a power cut.
+        await self._workers.run(self._sync_journal)
         self._disk.replace(POINTER, msgspec.json.encode(pointer))
         self._disk.remove(FETCHING)
         self._emit(
