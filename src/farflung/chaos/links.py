@@ -146,8 +146,10 @@ class Net:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
-        source_port = int(writer.get_extra_info("peername")[1])
-        source = self._who(source_port, listening) or UNKNOWN
+        peer = writer.get_extra_info("peername")
+        if peer is None:
+            return  # it hung up before it was accepted
+        source = self._who(int(peer[1]), listening) or UNKNOWN
         self.counts.connections += 1
         self.counts.unmapped += source == UNKNOWN
         there, back = (source, node), (node, source)
