@@ -48,9 +48,10 @@ def progress(evidence: Evidence, line: Timeline) -> Row:
 
 
 def _gone(line: Timeline) -> set[str]:
+    """Who is not brought back; also whoever did not run any more when it was struck."""
     return {
         e.fault.nodes[0]
-        for e in line.real
+        for e in line.evidence.executed
         if e.kind is Kind.LEAVE or (e.kind is Kind.KILL and not e.fault.returns)
     }
 

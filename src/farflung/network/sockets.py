@@ -86,36 +86,16 @@ async def listening_socket(bind: Endpoint) -> tuple[socket.socket, Endpoint]:
     return sock, Endpoint(f"{shown}:{sock.getsockname()[1]}")
 
 
-async def connected_socket(endpoint: Endpoint, deadline_s: float) -> socket.socket:
-    """TCP to the first address of a name that answers; each gets its share of the deadline.
+async def addresses_of(endpoint: Endpoint) -> list[tuple[int, str, int]]:
+    """(family, numeric host, port) of each address of an endpoint, in the system's order.
 
-    Raises LinkDown for a malformed endpoint, OSError or TimeoutError of the last address.
+    Raises LinkDown for a malformed endpoint, OSError for a name that does not resolve.
     """
     try:
         host, port = split_endpoint(endpoint)
     except ValueError as error:
         raise LinkDown(str(error)) from None
-    addresses = await _resolve(host, port)
-    failure: OSError = ConnectionError("no address")
-    for family, address in addresses:
-        try:
-            async with asyncio.timeout(deadline_s / len(addresses)):
-                return await _connected(family, address)
-        except OSError as error:  # TimeoutError is one
-            failure = error
-    raise failure
-
-
-async def _connected(family: int, address: _Address) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        tune(sock)
-        await asyncio.get_running_loop().sock_connect(sock, address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    return [(family, str(address[0]), port) for family, address in await _resolve(host, port)]
 
 
 async def _resolve(host: str, port: int) -> list[tuple[int, _Address]]:

@@ -248,12 +248,10 @@ async def _connect(
     counters: Counters,
     deadline_s: float,
 ) -> TcpConnection:
-    """TCP to the first address that answers, then TLS, all within the deadline."""
+    """TCP and TLS with the first address that answers, all within the deadline."""
     try:
         async with asyncio.timeout(deadline_s):
-            return await _secure(
-                await sockets.connected_socket(endpoint, deadline_s), context, limits, counters
-            )
+            return await _first_to_answer(endpoint, context, limits, counters, deadline_s)
     except TimeoutError:
         raise LinkDown(f"cannot reach {endpoint}: no answer in {deadline_s:g} s") from None
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
@@ -264,22 +262,49 @@ async def _connect(
         raise LinkDown(f"cannot reach {endpoint}: {sockets.reason(error)}") from None
 
 
-async def _secure(
-    client: socket.socket, context: ssl.SSLContext, limits: Limits, counters: Counters
+async def _first_to_answer(
+    endpoint: Endpoint,
+    context: ssl.SSLContext,
+    limits: Limits,
+    counters: Counters,
+    deadline_s: float,
 ) -> TcpConnection:
-    connection = TcpConnection(limits, counters)
-    try:
-        await asyncio.get_running_loop().create_connection(
-            lambda: connection,
-            sock=client,
-            ssl=context,
-            server_hostname="",
-            ssl_shutdown_timeout=limits.shutdown_s,
-        )
-    except BaseException:
-        client.close()
-        raise
-    return connection
+    """Each address of a name gets its share of the deadline."""
+    addresses = await sockets.addresses_of(endpoint)
+    failure: OSError = ConnectionError("no address")
+    for family, host, port in addresses:
+        connection = TcpConnection(limits, counters)
+        try:
+            async with asyncio.timeout(deadline_s / len(addresses)):
+                await _secure(connection, context, family, host, port)
+                return connection
+        except ssl.SSLError:
+            raise  # it did answer
+        except OSError as error:  # TimeoutError is one
+            failure = error
+    raise failure
+
+
+async def _secure(
+    connection: TcpConnection, context: ssl.SSLContext, family: int, host: str, port: int
+) -> None:
+    """TCP, then TLS.
+
+    Not with a socket of ours: uvloop 0.23 closes such a descriptor twice when the other side resets
+    the connection at once, and by then its number may be that of another thread's file.
+    """
+    transport, _ = await asyncio.get_running_loop().create_connection(
+        lambda: connection,
+        host,
+        port,
+        family=family,
+        ssl=context,
+        server_hostname="",
+        ssl_shutdown_timeout=connection.shutdown_s,
+    )
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sockets.tune(sock)
 
 
 async def _settle(connections: list[TcpConnection], grace_s: float) -> None:

@@ -78,6 +78,11 @@ class TcpConnection(asyncio.BufferedProtocol):
         found: socket.socket | None = self._transport.get_extra_info("socket")
         return found
 
+    @property
+    def shutdown_s(self) -> float:
+        """How long a polite end may take."""
+        return self._limits.shutdown_s
+
     async def send(self, message: Control) -> None:
         self._check_open()
         self._write(encode_control(message, self._send_seq), memoryview(b""))

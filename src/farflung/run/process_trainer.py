@@ -245,8 +245,8 @@ class ProcessTrainer:
             frame = encode(self._welcome())
             socket.send_fds(connection, [frame[: LENGTH.size]], [self.shared.fd])
             await loop.sock_sendall(connection, frame[LENGTH.size :])
-            _, link = await loop.create_unix_connection(
-                lambda: TrainerLink(self._note), sock=connection
+            _, link = await loop.connect_accepted_socket(
+                lambda: TrainerLink(self._note), connection
             )
         except BaseException:
             connection.close()

@@ -328,6 +328,15 @@ def test_an_eviction_after_a_fault_is_no_false_one() -> None:
     assert failed(found) == set()
 
 
+def test_who_is_gone_for_good_need_not_come_back() -> None:
+    """Also when its second process had its key just then, so that it did not run."""
+    found = struck(never_back(evidence()), Kind.KILL, 80, 0.0, "p2")
+    assert "L1" in failed(found)
+    last = found.executed[-1]
+    last = replace(last, fault=replace(last.fault, returns=False), skipped="it did not run")
+    assert "L1" not in failed(replace(found, executed=[*found.executed[:-1], last]))
+
+
 def test_a_pause_while_too_few_are_sound_is_no_wedge() -> None:
     found = wedge(evidence())
     for name in ("p0", "p2"):

@@ -570,6 +570,35 @@ def test_bytes_are_counted_until_the_very_end_of_a_connection() -> None:
     claim(body)
 
 
+def test_a_connection_that_is_reset_at_once_closes_its_descriptor_once() -> None:
+    """uvloop does it twice with a socket of ours; by then a thread's file may have the number."""
+    told: list[str] = []
+
+    async def body(world: World) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            resetting = asyncio.create_task(asyncio.to_thread(reset_all, server))
+            endpoint = Endpoint(f"127.0.0.1:{server.getsockname()[1]}")
+            for _ in range(200):
+                with pytest.raises(LinkDown) as caught:
+                    await world.a.dial(endpoint, expect=world.node_b, deadline_s=5)
+                told.append(str(caught.value))
+            server.shutdown(socket.SHUT_RDWR)
+            await resetting
+
+    claim(body)
+    assert len(told) == 400
+    assert not [sentence for sentence in told if "bad file descriptor" in sentence]
+
+
+def reset_all(server: socket.socket) -> None:
+    """Accept and reset until the server is shut down."""
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = server.accept()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+
+
 def test_bytes_for_a_reader_that_takes_none_wait() -> None:
     async def body(world: World) -> None:
         near, _ = await world.pair()
