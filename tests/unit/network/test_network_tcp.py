@@ -19,7 +19,9 @@ from farflung.network import messages as m
 from farflung.network.frames import encode_bulk, encode_control
 from farflung.network.limits import Counters, Limits
 from farflung.network.link import BulkFrame, Connection
+from farflung.network.sockets import USER_TIMEOUT_MS
 from farflung.network.tcp import TcpTransport, dial_stranger, redeem
+from farflung.network.tcp_connection import TcpConnection
 from farflung.network.tls import RunAuthority, client_context, redeem_context
 from farflung.swarm.identity import Identity
 
@@ -570,6 +572,21 @@ def test_bytes_are_counted_until_the_very_end_of_a_connection() -> None:
     claim(body)
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no such limit")
+def test_the_system_notices_a_dead_line_at_both_ends() -> None:
+    async def body(world: World) -> None:
+        for link in await world.pair():
+            assert isinstance(link, TcpConnection)
+            sock = link._socket()
+            assert sock is not None
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            limit = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert limit == USER_TIMEOUT_MS
+
+    claim(body)
+
+
 def test_a_connection_that_is_reset_at_once_closes_its_descriptor_once() -> None:
     """uvloop does it twice with a socket of ours; by then a thread's file may have the number."""
     told: list[str] = []
@@ -578,12 +595,14 @@ def test_a_connection_that_is_reset_at_once_closes_its_descriptor_once() -> None
         with socket.create_server(("127.0.0.1", 0)) as server:
             resetting = asyncio.create_task(asyncio.to_thread(reset_all, server))
             endpoint = Endpoint(f"127.0.0.1:{server.getsockname()[1]}")
-            for _ in range(200):
-                with pytest.raises(LinkDown) as caught:
-                    await world.a.dial(endpoint, expect=world.node_b, deadline_s=5)
-                told.append(str(caught.value))
-            server.shutdown(socket.SHUT_RDWR)
-            await resetting
+            try:
+                for _ in range(200):
+                    with pytest.raises(LinkDown) as caught:
+                        await world.a.dial(endpoint, expect=world.node_b, deadline_s=5)
+                    told.append(str(caught.value))
+            finally:
+                server.shutdown(socket.SHUT_RDWR)
+                await resetting
 
     claim(body)
     assert len(told) == 400
