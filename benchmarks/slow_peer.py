@@ -24,7 +24,7 @@ from farflung.events import GenerationClosed
 from farflung.swarm import ranges
 
 STEP = (
-    "from farflung.run import numpy_trainer as t\n"
+    "from farflung.trainers import numpy_trainer as t\n"
     "first = t.NumpyTrainer.__init__\n"
     "def slow(self, shared, spec, step_s=0.0):\n"
     "    first(self, shared, spec, {})\n"

@@ -29,11 +29,10 @@ from farflung.inner.channel import (
     ENV_GENESIS,
     ENV_SOCKET,
     TRAINER_PROTOCOL_VERSION,
+    AcceptAttach,
     Attach,
-    Close,
     Done,
     FromAgent,
-    Grant,
     InnerLoaded,
     Land,
     Landed,
@@ -43,9 +42,10 @@ from farflung.inner.channel import (
     Reset,
     ResetDone,
     SaveInner,
+    Shutdown,
+    StartWork,
     StopEarly,
     TrainerChannel,
-    Welcome,
 )
 from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
@@ -119,7 +119,7 @@ class Peer:
         flat: FlatParameters,
         shared: SharedState,
         optimizer: HasParamGroups,
-        welcome: Welcome,
+        welcome: AcceptAttach,
     ) -> None:
         self.spec = msgspec.json.decode(welcome.spec, type=RunSpec)
         self.data_dir = Path(welcome.data_dir)
@@ -133,7 +133,7 @@ class Peer:
         self._trained_round = -1
         self._speed = Speed()
         self._lease: TrainLease | None = None
-        self._granted: Grant | None = None
+        self._granted: StartWork | None = None
         self._closed = False
         self._wait_s = 0.0
         self._resumed_s = time.perf_counter()
@@ -234,7 +234,7 @@ class Peer:
         self._trained_round = lease.round
         self._save_inner()
 
-    def _next_grant(self) -> Grant | None:
+    def _next_grant(self) -> StartWork | None:
         if self._granted is None:
             try:
                 self._handle(self._channel.receive())
@@ -254,7 +254,7 @@ class Peer:
 
     def _handle(self, message: FromAgent) -> None:
         match message:
-            case Grant():
+            case StartWork():
                 self._granted = message
                 if self._lease is not None:
                     self._lease.stop()  # the agent gave the former one up
@@ -277,7 +277,7 @@ class Peer:
                 self._load_inner(message)
             case StopEarly():
                 self._stop_early(message.serial)
-            case Close():
+            case Shutdown():
                 self._end()
             case _:
                 raise ProtocolError(f"the agent sent {type(message).__name__} out of place")

@@ -333,6 +333,18 @@ class Resynced(Event):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskFailed(Event):
+    """A background task ended by an exception that nobody expected: a fault of this program, or
+    of the machine. What the task belonged to (a link, a stay, this process) ends with it."""
+
+    task: str
+    error: str
+    """Type and message."""
+    where: str
+    """File and line of the innermost frame."""
+
+
 Emit = Callable[[Event], None]
 
 

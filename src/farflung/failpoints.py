@@ -106,7 +106,7 @@ class _Step:
     action: Action
 
 
-class Plan:
+class Arming:
     """Failpoints armed one after the other. Passed by the loop and by worker threads."""
 
     def __init__(self, steps: Iterable[_Step]) -> None:
@@ -134,9 +134,9 @@ def _act(name: str, action: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
 
 
-def parse(text: str) -> Plan | None:
+def parse(text: str) -> Arming | None:
     """The plan of an environment variable; None when it is empty. UserError for a mistake."""
-    return Plan(_step(part, text) for part in text.split(",")) if text else None
+    return Arming(_step(part, text) for part in text.split(",")) if text else None
 
 
 def _step(part: str, text: str) -> _Step:
@@ -152,8 +152,8 @@ def _step(part: str, text: str) -> _Step:
     return _Step(name, int(count), partial(_act, name, action))
 
 
-_process: Plan | None = None
-_context: ContextVar[Plan | None] = ContextVar("farflung_failpoints", default=None)
+_process: Arming | None = None
+_context: ContextVar[Arming | None] = ContextVar("farflung_failpoints", default=None)
 
 
 def arm_process() -> None:
@@ -162,14 +162,14 @@ def arm_process() -> None:
     _process = parse(os.environ.get(VARIABLE, ""))
 
 
-def arm(name: str, count: int, action: Action) -> Plan:
+def arm(name: str, count: int, action: Action) -> Arming:
     """In the present context: call `action` at the `count`-th pass of `name` (or of any, EVERY).
 
     Once; the plan that is returned counts passes. ValueError for an unknown name or count < 1.
     """
     if name not in (*NAMES, EVERY) or count < 1:
         raise ValueError(f"no failpoint {name!r} with count {count}")
-    plan = Plan([_Step(name, count, action)])
+    plan = Arming([_Step(name, count, action)])
     _context.set(plan)
     return plan
 

@@ -80,7 +80,7 @@ NAMES = {"peer": (*STARTING, *PEER), "host": (*CREATING, *KEEPER_STARTING, *HOST
 GATES = {"peer": "ready.sent:5:pass", "host": "commit.half-sent:7:pass"}
 PATCHES = {
     "peer": "import farflung.run.join as patched\npatched.RENEW_EVERY_S = 0.2",
-    "host": "import farflung.run.renewal as patched\npatched.RENEW_EVERY_S = 0.2",
+    "host": "import farflung.run.certificates as patched\npatched.RENEW_EVERY_S = 0.2",
 }
 LAST_OF_A_LIFE = ("state.installed", "leave.sent")
 """What comes before the greeting, or ends the process: the next place is armed in a new one."""

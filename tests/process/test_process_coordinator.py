@@ -55,11 +55,13 @@ def test_the_recovery_key_goes_to_a_file_when_one_is_named(tmp_path: Path) -> No
 def test_a_host_that_is_killed_at_its_birth_is_born_again(tmp_path: Path, place: str) -> None:
     """Between its first key and its settings nothing is worth keeping except a whole GENESIS."""
     patches = {
-        "keys": "farflung.run.birth.RunAuthority.create = die",
-        "authority": "farflung.run.birth.make_material = die",
-        "genesis": "farflung.run.birth.save_settings = die",
+        "keys": "farflung.run.host_folder.RunAuthority.create = die",
+        "authority": "farflung.run.host_folder.make_material = die",
+        "genesis": "farflung.run.host_folder.save_settings = die",
     }
-    patch = f"import os, farflung.run.birth\ndef die(*a, **k): os._exit(137)\n{patches[place]}"
+    patch = (
+        f"import os, farflung.run.host_folder\ndef die(*a, **k): os._exit(137)\n{patches[place]}"
+    )
     with Swarm(tmp_path, quad_spec(outer={"rounds": 3}, swarm={"start_peers": 1})) as swarm:
         born = swarm.spawn(
             "host", "host", "--spec-json", str(tmp_path / "spec.json"), "--bind", "127.0.0.1:0",

@@ -135,7 +135,7 @@ def test_a_hung_trainer_ends_the_stay_of_its_living_agent_until_it_moves(tmp_pat
 def step_takes(seconds: float) -> str:
     """Python that makes the process's inner steps slow."""
     return (
-        "from farflung.run import numpy_trainer as t\n"
+        "from farflung.trainers import numpy_trainer as t\n"
         "first = t.NumpyTrainer.__init__\n"
         "def slow(self, shared, spec, step_s=0.0):\n"
         f"    first(self, shared, spec, {seconds})\n"

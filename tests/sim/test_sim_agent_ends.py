@@ -10,8 +10,8 @@ from test_sim_swarm import assert_sound, play, spec
 from farflung.errors import CorruptState, StorageError
 from farflung.events import GenerationClosed, GenerationOpened
 from farflung.network.messages import Attempt, Control, Plan, Synced, Welcome
-from farflung.run.agent import Agent
-from farflung.run.averager import Averager
+from farflung.peer.agent import Agent
+from farflung.peer.averager import Averager
 from farflung.sim.world import SimSwarm
 
 END_S = 30.0

@@ -8,7 +8,7 @@ from test_sim_join import contributes, events, node, play, spec, swarm_now, with
 from farflung.disk import MemoryDisk
 from farflung.errors import ConfigError
 from farflung.events import SnapshotFetched, Warned
-from farflung.run.disk_limit import need_of
+from farflung.peer.disk_budget import need_of
 from farflung.sim.world import KEEPER, SimSwarm
 
 ELEMENTS = 1 << 16

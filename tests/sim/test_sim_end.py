@@ -9,10 +9,10 @@ import pytest
 from test_sim_swarm import assert_sound, play, spec
 
 from farflung.checkpoint.snapshot import newest
+from farflung.coordinator.coordinator import FAREWELL_S, FAREWELL_TOLD_S
 from farflung.errors import StorageError
 from farflung.events import Applied, SnapshotFetched, Warned
 from farflung.ids import NodeId
-from farflung.run.coordinator import FAREWELL_S, FAREWELL_TOLD_S
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from farflung.config.load import from_table
 from farflung.ids import NodeId
-from farflung.run.numpy_trainer import NumpyTrainer
-from farflung.run.trainer_port import Lease, Trained
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
+from farflung.trainers.numpy_trainer import NumpyTrainer
+from farflung.trainers.port import Work, WorkReport
 
 SPEC = from_table(
     {
@@ -35,7 +35,7 @@ def test_a_stay_begins_at_the_anchor_of_its_first_plan(
     gaps: dict[int, list[float]] = {}
     train: Any = NumpyTrainer.train
 
-    async def watched(self: NumpyTrainer, lease: Lease) -> Trained:
+    async def watched(self: NumpyTrainer, lease: Work) -> WorkReport:
         if lease.generation not in gaps.setdefault(id(self), []) and lease.steps:
             gaps[id(self)].append(lease.generation)
             starts.append(float(np.abs(self.local - anchor_of(self)).max()))

@@ -25,7 +25,7 @@ from farflung.events import (
     StateReported,
 )
 from farflung.ids import NodeId
-from farflung.run.follower import KEPT_COMMITS
+from farflung.peer.follower import KEPT_COMMITS
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import KEEPER, SimSwarm
 from farflung.swarm.ledger import audit

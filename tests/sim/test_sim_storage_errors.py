@@ -13,9 +13,9 @@ from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
 from farflung.errors import StorageError
 from farflung.events import AttemptFailed, GenerationClosed, Warned
-from farflung.failpoints import Killed, Plan, arm
+from farflung.failpoints import Arming, Killed, arm
 from farflung.ids import NodeId
-from farflung.run.plant import NodePlant
+from farflung.peer.serving import Serving
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
 from farflung.swarm.ledger import audit
@@ -45,7 +45,7 @@ def fail() -> None:
 
 
 async def restarted(
-    swarm: SimSwarm, label: str, arming: Callable[[], Plan], *, bare: bool = False
+    swarm: SimSwarm, label: str, arming: Callable[[], Arming], *, bare: bool = False
 ) -> None:
     """The node's process once more, some rounds later, with a failpoint of its own.
 
@@ -136,7 +136,7 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
     def refuse(*_: object) -> None:
         fail()
 
-    monkeypatch.setattr(NodePlant, "keep_inputs", refuse)
+    monkeypatch.setattr(Serving, "keep_inputs", refuse)
 
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(spec(), peers=3)
@@ -252,7 +252,7 @@ def test_a_node_that_died_before_the_last_step_ends_by_itself_without_a_coordina
             node.task = node.agent = node.trainer = None
             raise Killed
 
-        def crash_at_the_last() -> Plan:
+        def crash_at_the_last() -> Arming:
             return arm("apply.before-step", 1, look)
 
         def look() -> None:

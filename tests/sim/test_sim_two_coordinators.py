@@ -14,12 +14,12 @@ import pytest
 from farflung.clock import InlineWorkers, LoopClock
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
+from farflung.coordinator.coordinator import Coordinator
 from farflung.disk import MemoryDisk
 from farflung.errors import Forked
 from farflung.events import Event, ForkDetected, NoCoordinator, RoundCommitted, Warned
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import COORDINATOR
-from farflung.run.coordinator import Coordinator
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import CONTROL, JOURNAL, SimSwarm
 from farflung.swarm.identity import RECORD, verify_record, verify_vote

@@ -1,15 +1,16 @@
-"""Rooms know only what they may know; files and functions stay small."""
+"""Rooms know only what they may know, and none is a smear."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from source_files import imports, modules, path_of
 
-VOCABULARY = {"ids", "errors", "events", "clock", "disk", "hashing", "failpoints"}
+VOCABULARY = {"ids", "errors", "events", "clock", "disk", "hashing", "failpoints", "tasks"}
 SHARED = VOCABULARY | {"config"}
 ROOMS: dict[str, set[str]] = {
     "model": set(),
@@ -22,8 +23,16 @@ ROOMS: dict[str, set[str]] = {
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
     "checkpoint": {"model", "network", "outer"},
 }
-ROOMS["run"] = {*ROOMS, "attach"}
-ROOMS["sim"] = {*ROOMS, "attach"}
+ROOMS |= {
+    "transfer": {"network", "averaging"},
+    "trainers": {"world", "network", "outer", "inner"},
+    "coordinator": {"world", "network", "swarm"},
+    "peer": {
+        *("world", "network", "averaging", "outer", "checkpoint", "swarm", "transfer", "trainers")
+    },
+}
+ROOMS["run"] = {*ROOMS, "world", "attach"}
+ROOMS["sim"] = {*ROOMS, "world", "attach"}
 ROOMS["chaos"] = {"run", "swarm"}
 ROOMS["cli"] = {*ROOMS, "attach", "web"}
 
@@ -31,11 +40,16 @@ ENTRIES: dict[str, set[str]] = {
     "": {"attach"},  # loads attach on first use, by name
     "__main__": {"cli"},
     "attach": {"inner"},
+    "world": {"network"},
     "config": set(),
 }
 """Modules outside the rooms, and what they may import besides vocabulary and config."""
 
-AGENT_ROOMS = {"network", "averaging", "swarm", "outer", "checkpoint", "run", *SHARED}
+AGENT_ROOMS = {
+    *("network", "averaging", "swarm", "outer", "checkpoint", "transfer", "trainers"),
+    *("world", "coordinator", "peer", "run"),
+    *SHARED,
+}
 AGENT_MODULES = {
     "inner.seam",
     "inner.channel",
@@ -46,8 +60,8 @@ AGENT_MODULES = {
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
 STANDARD = set(sys.stdlib_module_names) | {"blake3"}
 
-MAX_LINES = 400
-MAX_FUNCTION = 60
+BIGGEST_ROOM = 0.15
+"""Of the lines of the source."""
 
 
 def room(name: str) -> str:
@@ -95,7 +109,8 @@ def test_the_agents_side_loads_no_heavy_library(name: str) -> None:
 def test_a_started_agent_and_coordinator_hold_no_heavy_library() -> None:
     """What is really loaded, through every import of imports."""
     code = (
-        "import sys, farflung.run.agent, farflung.run.coordinator, farflung.run.assemble\n"
+        "import sys, farflung.peer.agent, farflung.coordinator.coordinator\n"
+        "import farflung.run.assemble\n"
         f"print(sorted(set(sys.modules) & {HEAVY!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -155,22 +170,14 @@ def test_all_imports_are_absolute() -> None:
     assert not relative
 
 
-def test_files_have_at_most_400_lines() -> None:
-    lengths = {n: len(path_of(n).read_text(encoding="utf-8").splitlines()) for n in modules()}
-    assert not {n: k for n, k in lengths.items() if k > MAX_LINES}
-
-
-def test_functions_have_at_most_60_lines() -> None:
-    """Counted from the first statement: a command's signature is its list of options."""
-    long = {
-        f"{name}.{node.name}": node.end_lineno - node.body[0].lineno + 1
-        for name, tree in modules().items()
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None
-    }
-    assert not {n: k for n, k in long.items() if k > MAX_FUNCTION}
-
-
 def test_every_module_has_a_docstring() -> None:
     bare = [n for n, tree in modules().items() if tree.body and ast.get_docstring(tree) is None]
     assert not bare
+
+
+def test_no_room_holds_more_than_its_share() -> None:
+    lines = Counter[str]()
+    for name in modules():
+        lines[room(name)] += len(path_of(name).read_text(encoding="utf-8").splitlines())
+    total = sum(lines.values())
+    assert not {n: k for n, k in lines.items() if k > BIGGEST_ROOM * total}

@@ -44,7 +44,7 @@ LOOKS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ports:
+class ExchangePorts:
     """What an exchange may do to the world; all awaitables raise LinkDown for a lost peer."""
 
     send_bulk: Callable[[str, BulkHeader, bytes], Awaitable[None]]
@@ -75,7 +75,7 @@ class Exchange:
         attempt: Attempt,
         grid: ChunkGrid,
         mine: Sequence[bytes] | None,
-        ports: Ports,
+        ports: ExchangePorts,
         workers: Workers,
         stall_s: float = STALL_S,
     ) -> None:

@@ -19,7 +19,7 @@ from farflung.network.messages import Included, Partial
 Float32 = npt.NDArray[np.float32]
 
 
-class Codec(Protocol):
+class ChunkCodec(Protocol):
     """What averaging needs of a codec (outer/codecs provides it)."""
 
     @property
@@ -35,7 +35,7 @@ class Codec(Protocol):
 class ChunkGrid:
     """Codec chunks of one fragment: `elements` values in chunks of `chunk_elements`."""
 
-    def __init__(self, elements: int, chunk_elements: int, codec: Codec) -> None:
+    def __init__(self, elements: int, chunk_elements: int, codec: ChunkCodec) -> None:
         self.elements = elements
         self.chunk_elements = chunk_elements
         self.codec = codec

@@ -11,10 +11,10 @@ from pathlib import Path
 from farflung.chaos.effects import Counts
 from farflung.chaos.faults import Executed
 from farflung.chaos.journal_marks import Mark, kept
-from farflung.chaos.processes import Life
-from farflung.chaos.resources import Meter, Sample
+from farflung.chaos.processes import ProcessLife
+from farflung.chaos.resources import ResourceMeter, Sample
 from farflung.chaos.schedule import HOST
-from farflung.chaos.swarm import DOUBLE, Swarm
+from farflung.chaos.swarm import DOUBLE, ChaosSwarm
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
 from farflung.errors import FarflungError
@@ -42,7 +42,7 @@ class Evidence:
     started_s: float
     healed_s: float
     executed: Sequence[Executed] = ()
-    lives: Sequence[Life] = ()
+    lives: Sequence[ProcessLife] = ()
     said: dict[str, list[Said]] = field(default_factory=dict)
     """By log: `host` (the coordinator), `keeper`, every peer, every second process."""
     records: Sequence[AnyRecord] = ()
@@ -65,9 +65,9 @@ class Evidence:
 
 def gather(
     *,
-    swarm: Swarm,
+    swarm: ChaosSwarm,
     executed: Sequence[Executed],
-    meter: Meter,
+    meter: ResourceMeter,
     started_s: float,
     healed_s: float,
     stuck: Sequence[str],

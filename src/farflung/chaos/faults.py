@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from farflung.chaos.effects import Effect
 from farflung.chaos.schedule import HOST, Fault, Kind
-from farflung.chaos.swarm import Swarm
+from farflung.chaos.swarm import ChaosSwarm
 
 LEAVE_S = 20.0
 """How long a polite leave may take before the peer is killed (a violation)."""
@@ -39,7 +39,7 @@ class Executed:
 class Striker:
     """Applies faults to a swarm; several at a time."""
 
-    swarm: Swarm
+    swarm: ChaosSwarm
     executed: list[Executed] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     """Peers that are not to come back."""

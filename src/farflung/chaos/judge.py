@@ -21,11 +21,11 @@ from farflung.chaos.judge_safety import (
 from farflung.chaos.row import Row
 from farflung.chaos.timeline import Timeline
 
-__all__ = ["Row", "Verdict", "judge"]
+__all__ = ["Judgement", "Row", "judge"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The table and the figures."""
 
     rows: tuple[Row, ...]
@@ -36,7 +36,7 @@ class Verdict:
         return all(row.passed for row in self.rows)
 
 
-def judge(evidence: Evidence) -> Verdict:
+def judge(evidence: Evidence) -> Judgement:
     """All rows. A row without a check fails: what was not looked at was not shown."""
     line = Timeline(evidence)
     rows = (
@@ -54,4 +54,4 @@ def judge(evidence: Evidence) -> Verdict:
         evictions(evidence, line),
         ends(evidence, line),
     )
-    return Verdict(rows, figures(evidence, line))
+    return Judgement(rows, figures(evidence, line))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from farflung.chaos.evidence import Evidence
-from farflung.chaos.processes import Life
+from farflung.chaos.processes import ProcessLife
 from farflung.chaos.resources import Sample
 from farflung.chaos.row import Row
 from farflung.chaos.schedule import HOST, WITNESS, Kind
@@ -96,7 +96,7 @@ def ends(evidence: Evidence, line: Timeline) -> Row:
     return row
 
 
-def _refused(life: Life, line: Timeline) -> bool:
+def _refused(life: ProcessLife, line: Timeline) -> bool:
     """Whether a fault explains that this start was turned away."""
     assert life.ended_s is not None
     own = line.struck(life.name, life.started_s, life.ended_s, 2.0)

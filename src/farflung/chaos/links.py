@@ -46,7 +46,7 @@ class Net:
         self._who = who
         self._address = address
         self._servers: list[asyncio.Server] = []
-        self._ports = Ports(address)
+        self._ports = LinkPorts(address)
         self._places: dict[str, Place] = {}
         self._effects = Effects()
         self._changed = asyncio.Event()
@@ -261,7 +261,7 @@ LOWEST, HIGHEST = 20_000, 32_000
 
 
 @dataclass
-class Ports:
+class LinkPorts:
     """Free ports of an address, each given once."""
 
     address: str = "127.0.0.1"

@@ -22,7 +22,7 @@ TRACEBACK = b"Traceback (most recent call last)"
 
 
 @dataclass(kw_only=True)
-class Life:
+class ProcessLife:
     """One process from its start to its end. Times are monotonic seconds of this machine."""
 
     name: str
@@ -50,10 +50,10 @@ class Program:
     home: Path
     arguments: tuple[str, ...]
     logs: Path
-    on_end: Callable[[Life], None]
+    on_end: Callable[[ProcessLife], None]
     prefix: tuple[str, ...] = ()
     """Words before the command: where it runs."""
-    lives: list[Life] = field(default_factory=list)
+    lives: list[ProcessLife] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
     _watching: asyncio.Task[None] | None = None
     _why: str = ""
@@ -67,7 +67,7 @@ class Program:
         """0 when nothing runs."""
         return self._process.pid if self.running and self._process is not None else 0
 
-    async def start(self, *arguments: str) -> Life:
+    async def start(self, *arguments: str) -> ProcessLife:
         """Start the process, with other arguments where given. It must not run yet."""
         assert not self.running, f"{self.name} runs already"
         environment = {k: v for k, v in os.environ.items() if k not in UNSET}
@@ -92,7 +92,7 @@ class Program:
             start_new_session=True,
             limit=1 << 20,
         )
-        life = Life(
+        life = ProcessLife(
             name=self.name,
             number=len(self.lives),
             pid=process.pid,
@@ -104,7 +104,7 @@ class Program:
         self._watching = asyncio.create_task(self._watch(process, life))
         return life
 
-    async def _watch(self, process: asyncio.subprocess.Process, life: Life) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, life: ProcessLife) -> None:
         assert process.stdout is not None
         with life.log.open("wb", buffering=0) as log:
             while line := await process.stdout.readline():

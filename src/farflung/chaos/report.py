@@ -10,13 +10,13 @@ from typing import Any
 
 import farflung
 from farflung.chaos.faults import Executed
-from farflung.chaos.storm import Outcome
+from farflung.chaos.storm import StormOutcome
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 
 REPORT_VERSION = 1
 
 
-def to_json(outcome: Outcome) -> dict[str, Any]:
+def to_json(outcome: StormOutcome) -> dict[str, Any]:
     """Everything that a reader needs to judge and to repeat the run."""
     options, evidence = outcome.options, outcome.evidence
     return {
@@ -60,7 +60,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def repeat(outcome: Outcome) -> str:
+def repeat(outcome: StormOutcome) -> str:
     """The command that plays the same schedule again."""
     options = outcome.options
     return (

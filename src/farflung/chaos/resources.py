@@ -37,7 +37,7 @@ def _entries(folder: str) -> int:
 
 
 @dataclass
-class Meter:
+class ResourceMeter:
     """Samples by process."""
 
     samples: dict[tuple[str, int], list[Sample]] = field(default_factory=dict)

@@ -98,7 +98,7 @@ class _Peer:
 
 
 @dataclass
-class _Plan:
+class _Timeline:
     """The walk through time."""
 
     rng: random.Random
@@ -148,7 +148,7 @@ def make_schedule(
     """All faults of a storm, by time. Equal arguments give equal schedules."""
     rng = random.Random(f"{seed}/{length_s:g}/{peers}")
     names = [f"p{i}" for i in range(peers)]
-    plan = _Plan(
+    plan = _Timeline(
         rng=rng, length_s=length_s, min_peers=min_peers, peers={n: _Peer(n) for n in names}
     )
     due = _times(rng, length_s, peers, kinds)
@@ -193,7 +193,7 @@ def _times(rng: random.Random, length_s: float, peers: int, kinds: frozenset[Kin
 # ---- what each kind does with its time -----------------------------------------------------
 
 
-def _kill(plan: _Plan, at_s: float) -> bool:
+def _kill(plan: _Timeline, at_s: float) -> bool:
     victims = plan.victims(at_s, killing=True)
     if not victims:
         return False
@@ -206,7 +206,7 @@ def _kill(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _stop(plan: _Plan, at_s: float) -> bool:
+def _stop(plan: _Timeline, at_s: float) -> bool:
     victims = plan.victims(at_s, killing=False)
     if not victims:
         return False
@@ -217,7 +217,7 @@ def _stop(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _kill_host(plan: _Plan, at_s: float) -> bool:
+def _kill_host(plan: _Timeline, at_s: float) -> bool:
     if plan.host_until_s > at_s:
         return False
     away_s = plan.lasting(at_s, 0.0, 5.0)
@@ -226,7 +226,7 @@ def _kill_host(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _partition(plan: _Plan, at_s: float) -> bool:
+def _partition(plan: _Timeline, at_s: float) -> bool:
     """A group of peers is cut off from everybody else, the host included."""
     spare = len(plan.sound(at_s)) - plan.min_peers
     if spare < 1:
@@ -241,7 +241,7 @@ def _partition(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _one_way(plan: _Plan, at_s: float) -> bool:
+def _one_way(plan: _Timeline, at_s: float) -> bool:
     """One peer is not heard, or does not hear, by some of the others."""
     sound = plan.sound(at_s)
     if len(sound) - 1 < plan.min_peers:
@@ -257,19 +257,19 @@ def _one_way(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _reset(plan: _Plan, at_s: float) -> bool:
+def _reset(plan: _Timeline, at_s: float) -> bool:
     names = [HOST, *(p.name for p in plan.here())]
     a, b = plan.rng.sample(names, 2)
     plan.add(Kind.RESET, at_s, nodes=(a, b), links=((a, b), (b, a)))
     return True
 
 
-def _all_links(plan: _Plan, name: str) -> Pairs:
+def _all_links(plan: _Timeline, name: str) -> Pairs:
     others = [HOST, *(p.name for p in plan.here() if p.name != name)]
     return tuple(pair for o in others for pair in ((name, o), (o, name)))
 
 
-def _slow(plan: _Plan, at_s: float) -> bool:
+def _slow(plan: _Timeline, at_s: float) -> bool:
     peer = plan.rng.choice(plan.here())
     rate = float(plan.rng.choice([8_000, 20_000, 60_000, 200_000]))
     lasts_s = plan.lasting(at_s, 5.0, 20.0)
@@ -278,7 +278,7 @@ def _slow(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _delay(plan: _Plan, at_s: float) -> bool:
+def _delay(plan: _Timeline, at_s: float) -> bool:
     peer = plan.rng.choice(plan.here())
     lasts_s = plan.lasting(at_s, 5.0, 20.0)
     amount = round(plan.rng.uniform(0.02, 0.3), 3)
@@ -287,7 +287,7 @@ def _delay(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _join(plan: _Plan, at_s: float) -> bool:
+def _join(plan: _Timeline, at_s: float) -> bool:
     name = f"late{plan.late}"
     plan.late += 1
     stays_s = plan.rng.uniform(20.0, 50.0)
@@ -296,7 +296,7 @@ def _join(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _leave(plan: _Plan, at_s: float, peer: _Peer) -> bool:
+def _leave(plan: _Timeline, at_s: float, peer: _Peer) -> bool:
     """A late peer goes again: politely, or killed for good."""
     if peer.busy_until_s > at_s or peer.cut_until_s > at_s:
         return False
@@ -310,7 +310,7 @@ def _leave(plan: _Plan, at_s: float, peer: _Peer) -> bool:
     return True
 
 
-def _double(plan: _Plan, at_s: float) -> bool:
+def _double(plan: _Timeline, at_s: float) -> bool:
     """A copy of a peer's folder is started while the peer runs."""
     free = plan.free(at_s)
     if not free:
@@ -320,7 +320,7 @@ def _double(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _disk(plan: _Plan, at_s: float) -> bool:
+def _disk(plan: _Timeline, at_s: float) -> bool:
     victims = plan.victims(at_s, killing=True)
     if not victims:
         return False
@@ -331,7 +331,7 @@ def _disk(plan: _Plan, at_s: float) -> bool:
     return True
 
 
-def _host_disk(plan: _Plan, at_s: float) -> bool:
+def _host_disk(plan: _Timeline, at_s: float) -> bool:
     if plan.host_until_s > at_s:
         return False
     lasts_s = plan.lasting(at_s, 1.0, 4.0)

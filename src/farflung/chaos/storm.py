@@ -15,10 +15,10 @@ from pathlib import Path
 
 from farflung.chaos.evidence import Evidence, gather
 from farflung.chaos.faults import Executed, Striker
-from farflung.chaos.judge import Verdict, judge
-from farflung.chaos.resources import Meter
+from farflung.chaos.judge import Judgement, judge
+from farflung.chaos.resources import ResourceMeter
 from farflung.chaos.schedule import Fault, Kind, make_schedule
-from farflung.chaos.swarm import Swarm, chaos_spec
+from farflung.chaos.swarm import ChaosSwarm, chaos_spec
 from farflung.errors import UserError
 
 WARM_ROUNDS = 3
@@ -62,13 +62,13 @@ Show = Callable[[Look], None]
 
 
 @dataclass
-class Outcome:
+class StormOutcome:
     """All that a report says."""
 
     options: ChaosOptions
     schedule: tuple[Fault, ...]
     evidence: Evidence
-    verdict: Verdict
+    verdict: Judgement
     folder: Path
     kept: bool
     interrupted: bool
@@ -80,10 +80,10 @@ class _Run:
 
     options: ChaosOptions
     show: Show
-    swarm: Swarm
+    swarm: ChaosSwarm
     striker: Striker
     interrupted: asyncio.Event
-    meter: Meter = field(default_factory=Meter)
+    meter: ResourceMeter = field(default_factory=ResourceMeter)
     started_s: float = field(default_factory=time.monotonic)
     healed_s: float = 0.0
     calm: bool = False
@@ -92,7 +92,7 @@ class _Run:
     """Processes that did not stop politely at the end, or ended with an error."""
 
 
-async def run_chaos(options: ChaosOptions, show: Show) -> Outcome:
+async def run_chaos(options: ChaosOptions, show: Show) -> StormOutcome:
     """The whole storm and its judgement. UserError when the swarm does not even start."""
     folder = options.folder or Path(tempfile.mkdtemp(prefix="farflung-chaos-"))
     if folder.exists() and any(folder.iterdir()):
@@ -102,7 +102,7 @@ async def run_chaos(options: ChaosOptions, show: Show) -> Outcome:
         options.seed, options.minutes * 60, options.peers, options.min_peers, options.kinds
     )
     spec = chaos_spec(options.seed, options.peers, options.min_peers)
-    swarm = Swarm(folder, spec, options.netns)
+    swarm = ChaosSwarm(folder, spec, options.netns)
     with _interruptible() as interrupted:
         run = _Run(options, show, swarm, Striker(swarm), interrupted)
         watching = asyncio.create_task(_watch(run))
@@ -129,7 +129,9 @@ async def run_chaos(options: ChaosOptions, show: Show) -> Outcome:
     kept = options.folder is not None or not verdict.passed
     if not kept:
         shutil.rmtree(folder, ignore_errors=True)
-    return Outcome(options, schedule, evidence, verdict, folder, kept, run.interrupted.is_set())
+    return StormOutcome(
+        options, schedule, evidence, verdict, folder, kept, run.interrupted.is_set()
+    )
 
 
 @contextlib.contextmanager
@@ -268,4 +270,4 @@ def _show(run: _Run) -> None:
     )
 
 
-__all__ = ["ChaosOptions", "Executed", "Look", "Outcome", "run_chaos"]
+__all__ = ["ChaosOptions", "Executed", "Look", "StormOutcome", "run_chaos"]

@@ -18,7 +18,7 @@ from farflung.chaos.journal_marks import Mark, marked
 from farflung.chaos.links import Net, own_address
 from farflung.chaos.netns import Namespaces
 from farflung.chaos.owners import dialler
-from farflung.chaos.processes import Life, Program
+from farflung.chaos.processes import ProcessLife, Program
 from farflung.chaos.schedule import HOST
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec, spec_bytes
@@ -85,7 +85,7 @@ class Tail:
 
 
 @dataclass(eq=False)
-class Swarm:
+class ChaosSwarm:
     """All processes and relays of one storm."""
 
     root: Path
@@ -98,7 +98,7 @@ class Swarm:
     """The journal as it was at each death of the host."""
     commits_s: list[float] = field(default_factory=list)
     """When the host told of each commit."""
-    surprises: list[Life] = field(default_factory=list)
+    surprises: list[ProcessLife] = field(default_factory=list)
     """Processes that ended though nobody asked them to."""
     doubles: dict[str, Program] = field(default_factory=dict)
     """Second processes of one key, by a name of their own: no fault strikes them."""
@@ -175,7 +175,7 @@ class Swarm:
         self.programs[name] = program
         return program
 
-    def _on_end(self, life: Life) -> None:
+    def _on_end(self, life: ProcessLife) -> None:
         if life.name == HOST:
             self.marks.append(marked(self.folder(HOST) / JOURNAL, time.monotonic()))
         if not life.why:
@@ -255,5 +255,5 @@ def _copy_live(source: Path, target: Path) -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("events*", "lock"))
 
 
-def _ignore(_: Life) -> None:
+def _ignore(_: ProcessLife) -> None:
     """The end of a second process of one key is judged by what it said."""

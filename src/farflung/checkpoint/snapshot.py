@@ -40,7 +40,7 @@ class FragmentVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return merkle_root([bytes.fromhex(leaf) for leaf in self.leaves])
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: int
     run: str
     next_round: int
@@ -48,7 +48,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fragments: tuple[FragmentVersion, ...]
 
 
-class Pointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SnapshotPointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The newest complete snapshot of this node."""
 
     manifest: str
@@ -56,14 +56,14 @@ class Pointer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     next_round: int
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: SnapshotManifest) -> bytes:
     return msgspec.json.encode(manifest, order="sorted")
 
 
-def decode_manifest(data: bytes, run: str) -> Manifest:
+def decode_manifest(data: bytes, run: str) -> SnapshotManifest:
     """Raises CorruptState for anything but a manifest of this run and version."""
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=SnapshotManifest)
     except msgspec.DecodeError as error:
         raise CorruptState(f"the snapshot manifest is malformed: {error}") from None
     if manifest.version != SNAPSHOT_VERSION or manifest.run != run:
@@ -96,7 +96,7 @@ def write_snapshot(
     run: str,
     next_round: int,
     fragments: Sequence[tuple[int, Float32, Float32]],
-) -> Pointer:
+) -> SnapshotPointer:
     """Store (round, anchor, momentum) of every fragment; the pointer moves last.
 
     Raises StorageError; an older snapshot then stays valid.
@@ -112,12 +112,12 @@ def write_snapshot(
             )
         )
     hit("snapshot.chunks-written")
-    manifest = Manifest(
+    manifest = SnapshotManifest(
         version=SNAPSHOT_VERSION, run=run, next_round=next_round, fragments=tuple(versions)
     )
     data = encode_manifest(manifest)
     name = store.put(data)
-    pointer = Pointer(manifest=name.hex(), n_bytes=len(data), next_round=next_round)
+    pointer = SnapshotPointer(manifest=name.hex(), n_bytes=len(data), next_round=next_round)
     disk.replace(POINTER, msgspec.json.encode(pointer))
     return pointer
 
@@ -128,11 +128,11 @@ def _leaves(part: Float32) -> list[memoryview]:
     return [np.ascontiguousarray(c).view(np.uint8).data for c in cuts]
 
 
-def newest(disk: Disk) -> Pointer | None:
+def newest(disk: Disk) -> SnapshotPointer | None:
     """None when there is no snapshot. Raises CorruptState when the pointer is damaged."""
     data = disk.read(POINTER)
     try:
-        return None if data is None else msgspec.json.decode(data, type=Pointer)
+        return None if data is None else msgspec.json.decode(data, type=SnapshotPointer)
     except msgspec.DecodeError as error:
         raise CorruptState(f"{POINTER} is malformed ({error}); remove it to start anew") from None
 
@@ -164,7 +164,7 @@ def assemble(
     return np.frombuffer(anchor, np.float32), np.frombuffer(momentum, np.float32)
 
 
-def names_of(pointer: Pointer, manifest: Manifest) -> set[bytes]:
+def names_of(pointer: SnapshotPointer, manifest: SnapshotManifest) -> set[bytes]:
     """Every blob that a snapshot needs, the manifest included."""
     leaves = {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves}
     return leaves | {bytes.fromhex(pointer.manifest)}

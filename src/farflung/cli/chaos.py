@@ -13,7 +13,7 @@ from farflung.cli import aio
 from farflung.errors import UserError
 
 if TYPE_CHECKING:
-    from farflung.chaos.storm import Look, Outcome
+    from farflung.chaos.storm import Look, StormOutcome
 
 FEWEST = 3
 MOST = 50
@@ -66,7 +66,7 @@ def chaos(
     options = ChaosOptions(
         minutes=minutes, peers=peers, seed=seed, folder=keep, netns=netns and not skipped
     )
-    with _Screen(minutes * 60) as screen:
+    with _ChaosScreen(minutes * 60) as screen:
         outcome = aio.run(run_chaos(options, screen.show))
     if report is not None:
         report.write_text(json.dumps(to_json(outcome), indent=1) + "\n")
@@ -91,7 +91,7 @@ def _check(minutes: float, peers: int, report: Path | None) -> None:
         raise UserError(f"--report {report}: there is no folder {report.absolute().parent}")
 
 
-class _Screen:
+class _ChaosScreen:
     """One live line on a terminal, a line every ten seconds elsewhere."""
 
     def __init__(self, length_s: float) -> None:
@@ -112,7 +112,7 @@ class _Screen:
         self._shown_s = 0.0
         self._stage = ""
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> _ChaosScreen:
         self._bar.start()
         return self
 
@@ -131,7 +131,7 @@ class _Screen:
             self._console.print(f"{look.elapsed_s:6.0f} s  {text}")
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: StormOutcome) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -12,13 +12,13 @@ import typer
 from farflung.errors import ConfigError
 
 if TYPE_CHECKING:  # every command loads this module: the agent's start must stay fast
-    from farflung.data.manifest import Manifest
+    from farflung.data.manifest import DataManifest
     from farflung.data.split import Document
 
 app = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
 
 
-class _Line(msgspec.Struct):
+class _PrepareLine(msgspec.Struct):
     text: str
 
 
@@ -100,7 +100,7 @@ def read_documents(paths: list[Path]) -> Iterator[Document]:
 def _json_lines(path: Path) -> Iterator[Document]:
     from farflung.data.split import Document
 
-    decoder = msgspec.json.Decoder(_Line)
+    decoder = msgspec.json.Decoder(_PrepareLine)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -123,7 +123,7 @@ def _decode(content: bytes, name: str) -> str:
         ) from None
 
 
-def _summary(manifest: Manifest, out: Path) -> str:
+def _summary(manifest: DataManifest, out: Path) -> str:
     train, held_out = manifest.train_rows, manifest.held_out_rows
     targets = (train + held_out) * manifest.seq_len
     text = sum(s.text_bytes for s in (*manifest.train, *manifest.held_out))

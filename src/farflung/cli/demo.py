@@ -51,7 +51,7 @@ def demo(
         raise UserError(f"--peers {peers} must be at least 2; one peer alone is the comparison")
     spec = demo_spec(peers, rounds, size, seed, record)
     folder = out or Path(tempfile.mkdtemp(prefix="farflung-demo-"))
-    screen = _Screen(rounds)
+    screen = _DemoScreen(rounds)
     with screen:
         result = run_demo(
             DemoOptions(spec=spec, out=folder, peers=peers, fault=fault, solo=solo), screen.watch
@@ -77,7 +77,7 @@ def demo_spec(peers: int, rounds: int, size: str, seed: int, record: str) -> Run
     return from_table(table)
 
 
-class _Screen:
+class _DemoScreen:
     """A progress bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self, rounds: int) -> None:

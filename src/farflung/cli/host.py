@@ -104,9 +104,9 @@ def host(
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
-    from farflung.run.birth import HostOptions, load_settings, wanted_settings
-    from farflung.run.disk_limit import parse_size
+    from farflung.peer.disk_budget import parse_size
     from farflung.run.host import open_host
+    from farflung.run.host_folder import HostOptions, load_settings, wanted_settings
     from farflung.run.restore import restore
 
     options = HostOptions(

@@ -82,7 +82,7 @@ def join(
 
       farflung join            (continue with the same identity)
     """
-    from farflung.run.disk_limit import parse_size
+    from farflung.peer.disk_budget import parse_size
     from farflung.run.join import JoinOptions, load_membership, wanted_options
     from farflung.swarm.invite import parse_invite
 
@@ -123,7 +123,7 @@ async def _take_part(folder: Path, invite: str, options: object) -> None:
     from farflung.run.join import JoinOptions, prepare
 
     assert isinstance(options, JoinOptions)
-    line = _Line()
+    line = _JoinLine()
     joined = await prepare(folder, invite, options, line.fetched, line.see)
     typer.echo(f"{joined.agent.config.name} joins run {joined.agent.config.run}")
     outcome = await joined.run()
@@ -145,7 +145,7 @@ def progress_line(event: StateProgress) -> str:
     )
 
 
-class _Line:
+class _JoinLine:
     """One live line on a terminal; one plain line per round elsewhere."""
 
     def __init__(self) -> None:

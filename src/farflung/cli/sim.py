@@ -44,7 +44,7 @@ def sim(
     from farflung.sim.batch import play_all
 
     wanted = _range(seeds)
-    line = _Line(len(wanted) + min(twice, len(wanted)))
+    line = _SimLine(len(wanted) + min(twice, len(wanted)))
     total = play_all(wanted, faults=faults, jobs=jobs, twice=twice, on_seed=line.see)
     line.end()
     if digests:
@@ -83,7 +83,7 @@ def _show(total: Total, took_s: float) -> None:
     )
 
 
-class _Line:
+class _SimLine:
     """A live line on a terminal; elsewhere one line a minute."""
 
     def __init__(self, wanted: int) -> None:

@@ -21,7 +21,7 @@ ARITHMETIC_VERSION = 1
 """Version of codecs + outer step: the same inputs give the same bits."""
 
 
-class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     preset: str = "demo"
     """A name of model/presets.py, or `custom` with `program`, or `quadratic` (NumPy, for tests)."""
     program: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """With `quadratic`: seconds that one inner step takes at least."""
 
 
-class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str = "shakespeare"
     """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or a folder that
     `farflung data prepare` wrote."""
@@ -46,7 +46,7 @@ class Data(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Key of the permutation of rows."""
 
 
-class Inner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class InnerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 4e-3
     """AdamW's peak learning rate (with Muon: for embeddings, head and norms)."""
@@ -71,7 +71,7 @@ class Inner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     autocast: Literal["auto", "off"] = "auto"
 
 
-class Outer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     lr: float = 1.0
     momentum: float = 0.3
     inner_steps: int = 20
@@ -93,7 +93,7 @@ class Outer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Codec chunk; slices align with it. A multiple of 256."""
 
 
-class Swarm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SwarmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_peers: int = 1
     """Below this many live trainers the run pauses."""
     start_peers: int = 1
@@ -128,11 +128,11 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     record: Literal["none", "results", "all"] = "results"
     """What keepers keep of the whole run for `verify`: nothing beyond what joiners need, averaged
     results, or contributions too. `--max-disk` of the host bounds it."""
-    model: Model = Model()
-    data: Data = Data()
-    inner: Inner = Inner()
-    outer: Outer = Outer()
-    swarm: Swarm = Swarm()
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    inner: InnerSpec = InnerSpec()
+    outer: OuterSpec = OuterSpec()
+    swarm: SwarmSpec = SwarmSpec()
 
     @property
     def inner_batch_tokens(self) -> int:

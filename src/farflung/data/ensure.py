@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from farflung.config.run import Data
+from farflung.config.run import DataSpec
 from farflung.data.corpus import PROVENANCE, corpus_hash, documents
 from farflung.data.manifest import MANIFEST_FILE, MANIFEST_VERSION
 from farflung.data.prepare import prepare
@@ -17,7 +17,7 @@ from farflung.hashing import digest
 HELD_OUT_FRACTION = 0.02
 
 
-def shipped_folder(spec_data: Data, cache: Path) -> Path:
+def shipped_folder(spec_data: DataSpec, cache: Path) -> Path:
     """A complete folder under `cache`; a second call finds it. Safe with several processes.
 
     Raises ConfigError for a tokenizer that cannot be read, StorageError from the disk.

@@ -46,7 +46,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """`.len`: UTF-8 bytes of the seq_len target tokens of each row, little-endian uint32."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class DataManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     version: int = MANIFEST_VERSION
     seq_len: int
     """T. Row i holds tokens i*T .. i*T+T of its side: T inputs, T targets, one shared token."""
@@ -77,14 +77,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return [*([self.tokenizer] if self.tokenizer else []), *shards]
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: DataManifest) -> bytes:
     return msgspec.json.encode(manifest, order="sorted")
 
 
-def decode_manifest(data: bytes) -> Manifest:
+def decode_manifest(data: bytes) -> DataManifest:
     """A checked manifest; CorruptState with the rule that it breaks."""
     try:
-        manifest = msgspec.json.decode(data, type=Manifest, strict=True)
+        manifest = msgspec.json.decode(data, type=DataManifest, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptState(f"the data manifest is malformed: {error}") from None
     for holds, sentence in _rules(manifest):
@@ -93,7 +93,7 @@ def decode_manifest(data: bytes) -> Manifest:
     return manifest
 
 
-def _rules(m: Manifest) -> list[tuple[bool, str]]:
+def _rules(m: DataManifest) -> list[tuple[bool, str]]:
     names = [f.file for f in m.files]
     limit = 1 << (8 * item_bytes(m))
     return [
@@ -110,7 +110,7 @@ def _rules(m: Manifest) -> list[tuple[bool, str]]:
     ]
 
 
-def _shard_ok(m: Manifest, shard: Shard, side: str) -> bool:
+def _shard_ok(m: DataManifest, shard: Shard, side: str) -> bool:
     stem = shard.tokens.file.removesuffix(".bin")
     named = _SHARD_NAME.fullmatch(stem)
     return (
@@ -125,6 +125,6 @@ def _shard_ok(m: Manifest, shard: Shard, side: str) -> bool:
     )
 
 
-def item_bytes(manifest: Manifest) -> int:
+def item_bytes(manifest: DataManifest) -> int:
     """Bytes of one stored token id."""
     return 2 if manifest.dtype == "uint16" else 4

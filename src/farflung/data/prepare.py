@@ -15,8 +15,8 @@ import numpy as np
 from farflung.data.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
+    DataManifest,
     File,
-    Manifest,
     Shard,
     encode_manifest,
 )
@@ -46,7 +46,7 @@ def prepare(
     shard_rows: int | None = None,
     provenance: str = "",
     progress: Progress | None = None,
-) -> Manifest:
+) -> DataManifest:
     """Split, tokenize, pack and write. Streams: memory holds one shard and one batch of text.
 
     Raises ConfigError for a bad setting, a folder in use or too little text; StorageError from
@@ -106,7 +106,7 @@ class _Writer:
         for side in (self._train, self._held_out):
             side.drain()
 
-    def finish(self, held_out_fraction: float, provenance: str) -> Manifest:
+    def finish(self, held_out_fraction: float, provenance: str) -> DataManifest:
         train, held_out = self._train.finish(), self._held_out.finish()
         if not train:
             raise ConfigError(
@@ -114,7 +114,7 @@ class _Writer:
                 f"{self._seq_len + 1}; give more text or a smaller seq_len"
             )
         content = self._tokenizer.json()
-        manifest = Manifest(
+        manifest = DataManifest(
             seq_len=self._seq_len,
             vocab=self._tokenizer.vocab_size,
             eos=self._tokenizer.eos,

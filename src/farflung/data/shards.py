@@ -18,8 +18,8 @@ from blake3 import blake3
 from farflung.data.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
+    DataManifest,
     File,
-    Manifest,
     Shard,
     decode_manifest,
 )
@@ -31,7 +31,7 @@ from farflung.ids import Hash
 class RowTable:
     """Rows of one side, numbered through its shards. Indexing outside raises IndexError."""
 
-    def __init__(self, folder: Path, manifest: Manifest, shards: Sequence[Shard]) -> None:
+    def __init__(self, folder: Path, manifest: DataManifest, shards: Sequence[Shard]) -> None:
         T = manifest.seq_len
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._seq_len = T
@@ -74,7 +74,7 @@ class RowTable:
 class Rows:
     """An opened folder: `manifest`, `train`, `held_out`, and the tokenizer's content."""
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
+    def __init__(self, folder: Path, manifest: DataManifest) -> None:
         self.manifest = manifest
         self.train = RowTable(folder, manifest, manifest.train)
         self.held_out = RowTable(folder, manifest, manifest.held_out)

@@ -37,7 +37,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A value inside messages."""
 
 
-class Lease(_Part, frozen=True, kw_only=True):
+class Work(_Part, frozen=True, kw_only=True):
     """What to train for one round, and which fragment departs after it."""
 
     round: int
@@ -54,7 +54,7 @@ class Lease(_Part, frozen=True, kw_only=True):
     """Of the shared block: where the fragment departs to."""
 
 
-class Trained(_Part, frozen=True, kw_only=True):
+class WorkReport(_Part, frozen=True, kw_only=True):
     """What became of a lease. The departing fragment lies in its slot."""
 
     round: int
@@ -104,7 +104,7 @@ class Attach(TrainerMessage, frozen=True, kw_only=True):
     world: int = 1
 
 
-class Welcome(TrainerMessage, frozen=True, kw_only=True):
+class AcceptAttach(TrainerMessage, frozen=True, kw_only=True):
     """The agent's answer; the shared block comes with it."""
 
     version: int
@@ -117,20 +117,20 @@ class Welcome(TrainerMessage, frozen=True, kw_only=True):
     data_dir: str
 
 
-class Refuse(TrainerMessage, frozen=True, kw_only=True):
+class RefuseAttach(TrainerMessage, frozen=True, kw_only=True):
     sentence: str
 
 
-class Grant(TrainerMessage, frozen=True, kw_only=True):
+class StartWork(TrainerMessage, frozen=True, kw_only=True):
     serial: int
-    lease: Lease
+    lease: Work
 
 
 class Done(TrainerMessage, frozen=True, kw_only=True):
     """Answers Grant."""
 
     serial: int
-    trained: Trained
+    trained: WorkReport
 
 
 class Land(TrainerMessage, frozen=True, kw_only=True):
@@ -202,12 +202,22 @@ class Progress(TrainerMessage, frozen=True, kw_only=True):
     """compiling (until the first step is done), training or waiting."""
 
 
-class Close(TrainerMessage, frozen=True, kw_only=True):
+class Shutdown(TrainerMessage, frozen=True, kw_only=True):
     """The trainer ends its loop and exits."""
 
 
 FromTrainer = Attach | Progress | Done | Landed | ResetDone | InnerSaved | InnerLoaded
-FromAgent = Welcome | Refuse | Grant | Land | Reset | SaveInner | LoadInner | StopEarly | Close
+FromAgent = (
+    AcceptAttach
+    | RefuseAttach
+    | StartWork
+    | Land
+    | Reset
+    | SaveInner
+    | LoadInner
+    | StopEarly
+    | Shutdown
+)
 Message = FromTrainer | FromAgent
 
 
@@ -326,7 +336,7 @@ class TrainerChannel:
             self._socket.close()
             raise LinkDown(f"no agent listens at {path}: {error.strerror}") from None
 
-    def greet(self, attach: Attach) -> tuple[Welcome, int]:
+    def greet(self, attach: Attach) -> tuple[AcceptAttach, int]:
         """The agent's welcome and the descriptor of the shared block.
 
         Raises MismatchError with the agent's sentence when it refuses, LinkDown, ProtocolError.
@@ -341,9 +351,9 @@ class TrainerChannel:
             body += self._receive(length - len(body))
         check_version(body, "agent")
         answer = decode_from_agent(body)
-        if isinstance(answer, Refuse):
+        if isinstance(answer, RefuseAttach):
             raise MismatchError(answer.sentence)
-        if not isinstance(answer, Welcome) or len(fds) != 1:
+        if not isinstance(answer, AcceptAttach) or len(fds) != 1:
             raise ProtocolError(f"expected Welcome with one descriptor, not {answer!r}")
         return answer, fds[0]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from farflung.config.run import RunSpec
 from farflung.inner import progress
-from farflung.inner.channel import Lease, Trained
+from farflung.inner.channel import Work, WorkReport
 from farflung.inner.optimizer import HasParamGroups, set_lr_factor
 
 
@@ -21,7 +21,7 @@ class LrSetter:
         self._started_at = 0
         self.own_steps = 0
 
-    def factor(self, lease: Lease, step: int, steps: int) -> float:
+    def factor(self, lease: Work, step: int, steps: int) -> float:
         return self._rate.factor(lease, step, steps, self.own_steps - self._started_at)
 
     def warm(self) -> None:
@@ -40,7 +40,7 @@ class LrSetter:
 class TrainLease:
     """Work for one round. Over when its batches are trained, or when the agent ends it early."""
 
-    def __init__(self, serial: int, lease: Lease, spec: RunSpec, rate: LrSetter) -> None:
+    def __init__(self, serial: int, lease: Work, spec: RunSpec, rate: LrSetter) -> None:
         self.spec = spec
         self.round = lease.round
         self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
@@ -99,9 +99,9 @@ class TrainLease:
         elif not self._note:
             self._note = f"non-finite loss at step {self._done}"
 
-    def outcome(self, parameters_finite: bool, wait_s: float) -> Trained:
+    def outcome(self, parameters_finite: bool, wait_s: float) -> WorkReport:
         note = self._note or ("" if parameters_finite else "non-finite parameters")
-        return Trained(
+        return WorkReport(
             round=self.round,
             rows=self._done * self.spec.inner.batch_rows,
             steps=self._done,

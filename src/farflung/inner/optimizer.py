@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from farflung.config.run import Inner
+from farflung.config.run import InnerSpec
 from farflung.errors import ConfigError, MismatchError
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -182,7 +182,7 @@ class InnerOptimizer:
             part.load_state_dict(saved)
 
 
-def build_optimizer(model: nn.Module, inner: Inner) -> InnerOptimizer:
+def build_optimizer(model: nn.Module, inner: InnerSpec) -> InnerOptimizer:
     """The optimizer of `inner` over the trainable parameters of `model`.
 
     Norms and biases (fewer than two dimensions) are not decayed. With `muon`, the matrices of
@@ -212,7 +212,7 @@ def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
 
 
-def _adamw(params: list[nn.Parameter], inner: Inner) -> AdamW:
+def _adamw(params: list[nn.Parameter], inner: InnerSpec) -> AdamW:
     decayed = {"params": [p for p in params if p.ndim >= 2], "weight_decay": inner.weight_decay}
     plain = {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}
     return AdamW(

@@ -26,8 +26,8 @@ from farflung.inner.flat import FlatParameters
 from farflung.inner.optimizer import HasParamGroups, InnerOptimizer
 from farflung.inner.state_file import (
     STATE_VERSION,
-    Entry,
     Header,
+    StateEntry,
     encode_header,
     finite,
     most_bytes,
@@ -59,7 +59,7 @@ class Collected:
 def collect(flat: FlatParameters, optimizer: HasParamGroups, round_: int) -> Collected:
     """Refers to the live tensors. Raises MismatchError for a state that has no place in a file."""
     owners = {p: part for part in _parts(optimizer) for p in _parameters(part)}
-    entries: list[Entry] = []
+    entries: list[StateEntry] = []
     tensors: list[Tensor] = []
     for index, parameter in enumerate(flat.parameters):
         owner = owners.get(parameter)
@@ -78,7 +78,7 @@ def collect(flat: FlatParameters, optimizer: HasParamGroups, round_: int) -> Col
             else:
                 raise MismatchError(f"the optimizer's state {key!r} has another shape")
         if slots or scalars:
-            entries.append(Entry(parameter=index, slots=tuple(slots), scalars=tuple(scalars)))
+            entries.append(StateEntry(parameter=index, slots=tuple(slots), scalars=tuple(scalars)))
     header = Header(
         version=STATE_VERSION, kind=_kind(optimizer), round=round_, entries=tuple(entries)
     )

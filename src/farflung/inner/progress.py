@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from farflung.config.run import RunSpec
-from farflung.inner.channel import Lease
+from farflung.inner.channel import Work
 from farflung.inner.schedule import join_ramp, lr_factor
 
 SPEED_STEPS = 32
@@ -23,12 +23,12 @@ def total_steps(spec: RunSpec) -> float:
     return spec.outer.rounds * spec.steps_per_round
 
 
-def positions(lease: Lease) -> Iterator[int]:
+def positions(lease: Work) -> Iterator[int]:
     for start, stop in lease.ranges:
         yield from range(start, stop)
 
 
-def batches(lease: Lease, batch_rows: int) -> Iterator[list[int]]:
+def batches(lease: Work, batch_rows: int) -> Iterator[list[int]]:
     """Whole batches of positions, in order; a rest is left out."""
     batch: list[int] = []
     for position in positions(lease):
@@ -38,7 +38,7 @@ def batches(lease: Lease, batch_rows: int) -> Iterator[list[int]]:
             batch = []
 
 
-def whole_batches(lease: Lease, batch_rows: int) -> int:
+def whole_batches(lease: Work, batch_rows: int) -> int:
     return sum(stop - start for start, stop in lease.ranges) // batch_rows
 
 
@@ -54,7 +54,7 @@ class LearningRate:
         """The inner state is a warm one: no ramp."""
         self._joined_late = False
 
-    def factor(self, lease: Lease, step: int, steps: int, own_steps: int) -> float:
+    def factor(self, lease: Work, step: int, steps: int, own_steps: int) -> float:
         """For step `step` of `steps` of a lease, `own_steps` after the optimizer started.
 
         A trainer whose first lease begins in mid-run has fresh inner state amid others' warm

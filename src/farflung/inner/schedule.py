@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 
-from farflung.config.run import Inner
+from farflung.config.run import InnerSpec
 
 
-def lr_factor(progress: float, inner: Inner, total_steps: float) -> float:
+def lr_factor(progress: float, inner: InnerSpec, total_steps: float) -> float:
     """Factor on the peak learning rate, in [0, 1].
 
     `progress` in [0, 1] is clamped; `total_steps` are the inner steps of the whole run of one peer
@@ -23,7 +23,7 @@ def lr_factor(progress: float, inner: Inner, total_steps: float) -> float:
     return min(warm, _decay(progress, inner, total_steps))
 
 
-def join_ramp(step: float, inner: Inner) -> float:
+def join_ramp(step: float, inner: InnerSpec) -> float:
     """Private factor of a peer with fresh optimizer state, `step` own steps after it joined."""
     return _ramp(step, inner.join_warmup_steps)
 
@@ -32,7 +32,7 @@ def _ramp(step: float, length: float) -> float:
     return 1.0 if length <= 0 else min(1.0, (step + 1.0) / length)
 
 
-def _decay(progress: float, inner: Inner, total_steps: float) -> float:
+def _decay(progress: float, inner: InnerSpec, total_steps: float) -> float:
     if inner.schedule == "constant":
         return 1.0
     if inner.schedule == "wsd":

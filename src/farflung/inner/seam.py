@@ -46,7 +46,7 @@ def freeze(fragments: Sequence[Sequence[tuple[int, int]]]) -> FragmentRanges:
     return tuple(tuple((int(a), int(b)) for a, b in ranges) for ranges in fragments)
 
 
-class _Plan:
+class _BlockPlan:
     """Where each part lies in the block, in bytes."""
 
     def __init__(self, n: int, fragments: FragmentRanges, slots: int) -> None:
@@ -66,7 +66,7 @@ class SharedState:
     """Both sides' view of the block. `fd` is -1 when the trainer lives in the agent's process."""
 
     def __init__(self, block: Any, fd: int, n: int, fragments: FragmentRanges, slots: int) -> None:
-        plan = _Plan(n, fragments, slots)
+        plan = _BlockPlan(n, fragments, slots)
         shape = (slots, plan.slot_elements)
         count = slots * plan.slot_elements
         self.n = n
@@ -88,7 +88,7 @@ class SharedState:
         Raises StorageError when the system gives no memory.
         """
         frozen = freeze(fragments)
-        total = _Plan(n, frozen, slots).total
+        total = _BlockPlan(n, frozen, slots).total
         if not memfd:
             return cls(bytearray(total), -1, n, frozen, slots)
         try:
@@ -108,7 +108,7 @@ class SharedState:
         Raises MismatchError when the block has another size than the parts need.
         """
         frozen = freeze(fragments)
-        total, actual = _Plan(n, frozen, slots).total, os.fstat(fd).st_size
+        total, actual = _BlockPlan(n, frozen, slots).total, os.fstat(fd).st_size
         if actual != total:
             raise MismatchError(
                 f"the agent shares {actual} bytes where {total} are needed; "

@@ -26,7 +26,7 @@ MAX_SCALARS = 4
 _LENGTH = struct.Struct("<I")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StateEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """State of one parameter."""
 
     parameter: int
@@ -41,7 +41,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Which optimizer it is; another kind cannot load it."""
     round: int
     """The last round that it was trained for; -1: none."""
-    entries: tuple[Entry, ...]
+    entries: tuple[StateEntry, ...]
     """In the order of the layout."""
 
 

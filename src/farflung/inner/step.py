@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from farflung.config.run import Inner
+from farflung.config.run import InnerSpec
 from farflung.inner.loss import model_loss
 from farflung.inner.optimizer import InnerOptimizer
 
@@ -25,7 +25,7 @@ def inner_step(
     optimizer: InnerOptimizer,
     tokens_BT: Tensor,
     targets_BT: Tensor,
-    inner: Inner,
+    inner: InnerSpec,
     micro_rows: int,
 ) -> Tensor:
     """theta <- optimizer(theta, clip(grad of the mean loss over the batch)).
@@ -43,7 +43,7 @@ def inner_step(
 
 
 def accumulate(
-    model: nn.Module, tokens_BT: Tensor, targets_BT: Tensor, inner: Inner, micro_rows: int
+    model: nn.Module, tokens_BT: Tensor, targets_BT: Tensor, inner: InnerSpec, micro_rows: int
 ) -> Tensor:
     """Adds the batch's gradient to the parameters'; returns its loss (0-d, no gradient)."""
     total = torch.zeros((), device=tokens_BT.device)
@@ -57,14 +57,14 @@ def accumulate(
     return total
 
 
-def _autocast(inner: Inner, device: torch.device) -> AbstractContextManager[object]:
+def _autocast(inner: InnerSpec, device: torch.device) -> AbstractContextManager[object]:
     """bf16 products on accelerators; fp32 on CPUs, where bf16 is emulated."""
     if inner.autocast == "off" or device.type == "cpu":
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
-def pick_micro_rows(model: nn.Module, inner: Inner, seq_len: int, vocab: int) -> int:
+def pick_micro_rows(model: nn.Module, inner: InnerSpec, seq_len: int, vocab: int) -> int:
     """The largest micro-batch that fits the model's device: the batch, its half, its quarter...
 
     On CPUs the whole batch. On an accelerator measured by one backward pass each, with room for
@@ -80,7 +80,7 @@ def pick_micro_rows(model: nn.Module, inner: Inner, seq_len: int, vocab: int) ->
     return rows
 
 
-def _fits(model: nn.Module, inner: Inner, rows: int, seq_len: int, vocab: int) -> bool:
+def _fits(model: nn.Module, inner: InnerSpec, rows: int, seq_len: int, vocab: int) -> bool:
     parameters = list(model.parameters())
     device = parameters[0].device
     state_bytes = OPTIMIZER_COPIES * 4 * sum(p.numel() for p in parameters)

@@ -21,7 +21,7 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.Welcome: KIB,
     m.Donors: 256 * KIB,
     m.Refuse: 4 * KIB,
-    m.Journal: MIB,
+    m.JournalFrames: MIB,
     m.Synced: KIB,
     m.Beat: KIB,
     m.Leave: 4 * KIB,

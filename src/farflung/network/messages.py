@@ -79,7 +79,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     endpoints: tuple[str, ...]
 
 
-class Journal(Message, frozen=True, kw_only=True):
+class JournalFrames(Message, frozen=True, kw_only=True):
     """Coordinator -> node: journal records, in order, as they stand in the file."""
 
     first: int
@@ -373,7 +373,7 @@ Control = (
     | Welcome
     | Donors
     | Refuse
-    | Journal
+    | JournalFrames
     | Synced
     | Beat
     | Leave

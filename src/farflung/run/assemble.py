@@ -16,18 +16,20 @@ from farflung.events import EventLog
 from farflung.ids import Endpoint, NodeId
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
-from farflung.run.agent import Agent, Provision
+from farflung.outer.fragments import make_fragments
+from farflung.outer.layout import Layout
+from farflung.peer.agent import Agent, Provision
+from farflung.peer.node import NodeConfig
 from farflung.run.genesis import trainer_program
 from farflung.run.home import EVENTS, JOURNAL, private_folder
-from farflung.run.inner_state import InnerStates
-from farflung.run.node import NodeConfig, TrainerFactory, World
-from farflung.run.numpy_trainer import NumpyTrainer
-from farflung.run.outer_state import OuterState
-from farflung.run.process_trainer import ProcessTrainer
-from farflung.run.trainer_port import TrainerPort
 from farflung.swarm import votes
 from farflung.swarm.identity import RECORD, Identity, verify_record
 from farflung.swarm.journal import Journal
+from farflung.trainers.inner_state import InnerStates
+from farflung.trainers.numpy_trainer import NumpyTrainer
+from farflung.trainers.port import TrainerFactory, TrainerPort
+from farflung.trainers.process import ProcessTrainer
+from farflung.world import World
 
 
 def open_replica(disk: RealDisk) -> Journal:
@@ -115,9 +117,9 @@ def build_agent(
         max_disk_bytes=max_disk_bytes,
     )
 
-    def keep(spec: RunSpec, state: OuterState) -> TrainerPort:
+    def keep(spec: RunSpec, layout: Layout) -> TrainerPort:
         assert make_trainer is not None and agent.plant.inner is not None
-        return agent.plant.inner.keep(make_trainer(spec, state), spec)
+        return agent.plant.inner.keep(make_trainer(spec, layout), spec)
 
     agent = Agent(
         config,
@@ -145,18 +147,20 @@ def trainer_factory(
 ) -> TrainerFactory:
     """A trainer process that shares its anchor, or the NumPy one for quadratic runs."""
 
-    def make(spec: RunSpec, state: OuterState) -> TrainerPort:
+    def make(spec: RunSpec, layout: Layout) -> TrainerPort:
         wanted = program or trainer_program(spec)
         shared = SharedState.create(
-            state.layout.size, state.fragments, spec.outer.window, memfd=wanted is not None
+            layout.size,
+            make_fragments(layout, spec.outer.fragments),
+            spec.outer.window,
+            memfd=wanted is not None,
         )
-        state.anchor = shared.anchor
         if wanted is None:
             return NumpyTrainer(shared, spec, spec.model.step_s)
         return ProcessTrainer(
             shared,
             spec,
-            layout=state.layout,
+            layout=layout,
             program=wanted,
             data_dir=data_folder,
             log_path=folder / "trainer.log",

@@ -63,7 +63,7 @@ class Watch:
 
 
 @dataclass
-class Swarm:
+class DemoSwarm:
     """The processes of one demo."""
 
     options: DemoOptions
@@ -153,8 +153,8 @@ def run_demo(options: DemoOptions, watch: Watch) -> dict[str, Any]:
     """The whole demo; returns the report. Raises UserError when a process fails."""
     started = time.monotonic()
     _prepare_folder(options.out)
-    swarm = Swarm(options)
-    follower = Follower(swarm.host_folder / EVENTS, watch)
+    swarm = DemoSwarm(options)
+    follower = EventFollower(swarm.host_folder / EVENTS, watch)
     try:
         watch.stage("making the initial weights")
         invite = swarm.start_host()
@@ -178,7 +178,7 @@ def _prepare_folder(out: Path) -> None:
         raise UserError(f"cannot write to {out}: {error.strerror}") from None
 
 
-class Follower:
+class EventFollower:
     """Reads the host's event log as it grows and folds it."""
 
     def __init__(self, path: Path, watch: Watch) -> None:
@@ -214,7 +214,9 @@ class Follower:
                 yield json.loads(line)
 
 
-def _drive(swarm: Swarm, follower: Follower, invite: str, options: DemoOptions) -> int | None:
+def _drive(
+    swarm: DemoSwarm, follower: EventFollower, invite: str, options: DemoOptions
+) -> int | None:
     """Until the run is finished: kill one peer at 3/10 of the rounds, let one join at 4/10.
 
     Returns the round in which the peer died.
@@ -246,8 +248,8 @@ def _drive(swarm: Swarm, follower: Follower, invite: str, options: DemoOptions) 
 
 
 def _conclude(
-    swarm: Swarm,
-    follower: Follower,
+    swarm: DemoSwarm,
+    follower: EventFollower,
     killed: int | None,
     options: DemoOptions,
     watch: Watch,
@@ -305,7 +307,7 @@ def final_anchor(keeper: Path, where: Path) -> None:
     anchor.tofile(where)
 
 
-def evaluate(swarm: Swarm, options: DemoOptions) -> dict[str, Any]:
+def evaluate(swarm: DemoSwarm, options: DemoOptions) -> dict[str, Any]:
     """Bits per byte on held-out text and a sample, by a process that reads the final weights."""
     weights = options.out / "final.f32"
     final_anchor(swarm.keeper_folder, weights)
@@ -321,7 +323,7 @@ def evaluate(swarm: Swarm, options: DemoOptions) -> dict[str, Any]:
     return result
 
 
-def run_solo(swarm: Swarm, options: DemoOptions, steps: int, watch: Watch) -> dict[str, Any]:
+def run_solo(swarm: DemoSwarm, options: DemoOptions, steps: int, watch: Watch) -> dict[str, Any]:
     """One peer alone: the same inner steps, batch and schedule, on one thread."""
     out = options.out / "solo.json"
     _module(
@@ -338,7 +340,7 @@ def run_solo(swarm: Swarm, options: DemoOptions, steps: int, watch: Watch) -> di
 def _module(
     module: str,
     arguments: list[str],
-    swarm: Swarm,
+    swarm: DemoSwarm,
     options: DemoOptions,
     on_step: Callable[[int], None] | None,
 ) -> None:

@@ -30,9 +30,9 @@ from farflung.config.run import (
 from farflung.disk import Disk
 from farflung.errors import UserError
 from farflung.outer.layout import Layout
-from farflung.run.numpy_trainer import quadratic_genesis
-from farflung.run.outer_state import OuterState
+from farflung.peer.outer_state import OuterState
 from farflung.swarm.records import JOURNAL_VERSION, Genesis
+from farflung.trainers.numpy_trainer import quadratic_genesis
 
 BUILT_IN = (sys.executable, "-m", "farflung.inner.trainer")
 GENESIS_S = 1800.0

@@ -14,6 +14,8 @@ import msgspec
 
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
+from farflung.coordinator.coordinator import Coordinator
+from farflung.coordinator.invites import InviteDesk
 from farflung.disk import RealDisk
 from farflung.errors import Forked, InviteError, StorageError
 from farflung.events import Emit, EventLog, Warned
@@ -23,10 +25,12 @@ from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
-from farflung.run.admission import Gate
-from farflung.run.agent import Agent
+from farflung.peer.agent import Agent
 from farflung.run.assemble import NodeFiles, build_agent, open_node
-from farflung.run.birth import (
+from farflung.run.certificates import Certified, keep_certified
+from farflung.run.data_fetch import MANIFEST, DataFetch
+from farflung.run.home import EVENTS
+from farflung.run.host_folder import (
     HostFiles,
     HostOptions,
     Say,
@@ -35,10 +39,6 @@ from farflung.run.birth import (
     open_folder,
     save_settings,
 )
-from farflung.run.coordinator import Coordinator
-from farflung.run.home import EVENTS
-from farflung.run.provision import MANIFEST, DataFolder
-from farflung.run.renewal import Certified, keep_certified
 from farflung.swarm.identity import Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
@@ -107,7 +107,7 @@ class Host:
 
     async def start(self) -> None:
         """Listen, admit the keeper, make the invite. LinkDown when the port is taken."""
-        gate = Gate(
+        gate = InviteDesk(
             run=self.settings.run,
             run_name=self.spec.name,
             run_key=self.run_key.public_key,
@@ -231,7 +231,7 @@ class Host:
             bind=bind,
             advertise=advertise,
             make_trainer=None,
-            provision=None if here else DataFolder(data).provide,
+            provision=None if here else DataFetch(data).provide,
             max_disk_bytes=self.settings.max_disk_bytes,
         )
         if self.genesis.data and here:

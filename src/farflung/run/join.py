@@ -19,9 +19,9 @@ from farflung.ids import Endpoint, short
 from farflung.network.messages import Redeem, Redeemed, Refuse
 from farflung.network.tcp import TcpTransport, redeem
 from farflung.network.tls import clock_ahead_s, expires_in_s
-from farflung.run.agent import Agent
+from farflung.peer.agent import Agent
 from farflung.run.assemble import NodeFiles, build_agent, open_node, trainer_factory
-from farflung.run.provision import DataFolder, OnBytes
+from farflung.run.data_fetch import DataFetch, OnBytes
 from farflung.swarm.invite import Invite, parse_invite
 
 MEMBERSHIP = "membership.json"
@@ -245,7 +245,7 @@ async def prepare(
         bind=None if options.outbound_only else Endpoint(options.bind or DEFAULT_BIND),
         advertise=options.advertise,
         make_trainer=trainer_factory(folder, data, options.trainer or None),
-        provision=DataFolder(data, on_bytes).provide,
+        provision=DataFetch(data, on_bytes).provide,
         max_disk_bytes=options.max_disk_bytes,
         inner_state=options.inner_state,
     )

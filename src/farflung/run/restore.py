@@ -16,11 +16,11 @@ from farflung.config.run import PROTOCOL_VERSION
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, FarflungError, LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, split_endpoint
-from farflung.network.messages import DataHello, FetchJournal
-from farflung.network.messages import Journal as JournalMessage
+from farflung.network.messages import DataHello, FetchJournal, JournalFrames
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
-from farflung.run.birth import (
+from farflung.run.home import JOURNAL
+from farflung.run.host_folder import (
     HostOptions,
     Say,
     genesis_of,
@@ -29,7 +29,6 @@ from farflung.run.birth import (
     save_settings,
     wanted_settings,
 )
-from farflung.run.home import JOURNAL
 from farflung.swarm.identity import Identity, verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Commit, Genesis, Term
@@ -190,7 +189,7 @@ class _Reader:
                 async with asyncio.timeout(PAGE_S):
                     await link.send(FetchJournal(first=journal.length))
                     page = await link.receive()
-                if not isinstance(page, JournalMessage) or page.first != journal.length:
+                if not isinstance(page, JournalFrames) or page.first != journal.length:
                     raise ProtocolError("it did not answer with its journal")
                 if not page.frames:
                     return

@@ -16,9 +16,9 @@ from farflung.network.messages import Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
-from farflung.run.birth import SETTINGS, Settings
 from farflung.run.home import JOURNAL
 from farflung.run.host import INDEX
+from farflung.run.host_folder import SETTINGS, Settings
 from farflung.run.join import load_membership
 from farflung.swarm.identity import Identity
 from farflung.swarm.index import Index

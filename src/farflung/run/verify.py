@@ -24,10 +24,10 @@ from farflung.events import Applied, RoundCommitted, Voted, parse_event
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
 from farflung.outer.layout import Layout
+from farflung.peer.bootstrap import install
+from farflung.peer.follower import slice_lengths
+from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
-from farflung.run.follower import slice_lengths
-from farflung.run.outer_state import OuterState
-from farflung.run.state_source import install
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit

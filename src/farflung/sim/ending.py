@@ -7,7 +7,7 @@ from farflung.sim.node import SimNode
 from farflung.sim.world import KEEPER, SimSwarm
 
 END_S = 400.0
-"""More than a host waits for a connected peer (run/coordinator.py)."""
+"""More than a host waits for a connected peer (coordinator/coordinator.py)."""
 
 
 async def play_out(swarm: SimSwarm, wedged_s: float) -> int:

@@ -11,11 +11,11 @@ from farflung.clock import LoopClock
 from farflung.disk import MemoryDisk
 from farflung.events import Event
 from farflung.ids import NodeId
-from farflung.run.agent import Agent
-from farflung.run.numpy_trainer import NumpyTrainer
+from farflung.peer.agent import Agent
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm.identity import Identity
 from farflung.swarm.records import Commit
+from farflung.trainers.numpy_trainer import NumpyTrainer
 
 
 class SuspendableClock:

@@ -29,7 +29,7 @@ LAST_ROUNDS = (4, 30)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SeedOutcome:
     seed: int
     rounds: int
     faults: tuple[str, ...]
@@ -68,10 +68,10 @@ def spec_for(seed: int, rounds: int) -> RunSpec:
     )
 
 
-def run_seed(seed: int, faults: int = FAULTS) -> Outcome:
+def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
     """Play one seed to its end. Raises BrokenInvariant."""
 
-    async def main() -> Outcome:
+    async def main() -> SeedOutcome:
         rng, end = random.Random(f"shape {seed}"), random.Random(f"end {seed}")
         late, keeper = rng.choice([0, 0, 1, 2]), rng.random() < 0.85
         ends = keeper and end.random() < ENDING
@@ -90,7 +90,7 @@ def run_seed(seed: int, faults: int = FAULTS) -> Outcome:
             counts = check(swarm, storm.harms)
             counts["L1"] += 1
             counts["L1e"] += ended
-            return Outcome(
+            return SeedOutcome(
                 seed=seed,
                 rounds=counts["rounds"],
                 faults=tuple(storm.done),

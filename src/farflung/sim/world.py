@@ -13,6 +13,7 @@ from collections.abc import Callable
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.clock import LoopClock
 from farflung.config.run import RunSpec
+from farflung.coordinator.coordinator import Coordinator
 from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
 from farflung.ids import Endpoint, NodeId
@@ -23,13 +24,9 @@ from farflung.network.memory import MemoryNetwork
 from farflung.network.messages import Control, Redeem
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
-from farflung.run.agent import Agent
-from farflung.run.coordinator import Coordinator
+from farflung.peer.agent import Agent
+from farflung.peer.node import NodeConfig
 from farflung.run.genesis import Material, genesis_record, make_weights
-from farflung.run.node import NodeConfig, World
-from farflung.run.numpy_trainer import NumpyTrainer
-from farflung.run.outer_state import OuterState
-from farflung.run.trainer_port import TrainerPort
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm import identity, votes
@@ -37,6 +34,9 @@ from farflung.swarm.identity import RECORD, Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.state import Admitted
+from farflung.trainers.numpy_trainer import NumpyTrainer
+from farflung.trainers.port import TrainerPort
+from farflung.world import World
 
 JOURNAL = "journal.bin"
 CONTROL = Endpoint("coordinator:7000")
@@ -243,11 +243,9 @@ class SimSwarm:
         node.task.add_done_callback(lambda t: t.cancelled() or t.exception())
 
     def _agent(self, node: SimNode, life: Life) -> Agent:
-        def make_trainer(spec: RunSpec, state: OuterState) -> TrainerPort:
-            shared = SharedState.create(
-                state.layout.size, state.fragments, spec.outer.window, memfd=False
-            )
-            state.anchor = shared.anchor
+        def make_trainer(spec: RunSpec, layout: Layout) -> TrainerPort:
+            fragments = make_fragments(layout, spec.outer.fragments)
+            shared = SharedState.create(layout.size, fragments, spec.outer.window, memfd=False)
             node.trainer = NumpyTrainer(shared, spec, step_s=node.step_s)
             return node.trainer
 

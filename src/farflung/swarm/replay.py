@@ -52,6 +52,17 @@ def replay_more(state: State, records: Iterable[AnyRecord], now_s: float) -> Sta
     return state
 
 
+def orphans(state: State) -> list[AnyRecord]:
+    """Leases of closed stays that an attempt held when the former incarnation ended: its
+    attempts are void, so they become free now."""
+    found: list[AnyRecord] = []
+    for (node, generation), held in sorted(state.ledger.held.items()):
+        known = state.nodes[node]
+        if held and not (known.open and known.generation == generation):
+            found.append(Return(node=node, generation=generation, ranges=ranges.normalise(held)))
+    return found
+
+
 def _initial(genesis: Genesis, fragment_elements: tuple[int, ...]) -> State:
     spec = genesis_spec(genesis)
     return State(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from averaging_samples import attempt, decoded, encoded, grid, included, values, verdict
 
-from farflung.averaging.exchange import Exchange, Ports
+from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.reduce import reduce_slice
 from farflung.clock import InlineWorkers
 from farflung.errors import LinkDown, ProtocolError
@@ -63,7 +63,7 @@ class Mesh:
             attempt=self.plan,
             grid=grid(),
             mine=CHUNKS.get(node),
-            ports=Ports(
+            ports=ExchangePorts(
                 send_bulk=send,
                 tell=tell,
                 keep_inputs=lambda _, i, inputs: self.kept.update({i: inputs}),

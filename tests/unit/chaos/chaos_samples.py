@@ -7,7 +7,7 @@ from pathlib import Path
 from farflung.chaos.evidence import Evidence, Said
 from farflung.chaos.faults import Executed
 from farflung.chaos.journal_marks import Mark
-from farflung.chaos.processes import Life
+from farflung.chaos.processes import ProcessLife
 from farflung.chaos.resources import Sample
 from farflung.chaos.schedule import HOST, Fault, Kind
 from farflung.chaos.swarm import chaos_spec
@@ -100,9 +100,11 @@ def executed() -> list[Executed]:
     ]
 
 
-def lives() -> list[Life]:
-    def life(name: str, number: int, from_s: float, to_s: float, why: str, code: int) -> Life:
-        return Life(
+def lives() -> list[ProcessLife]:
+    def life(
+        name: str, number: int, from_s: float, to_s: float, why: str, code: int
+    ) -> ProcessLife:
+        return ProcessLife(
             name=name,
             number=number,
             pid=10 + number,

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from farflung.chaos.effects import Effect
-from farflung.chaos.links import Net, Ports
+from farflung.chaos.links import LinkPorts, Net
 from farflung.chaos.owners import dialler, socket_inode
 
 WAIT_S = 20.0
@@ -63,7 +63,7 @@ def who(source: int, _: int) -> str:
 
 @contextlib.asynccontextmanager
 async def echoing() -> AsyncIterator[Echo]:
-    ports = Ports(next=21_000 + os.getpid() % 5_000)
+    ports = LinkPorts(next=21_000 + os.getpid() % 5_000)
     inner, outer = ports.take(), ports.take()
     net = Net(who)
     echo = Echo(net, outer)
@@ -254,7 +254,7 @@ def test_a_delayed_pair_answers_later_by_both_ways() -> None:
 
 def test_a_listener_that_is_gone_refuses() -> None:
     async def main() -> None:
-        ports = Ports(next=26_000 + os.getpid() % 3_000)
+        ports = LinkPorts(next=26_000 + os.getpid() % 3_000)
         dead, outer = ports.take(), ports.take()
         net = Net(who)
         await net.relay("b", outer, dead)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from farflung.chaos.processes import Life, Program
+from farflung.chaos.processes import ProcessLife, Program
 
 PLAIN = "raise ValueError"
 GROUP = "import asyncio\nasync def a(): raise ValueError\nasync def b():\n"
@@ -16,7 +16,7 @@ GROUP += " async with asyncio.TaskGroup() as g: g.create_task(a())\nasyncio.run(
 WORDS = "print('! a warning, no Traceback')"
 
 
-async def _run(code: str, logs: Path) -> Life:
+async def _run(code: str, logs: Path) -> ProcessLife:
     ended = asyncio.Event()
     # The words before a command come first, so that this is the program that runs.
     program = Program(

@@ -12,7 +12,7 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import (
     POINTER,
     FragmentVersion,
-    Manifest,
+    SnapshotManifest,
     assemble,
     chunk_bytes,
     decode_manifest,
@@ -38,7 +38,7 @@ def parts(seed: int = 0) -> list[tuple[int, Any, Any]]:
     ]
 
 
-def stored(seed: int = 0) -> tuple[MemoryDisk, BlobStore, Manifest]:
+def stored(seed: int = 0) -> tuple[MemoryDisk, BlobStore, SnapshotManifest]:
     disk = MemoryDisk()
     store = BlobStore(disk)
     pointer = write_snapshot(disk, store, RUN, 3, parts(seed))
@@ -161,7 +161,7 @@ def test_a_hostile_manifest_is_corrupt_state(data: bytes) -> None:
 
 def test_equal_manifests_have_equal_bytes() -> None:
     version = FragmentVersion(round=0, elements=1, leaves=("00" * 32, "11" * 32))
-    manifest = Manifest(version=1, run=RUN, next_round=1, fragments=(version,))
+    manifest = SnapshotManifest(version=1, run=RUN, next_round=1, fragments=(version,))
     assert encode_manifest(manifest) == encode_manifest(
         decode_manifest(encode_manifest(manifest), RUN)
     )

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from farflung.cli.data import app
-from farflung.config.run import Data
+from farflung.config.run import DataSpec
 from farflung.data.ensure import shipped_folder
-from farflung.data.manifest import Manifest
+from farflung.data.manifest import DataManifest
 from farflung.data.packing import Packer, bits_per_byte
 from farflung.data.prepare import prepare
 from farflung.data.shards import blobs, needed, open_rows
@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "data_manifest.json"
 SMALL = [Document(f"d{i}", f"Line {i} of the naïve text.\n" * (i + 3)) for i in range(20)]
 
 
-def _prepare(out: Path, seq_len: int = 32, **settings: Any) -> Manifest:
+def _prepare(out: Path, seq_len: int = 32, **settings: Any) -> DataManifest:
     return prepare(SMALL, load_tokenizer("bpe-1024"), seq_len, out, **settings)
 
 
@@ -253,12 +253,12 @@ def test_progress_counts_every_byte_of_text(tmp_path: Path) -> None:
 
 
 def test_the_shipped_folder_is_made_once(tmp_path: Path) -> None:
-    settings = Data(tokenizer="bytes", seq_len=256)
+    settings = DataSpec(tokenizer="bytes", seq_len=256)
     first = shipped_folder(settings, tmp_path)
     made_at = (first / "manifest.json").stat().st_mtime_ns
     assert shipped_folder(settings, tmp_path) == first
     assert (first / "manifest.json").stat().st_mtime_ns == made_at
-    assert shipped_folder(Data(tokenizer="bytes", seq_len=512), tmp_path) != first
+    assert shipped_folder(DataSpec(tokenizer="bytes", seq_len=512), tmp_path) != first
     rows = open_rows(first)
     assert len(rows.train) > 20_000
     assert len(rows.held_out) > 400

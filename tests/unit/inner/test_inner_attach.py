@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from farflung.attach import attach
-from farflung.config.run import Data, Inner, Model, Outer, RunSpec
+from farflung.config.run import DataSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
 from farflung.errors import LinkDown, MismatchError, UserError
-from farflung.inner.channel import ENV_GENESIS, ENV_SOCKET, Lease, Trained
+from farflung.inner.channel import ENV_GENESIS, ENV_SOCKET, Work, WorkReport
 from farflung.inner.flat import FlatParameters
 from farflung.inner.progress import LearningRate, Speed, batches, total_steps
 from farflung.inner.seam import SharedState
 from farflung.outer.layout import Layout
-from farflung.run.process_trainer import ProcessTrainer
+from farflung.trainers.process import ProcessTrainer
 
 OWN_LOOP = Path(__file__).parents[3] / "examples" / "own_loop.py"
 
@@ -130,8 +130,8 @@ def test_genesis_mode_writes_layout_and_weights_and_ends(
 # ---- schedule and batches ------------------------------------------------------------------
 
 
-def a_lease(rows: int, start: float = 0.0, end: float = 0.1) -> Lease:
-    return Lease(
+def a_lease(rows: int, start: float = 0.0, end: float = 0.1) -> Work:
+    return Work(
         round=0,
         fragment=0,
         generation=1,
@@ -144,7 +144,7 @@ def a_lease(rows: int, start: float = 0.0, end: float = 0.1) -> Lease:
 
 
 def test_batches_cross_ranges_and_leave_a_rest() -> None:
-    lease = Lease(
+    lease = Work(
         round=0,
         fragment=0,
         generation=1,
@@ -159,8 +159,8 @@ def test_batches_cross_ranges_and_leave_a_rest() -> None:
 
 def test_the_learning_rate_interpolates_progress_and_ramps_a_late_joiner() -> None:
     spec = RunSpec(
-        inner=Inner(schedule="wsd", warmup_steps=0, decay_fraction=1.0, join_warmup_steps=10),
-        outer=Outer(rounds=10, inner_steps=4),
+        inner=InnerSpec(schedule="wsd", warmup_steps=0, decay_fraction=1.0, join_warmup_steps=10),
+        outer=OuterSpec(rounds=10, inner_steps=4),
     )
     assert total_steps(spec) == 40
     early = LearningRate(spec)
@@ -171,7 +171,7 @@ def test_the_learning_rate_interpolates_progress_and_ramps_a_late_joiner() -> No
 
 
 def test_a_run_by_tokens_has_the_steps_of_its_genesis_cohort() -> None:
-    spec = RunSpec(outer=Outer(tokens=1024 * 300))
+    spec = RunSpec(outer=OuterSpec(tokens=1024 * 300))
     assert total_steps(spec) == 300
 
 
@@ -194,10 +194,10 @@ def test_the_example_is_short_enough_to_read() -> None:
 def test_two_peers_of_a_foreign_loop_learn_together(tmp_path: Path) -> None:
     program = (sys.executable, str(OWN_LOOP))
     spec = RunSpec(
-        model=Model(preset="custom", program=program),
-        data=Data(source="synthetic", seq_len=32),
-        inner=Inner(batch_rows=8, schedule="constant", warmup_steps=0),
-        outer=Outer(rounds=4, inner_steps=10),
+        model=ModelSpec(preset="custom", program=program),
+        data=DataSpec(source="synthetic", seq_len=32),
+        inner=InnerSpec(batch_rows=8, schedule="constant", warmup_steps=0),
+        outer=OuterSpec(rounds=4, inner_steps=10),
     )
     env = {**os.environ, ENV_GENESIS: str(tmp_path), "OMP_NUM_THREADS": "1"}
     subprocess.run(program, env=env, check=True, timeout=60)
@@ -212,7 +212,7 @@ def test_two_peers_of_a_foreign_loop_learn_together(tmp_path: Path) -> None:
 
 async def _average_rounds(
     folder: Path, spec: RunSpec, layout: Layout, anchor: np.ndarray
-) -> list[list[Trained]]:
+) -> list[list[WorkReport]]:
     """Two trainers; after each round both get the mean of their parameters."""
     peers = []
     for name in ("a", "b"):
@@ -236,11 +236,11 @@ async def _average_rounds(
         await asyncio.gather(*(p.close() for p in peers))
 
 
-async def _round(peers: list[ProcessTrainer], number: int) -> list[Trained]:
+async def _round(peers: list[ProcessTrainer], number: int) -> list[WorkReport]:
     from farflung.inner.channel import Landing
 
     leases = [
-        Lease(
+        Work(
             round=number,
             fragment=0,
             generation=1,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from farflung.config.run import Inner
+from farflung.config.run import InnerSpec
 from farflung.errors import ConfigError, MismatchError
 from farflung.inner.loss import model_loss
 from farflung.inner.optimizer import (
@@ -123,7 +123,7 @@ def test_muon_refuses_vectors() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(tied: bool) -> None:
     model = made(LlamaConfig(**{**vars(CONFIG), "tied": tied}))
-    optimizer = build_optimizer(model, Inner(optimizer="muon", lr=4e-3, muon_lr=0.02))
+    optimizer = build_optimizer(model, InnerSpec(optimizer="muon", lr=4e-3, muon_lr=0.02))
     names = {id(p): name for name, p in model.named_parameters()}
     rates = {names[id(p)]: g["lr"] for g in optimizer.param_groups for p in g["params"]}
     assert set(rates) == set(names.values())
@@ -133,7 +133,7 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest(tied: bool) -> None:
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_norms_are_not_decayed(kind: Literal["muon", "adamw"]) -> None:
-    optimizer = build_optimizer(made(), Inner(optimizer=kind, weight_decay=0.3))
+    optimizer = build_optimizer(made(), InnerSpec(optimizer=kind, weight_decay=0.3))
     for group in optimizer.param_groups:
         assert group["weight_decay"] == (0.3 if group["params"][0].ndim == 2 else 0.0)
 
@@ -141,7 +141,7 @@ def test_norms_are_not_decayed(kind: Literal["muon", "adamw"]) -> None:
 def test_adamw_equals_the_textbook() -> None:
     """Loshchilov and Hutter, arXiv 1711.05101, algorithm 2."""
     linear = nn.Linear(4, 3, bias=False)
-    optimizer = build_optimizer(linear, Inner(optimizer="adamw", lr=0.01, weight_decay=0.1))
+    optimizer = build_optimizer(linear, InnerSpec(optimizer="adamw", lr=0.01, weight_decay=0.1))
     w = linear.weight.detach().double()
     m, v = torch.zeros_like(w), torch.zeros_like(w)
     for step in range(1, 6):
@@ -155,7 +155,7 @@ def test_adamw_equals_the_textbook() -> None:
 
 
 def test_the_lr_factor_scales_every_group_from_its_base() -> None:
-    optimizer = build_optimizer(made(), Inner(lr=4e-3, muon_lr=0.02))
+    optimizer = build_optimizer(made(), InnerSpec(lr=4e-3, muon_lr=0.02))
     for factor in (0.5, 0.0, 0.25):
         optimizer.set_lr_factor(factor)
         for group in optimizer.param_groups:
@@ -173,7 +173,7 @@ def test_the_lr_factor_works_on_any_torch_optimizer() -> None:
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_training_lowers_the_loss(kind: Literal["muon", "adamw"]) -> None:
     model, (tokens, targets) = made(), data()
-    optimizer = build_optimizer(model, Inner(optimizer=kind, lr=1e-2))
+    optimizer = build_optimizer(model, InnerSpec(optimizer=kind, lr=1e-2))
     losses = []
     for _ in range(30):
         optimizer.zero_grad()
@@ -194,7 +194,7 @@ def advance(model: Llama, optimizer: object, steps: int) -> None:
 
 @pytest.mark.parametrize("kind", ["muon", "adamw"])
 def test_a_saved_state_continues_bit_by_bit(kind: Literal["muon", "adamw"]) -> None:
-    inner = Inner(optimizer=kind)
+    inner = InnerSpec(optimizer=kind)
     model, twin = made(), made()
     optimizer = build_optimizer(model, inner)
     optimizer.set_lr_factor(0.5)
@@ -213,19 +213,19 @@ def test_a_saved_state_continues_bit_by_bit(kind: Literal["muon", "adamw"]) -> N
 
 def test_another_optimizers_state_is_refused() -> None:
     model = made()
-    muon = build_optimizer(model, Inner(optimizer="muon"))
-    adamw = build_optimizer(model, Inner(optimizer="adamw"))
+    muon = build_optimizer(model, InnerSpec(optimizer="muon"))
+    adamw = build_optimizer(model, InnerSpec(optimizer="adamw"))
     with pytest.raises(MismatchError, match="has 1 parts, this one 2"):
         muon.load_state_dict(adamw.state_dict())
 
 
 def test_reset_forgets_all_momenta() -> None:
     model, fresh = made(), made()
-    optimizer = build_optimizer(model, Inner())
+    optimizer = build_optimizer(model, InnerSpec())
     advance(model, optimizer, 2)
     model.load_state_dict(fresh.state_dict())
     optimizer.reset()
     advance(model, optimizer, 2)
-    advance(fresh, build_optimizer(fresh, Inner()), 2)
+    advance(fresh, build_optimizer(fresh, InnerSpec()), 2)
     for p, q in zip(model.parameters(), fresh.parameters(), strict=True):
         assert torch.equal(p, q)

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farflung.config.run import Inner
+from farflung.config.run import InnerSpec
 from farflung.inner.schedule import join_ramp, lr_factor
 
-WSD = Inner(warmup_steps=30, decay_fraction=0.3)
+WSD = InnerSpec(warmup_steps=30, decay_fraction=0.3)
 
 
 def test_warm_up_rises_by_one_thirtieth_a_step_and_never_starts_at_zero() -> None:
@@ -24,18 +24,18 @@ def test_wsd_is_stable_until_its_decay_and_then_linear() -> None:
 
 def test_decays_end_at_the_final_fraction() -> None:
     for schedule in ("wsd", "cosine"):
-        inner = Inner(schedule=schedule, final_lr_fraction=0.1)
+        inner = InnerSpec(schedule=schedule, final_lr_fraction=0.1)
         assert lr_factor(1.0, inner, 1000) == pytest.approx(0.1)
 
 
 def test_cosine_is_halfway_in_the_middle_of_what_follows_the_warm_up() -> None:
-    inner = Inner(schedule="cosine", warmup_steps=200)
+    inner = InnerSpec(schedule="cosine", warmup_steps=200)
     assert lr_factor(0.2, inner, 1000) == pytest.approx(1.0)
     assert lr_factor(0.6, inner, 1000) == pytest.approx(0.5)
 
 
 def test_constant_has_a_warm_up_and_no_decay() -> None:
-    inner = Inner(schedule="constant", warmup_steps=10)
+    inner = InnerSpec(schedule="constant", warmup_steps=10)
     assert lr_factor(0.0, inner, 100) == pytest.approx(0.1)
     assert lr_factor(1.0, inner, 100) == 1.0
 
@@ -46,10 +46,10 @@ def test_progress_outside_the_run_counts_as_its_ends() -> None:
 
 
 def test_the_join_ramp_ends_after_its_steps() -> None:
-    inner = Inner(join_warmup_steps=20)
+    inner = InnerSpec(join_warmup_steps=20)
     assert join_ramp(0, inner) == pytest.approx(0.05)
     assert join_ramp(19, inner) == join_ramp(10_000, inner) == 1.0
-    assert join_ramp(0, Inner(join_warmup_steps=0)) == 1.0
+    assert join_ramp(0, InnerSpec(join_warmup_steps=0)) == 1.0
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,7 +64,7 @@ def test_the_join_ramp_ends_after_its_steps() -> None:
 def test_the_factor_stays_between_zero_and_one(
     progress: float, schedule: str, warmup: int, decay: float, final: float, total: float
 ) -> None:
-    inner = Inner(
+    inner = InnerSpec(
         schedule=schedule,  # type: ignore[arg-type]
         warmup_steps=warmup,
         decay_fraction=decay,

@@ -20,7 +20,7 @@ from farflung.inner.seam import SharedState
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "seam_messages.json"
 FRAGMENTS = (((0, 3), (7, 10)), ((3, 7),))
-LEASE = ch.Lease(
+LEASE = ch.Work(
     round=7,
     fragment=1,
     generation=2,
@@ -30,7 +30,7 @@ LEASE = ch.Lease(
     progress_end=0.5,
     slot=1,
 )
-TRAINED = ch.Trained(
+TRAINED = ch.WorkReport(
     round=7,
     rows=16,
     steps=2,
@@ -44,11 +44,11 @@ TRAINED = ch.Trained(
 LAYOUT = (("a.weight", (2, 3)), ("b", (4,)))
 MESSAGES: dict[str, ch.Message] = {
     "Attach": ch.Attach(version=2, layout=LAYOUT),
-    "Welcome": ch.Welcome(
+    "AcceptAttach": ch.AcceptAttach(
         version=2, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
     ),
-    "Refuse": ch.Refuse(sentence="no"),
-    "Grant": ch.Grant(serial=1, lease=LEASE),
+    "RefuseAttach": ch.RefuseAttach(sentence="no"),
+    "StartWork": ch.StartWork(serial=1, lease=LEASE),
     "Done": ch.Done(serial=1, trained=TRAINED),
     "Land": ch.Land(
         serial=2, landing=ch.Landing(round=7, fragment=1, op="blend", alpha=0.5, slot=1)
@@ -62,7 +62,7 @@ MESSAGES: dict[str, ch.Message] = {
     "InnerLoaded": ch.InnerLoaded(serial=5, note="it is cut"),
     "StopEarly": ch.StopEarly(serial=1),
     "Progress": ch.Progress(steps=9, steps_per_s=2.5, phase="training"),
-    "Close": ch.Close(),
+    "Shutdown": ch.Shutdown(),
 }
 
 
@@ -99,7 +99,7 @@ def test_a_version_mismatch_is_one_sentence_with_both_values() -> None:
 
 def test_frames_above_the_cap_are_refused_on_both_sides() -> None:
     with pytest.raises(FrameError):
-        ch.encode(ch.Refuse(sentence="x" * ch.FRAME_CAP))
+        ch.encode(ch.RefuseAttach(sentence="x" * ch.FRAME_CAP))
     with pytest.raises(FrameError):
         list(ch.FrameBuffer().feed(struct.pack("<I", ch.FRAME_CAP + 1)))
 

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from farflung.config.run import Inner, Outer, RunSpec
+from farflung.config.run import InnerSpec, OuterSpec, RunSpec
 from farflung.errors import CorruptState, MismatchError
 from farflung.inner import state_file
-from farflung.inner.channel import Lease
+from farflung.inner.channel import Work
 from farflung.inner.flat import FlatParameters
 from farflung.inner.lease import LrSetter
 from farflung.inner.optimizer import HasParamGroups, build_optimizer
 from farflung.inner.optimizer_state import collect, forget_unless_finite, install, write
-from farflung.inner.state_file import Entry, Header, encode_header, read_header
+from farflung.inner.state_file import Header, StateEntry, encode_header, read_header
 
 SIZES = [6, 4]
 
@@ -32,7 +32,7 @@ def model(dtype: torch.dtype = torch.float32) -> nn.Sequential:
 
 def make(kind: str, net: nn.Module) -> Any:
     if kind in ("muon", "adamw"):
-        return build_optimizer(net, Inner(optimizer=kind))  # type: ignore[arg-type]
+        return build_optimizer(net, InnerSpec(optimizer=kind))  # type: ignore[arg-type]
     if kind == "amsgrad":
         return torch.optim.AdamW(net.parameters(), lr=0.01, amsgrad=True)
     return torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9)
@@ -161,14 +161,14 @@ def test_another_optimizers_state_is_refused(mine: str, kind: str, tmp_path: Pat
 # ---- the header ----------------------------------------------------------------------------
 
 
-def header(*entries: Entry, version: int = 1) -> bytes:
+def header(*entries: StateEntry, version: int = 1) -> bytes:
     return encode_header(Header(version=version, kind="AdamW", round=3, entries=entries))
 
 
 def test_sizes_follow_from_the_layout() -> None:
     data = header(
-        Entry(parameter=0, slots=("a", "b"), scalars=(("step", 0.1),)),
-        Entry(parameter=1, slots=("a",)),
+        StateEntry(parameter=0, slots=("a", "b"), scalars=(("step", 0.1),)),
+        StateEntry(parameter=1, slots=("a",)),
     )
     found, start, total = read_header(data, SIZES)
     assert found.entries[0].scalars == (("step", 0.1),)
@@ -179,33 +179,33 @@ def test_sizes_follow_from_the_layout() -> None:
 @pytest.mark.parametrize(
     "entries",
     [
-        (Entry(parameter=2, slots=("a",)),),
-        (Entry(parameter=-1, slots=("a",)),),
-        (Entry(parameter=1, slots=("a",)), Entry(parameter=0, slots=("a",))),
-        (Entry(parameter=0, slots=("a",)), Entry(parameter=0, slots=("b",))),
-        (Entry(parameter=0, slots=("a", "a")),),
-        (Entry(parameter=0, slots=("a",), scalars=(("a", 1.0),)),),
-        (Entry(parameter=0, slots=("a", "b", "c", "d", "e")),),
+        (StateEntry(parameter=2, slots=("a",)),),
+        (StateEntry(parameter=-1, slots=("a",)),),
+        (StateEntry(parameter=1, slots=("a",)), StateEntry(parameter=0, slots=("a",))),
+        (StateEntry(parameter=0, slots=("a",)), StateEntry(parameter=0, slots=("b",))),
+        (StateEntry(parameter=0, slots=("a", "a")),),
+        (StateEntry(parameter=0, slots=("a",), scalars=(("a", 1.0),)),),
+        (StateEntry(parameter=0, slots=("a", "b", "c", "d", "e")),),
     ],
 )
-def test_entries_that_no_optimizer_has_are_refused(entries: tuple[Entry, ...]) -> None:
+def test_entries_that_no_optimizer_has_are_refused(entries: tuple[StateEntry, ...]) -> None:
     with pytest.raises(CorruptState):
         read_header(header(*entries), SIZES)
 
 
 def test_a_header_above_the_cap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = header(Entry(parameter=0, slots=("a",)))
+    data = header(StateEntry(parameter=0, slots=("a",)))
     monkeypatch.setattr(state_file, "HEADER_CAP", len(data) - 8)
     with pytest.raises(CorruptState, match="cut or too long"):
         read_header(data, SIZES)
     with pytest.raises(CorruptState, match="exceeds"):
-        header(Entry(parameter=0, slots=("a",)))
+        header(StateEntry(parameter=0, slots=("a",)))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=80), st.integers(0, 120))
 def test_hostile_headers_only_raise_corrupt_state(junk: bytes, at: int) -> None:
-    good = header(Entry(parameter=0, slots=("a",), scalars=(("step", 1.0),)))
+    good = header(StateEntry(parameter=0, slots=("a",), scalars=(("step", 1.0),)))
     for data in (junk, good[:at] + junk + good[at + len(junk) :]):
         try:
             _, start, total = read_header(data, SIZES)
@@ -227,8 +227,8 @@ def test_a_poisoned_state_is_forgotten_and_a_sound_one_kept() -> None:
     assert not any(part.state for part in optimizer.parts)
 
 
-def lease(start: float) -> Lease:
-    return Lease(
+def lease(start: float) -> Work:
+    return Work(
         round=5,
         fragment=0,
         generation=1,
@@ -241,8 +241,8 @@ def lease(start: float) -> Lease:
 
 
 def test_the_rate_ramps_up_after_each_fresh_start_in_mid_run() -> None:
-    inner = Inner(schedule="constant", warmup_steps=0, join_warmup_steps=4)
-    rate = LrSetter(RunSpec(inner=inner, outer=Outer(rounds=10)), make("adamw", model()))
+    inner = InnerSpec(schedule="constant", warmup_steps=0, join_warmup_steps=4)
+    rate = LrSetter(RunSpec(inner=inner, outer=OuterSpec(rounds=10)), make("adamw", model()))
 
     def factors(n: int) -> list[float]:
         found = []
@@ -258,8 +258,8 @@ def test_the_rate_ramps_up_after_each_fresh_start_in_mid_run() -> None:
 
 
 def test_no_ramp_at_genesis_nor_with_a_warm_state() -> None:
-    inner = Inner(schedule="constant", warmup_steps=0, join_warmup_steps=4)
-    spec = RunSpec(inner=inner, outer=Outer(rounds=10))
+    inner = InnerSpec(schedule="constant", warmup_steps=0, join_warmup_steps=4)
+    spec = RunSpec(inner=inner, outer=OuterSpec(rounds=10))
     genesis = LrSetter(spec, make("adamw", model()))
     assert genesis.factor(lease(0.0), 0, 10) == 1.0
     warm = LrSetter(spec, make("adamw", model()))

@@ -14,29 +14,29 @@ import pytest
 import torch
 from torch import nn
 
-from farflung.config.run import Data, Inner, Model, Outer, RunSpec, spec_bytes
+from farflung.config.run import DataSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, spec_bytes
 from farflung.data.prepare import prepare
 from farflung.data.split import Document
 from farflung.data.tokenizer import ByteTokenizer
 from farflung.errors import ConfigError
 from farflung.inner.built_in import build, read_spec
-from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC, Lease
+from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC, Work
 from farflung.inner.loss import model_loss
 from farflung.inner.report import load_weights, sample_text
 from farflung.inner.seam import SharedState
 from farflung.inner.solo import held_out_loss
 from farflung.inner.step import accumulate, inner_step, pick_micro_rows
 from farflung.outer.layout import Layout
-from farflung.run.process_trainer import ProcessTrainer
-from farflung.run.trainer_port import TrainerDied
+from farflung.trainers.port import TrainerDied
+from farflung.trainers.process import ProcessTrainer
 
 T = 16
 STEPS = 6
 SPEC = RunSpec(
     seed=3,
-    data=Data(source="synthetic", seq_len=T, tokenizer="bytes", rows=500),
-    inner=Inner(batch_rows=4, warmup_steps=2),
-    outer=Outer(rounds=1, inner_steps=STEPS),
+    data=DataSpec(source="synthetic", seq_len=T, tokenizer="bytes", rows=500),
+    inner=InnerSpec(batch_rows=4, warmup_steps=2),
+    outer=OuterSpec(rounds=1, inner_steps=STEPS),
 )
 BUILT_IN = (sys.executable, "-m", "farflung.inner.trainer")
 
@@ -52,7 +52,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_shards(spec: RunSpec = SPEC) -> RunSpec:
     raw = json.loads(spec_bytes(spec))
     raw["data"]["source"] = "ships"
-    return RunSpec(**{**_structs(spec), "data": Data(**raw["data"])})
+    return RunSpec(**{**_structs(spec), "data": DataSpec(**raw["data"])})
 
 
 def _structs(spec: RunSpec) -> dict[str, object]:
@@ -91,7 +91,7 @@ def test_accumulated_gradients_equal_the_batches(tmp_path: Path, micro_rows: int
 
 def test_clipping_bounds_the_global_norm_and_zero_switches_it_off(tmp_path: Path) -> None:
     for clip in (0.001, 0.0):
-        inner = Inner(batch_rows=4, clip_norm=clip)
+        inner = InnerSpec(batch_rows=4, clip_norm=clip)
         built = build(SPEC, tmp_path, fresh=True)
         inner_step(built.model, built.optimizer, *built.batch([0, 1, 2, 3]), inner, 4)
         grads = [p.grad for p in built.model.parameters() if p.grad is not None]
@@ -118,7 +118,7 @@ def test_rows_follow_from_the_position_and_the_seeds(tmp_path: Path, data: Path)
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, data: Path) -> None:
-    raw = {**_structs(SPEC), "data": Data(source="ships", seq_len=32)}
+    raw = {**_structs(SPEC), "data": DataSpec(source="ships", seq_len=32)}
     with pytest.raises(ConfigError, match=r"data.seq_len=32, but .* holds rows of 16"):
         build(RunSpec(**raw), data, fresh=False)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot read the run spec"):
@@ -209,7 +209,7 @@ async def _under_an_agent(folder: Path, data: Path, spec: RunSpec) -> tuple[np.n
         data_dir=data,
         log_path=folder / "trainer.log",
     )
-    lease = Lease(
+    lease = Work(
         round=0,
         fragment=0,
         generation=1,
@@ -231,7 +231,7 @@ async def _under_an_agent(folder: Path, data: Path, spec: RunSpec) -> tuple[np.n
 @pytest.mark.slow
 def test_a_mistake_of_the_built_in_trainer_reaches_the_agent(tmp_path: Path) -> None:
     async def main() -> None:
-        spec = RunSpec(**{**_structs(SPEC), "model": Model(preset="dmo")})  # type: ignore[arg-type]
+        spec = RunSpec(**{**_structs(SPEC), "model": ModelSpec(preset="dmo")})  # type: ignore[arg-type]
         port = ProcessTrainer(
             SharedState.create(4, (((0, 4),),), 1, memfd=True),
             spec,

@@ -29,7 +29,7 @@ CONTROL: tuple[m.Control, ...] = (
     m.Welcome(protocol=1, term=2, journal_length=300),
     m.Donors(members=(_MEMBER,)),
     m.Refuse(sentence="the run is full"),
-    m.Journal(first=299, frames=(b"one", b"two")),
+    m.JournalFrames(first=299, frames=(b"one", b"two")),
     m.Synced(next_round=7, state_root=HASH, steps_per_s=2.5),
     m.Beat(
         steps=120,

@@ -261,7 +261,7 @@ def test_a_stranger_is_remote_none_and_may_only_say_little() -> None:
         p = await pair(role="")
         assert p.far.remote is None
         assert p.far.remote_role == ""
-        await p.near.send(m.Journal(first=0, frames=(bytes(5000),)))
+        await p.near.send(m.JournalFrames(first=0, frames=(bytes(5000),)))
         with pytest.raises(FrameError, match="4096"):
             await p.far.receive()
 

@@ -337,7 +337,7 @@ def test_strangers_are_limited_to_4_kib_and_in_number() -> None:
         client = await asyncio.to_thread(raw_client, world, redeem_context())
         link = await world.arrived.get()
         await asyncio.to_thread(
-            client.sendall, encode_control(m.Journal(first=0, frames=(bytes(5000),)), 0)
+            client.sendall, encode_control(m.JournalFrames(first=0, frames=(bytes(5000),)), 0)
         )
         with pytest.raises(FrameError, match="4096"):
             await link.receive()

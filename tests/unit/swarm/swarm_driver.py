@@ -27,7 +27,6 @@ from farflung.network.messages import (
     Verdict,
     Vote,
 )
-from farflung.run.welcome import orphans
 from farflung.swarm import ranges
 from farflung.swarm.decide import decide
 from farflung.swarm.ledger import Ledger, audit
@@ -40,7 +39,7 @@ from farflung.swarm.records import (
     Ranges,
     Term,
 )
-from farflung.swarm.replay import replay
+from farflung.swarm.replay import orphans, replay
 from farflung.swarm.state import (
     Admitted,
     Append,

@@ -9,11 +9,11 @@ import pytest
 from swarm_driver import Chaos, Driver, Peer, driver_spec, outcome, sums, vote_for
 from swarm_samples import mark
 
+from farflung.coordinator.awake_clock import AwakeClock
 from farflung.errors import ProtocolError
 from farflung.events import Event, StateReported
 from farflung.hashing import merkle_root
 from farflung.network.messages import Accuse, Attempt, Beat, Leave, Moved, Plan, Synced, Verdict
-from farflung.run.welcome import AwakeClock
 from farflung.swarm import ranges
 from farflung.swarm.decide import decide
 from farflung.swarm.records import Abandon, Admin, Close, Commit, Lease, Return

@@ -1,0 +1,262 @@
+"""Who may talk to the coordinator: strangers with an invite, nodes with their Hello.
+
+A connection is served here until it ends; what a node says becomes an input of the decide loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from farflung.config.run import PROTOCOL_VERSION
+from farflung.coordinator.fork_check import fits, settle
+from farflung.coordinator.handshake import refuse, refuse_version
+from farflung.errors import FarflungError, Forked, LinkDown, ProtocolError
+from farflung.events import Emit, Warned
+from farflung.network.link import BulkFrame, Connection
+from farflung.network.messages import (
+    Control,
+    Donors,
+    Hello,
+    JournalFrames,
+    Member,
+    Redeem,
+    Redeemed,
+    Refuse,
+    Status,
+    StatusRequest,
+    Vote,
+    Welcome,
+)
+from farflung.swarm.identity import node_id_of
+from farflung.swarm.journal import Journal
+from farflung.swarm.state import Connected, Disconnected, Input, Received, State
+from farflung.swarm.votes import vote_body
+
+HELLO_S = 5.0
+CATCH_UP_BYTES = 512 << 10
+OUTBOX_MESSAGES = 10_000
+"""A node that lets this many messages pile up is disconnected."""
+
+Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
+"""Judges an invite: the answer, and the event that admits its bearer."""
+VoteCheck = Callable[[bytes, bytes, bytes], bool]
+"""(public key, body, signature) -> valid."""
+
+
+@dataclass
+class Session:
+    """One connected node."""
+
+    node: str
+    session: str
+    link: Connection
+    outbox: asyncio.Queue[Control]
+
+    def put(self, message: Control) -> None:
+        """Send it in its turn; a node that does not read is disconnected."""
+        try:
+            self.outbox.put_nowait(message)
+        except asyncio.QueueFull:
+            self.link.close(f"{OUTBOX_MESSAGES} messages piled up")
+
+    async def write(self) -> None:
+        try:
+            while True:
+                await self.link.send(await self.outbox.get())
+        except LinkDown:
+            self.link.close()
+
+
+class ControlPlane(Protocol):
+    """What the reception asks of its coordinator."""
+
+    state: State
+    journal: Journal
+    sessions: dict[str, Session]
+    donors: tuple[Member, ...]
+    blocked: asyncio.Event
+    """Set while the disk refuses records."""
+
+    def now(self) -> float: ...
+
+    def submit(self, event: Input) -> None: ...
+
+    async def settled(self) -> None:
+        """Wait until all that was submitted is decided."""
+
+    def halt(self, fork: Forked) -> None:
+        """The run has forked: decide nothing more."""
+
+
+class Sessions:
+    """Owned by the coordinator's loop."""
+
+    def __init__(
+        self,
+        desk: ControlPlane,
+        *,
+        emit: Emit,
+        admission: Admission,
+        check_vote: VoteCheck,
+        status: Callable[[], str],
+        alone_since: int,
+    ) -> None:
+        self._desk = desk
+        self._emit = emit
+        self._admission = admission
+        self._check_vote = check_vote
+        self._status = status
+        self._alone_since = alone_since
+        self._writers: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        for task in list(self._writers):
+            task.cancel()
+        await asyncio.gather(*self._writers, return_exceptions=True)
+
+    async def accept(self, link: Connection) -> None:
+        """One inbound connection until it ends. Never raises for a remote's mistake."""
+        try:
+            async with asyncio.timeout(HELLO_S):
+                first = await link.receive()
+        except TimeoutError:
+            link.close(f"no message in {HELLO_S:g} s")
+            return
+        if link.remote is None:
+            await self._stranger(link, first)
+        elif isinstance(first, StatusRequest):
+            await link.send(Status(json=self._status()))
+            link.close()
+        elif isinstance(first, Hello):
+            await self._member(link, link.remote, first)
+        else:
+            raise ProtocolError("a control connection begins with Hello")
+
+    async def _stranger(self, link: Connection, first: object) -> None:
+        if not isinstance(first, Redeem):
+            raise ProtocolError("a stranger may only redeem an invite")
+        answer, event = self._admission(first)
+        if event is not None:
+            self._desk.submit(event)
+        if isinstance(answer, Redeemed) and not await self._admitted(node_id_of(first.public_key)):
+            answer = Refuse(sentence="the host's disk takes no new members now; try again later")
+        await link.send(answer)
+        link.close()
+
+    async def _member(self, link: Connection, node: str, hello: Hello) -> None:
+        if not await self._admitted(node):
+            link.close("the coordinator's disk takes no records now")
+            return
+        try:
+            refusal = await self._refusal(link, node, hello)
+        except Forked as fork:
+            self._desk.halt(fork)
+            link.close(str(fork))
+            return
+        if refusal:
+            self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
+            await link.send(Refuse(sentence=refusal))
+            link.close()
+            return
+        await self._supersede(node)
+        session = Session(node, hello.session, link, asyncio.Queue(OUTBOX_MESSAGES))
+        self._greet(session, hello)
+        writer = asyncio.create_task(session.write())
+        self._writers.add(writer)
+        reason = "connection closed"
+        try:
+            await self._read(session)
+        except LinkDown as error:
+            reason = str(error) or reason
+        except FarflungError as error:
+            reason = str(error)
+            self._emit(Warned(sentence=f"{hello.name}: {error}"))
+        finally:
+            writer.cancel()
+            self._writers.discard(writer)
+            link.close()
+            if self._desk.sessions.get(node) is session:
+                del self._desk.sessions[node]
+            self._desk.submit(Disconnected(node=node, session=hello.session, reason=reason))
+
+    async def _admitted(self, node: str) -> bool:
+        """Wait for a membership that may be on its way into the journal. False: it stays out for
+        now, because the disk refuses; nothing is promised that is not journalled."""
+        if node in self._desk.state.nodes:
+            return True
+        waits = [
+            asyncio.create_task(self._desk.settled()),
+            asyncio.create_task(self._desk.blocked.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not self._desk.blocked.is_set()
+
+    async def _refusal(self, link: Connection, node: str, hello: Hello) -> str:
+        """Why this node may not take part, or ''. Raises Forked."""
+        refusal = refuse_version(self._desk.state, hello)
+        if not refusal and not fits(self._desk.journal, hello):
+            refusal = await settle(link, self._desk.journal, hello, alone_since=self._alone_since)
+        connected = node in self._desk.sessions
+        return refusal or refuse(self._desk.state, node, hello, connected, self._desk.now())
+
+    async def _supersede(self, node: str) -> None:
+        old = self._desk.sessions.pop(node, None)
+        if old is not None:
+            old.link.close("another connection of this node took over")
+            await asyncio.sleep(0)
+
+    def _greet(self, session: Session, hello: Hello) -> None:
+        """Welcome and the missing journal, then every broadcast: no gap, no await between."""
+        put = session.outbox.put_nowait
+        put(
+            Welcome(
+                protocol=PROTOCOL_VERSION,
+                term=self._desk.state.term,
+                journal_length=self._desk.journal.length,
+            )
+        )
+        first = hello.journal_length
+        while first < self._desk.journal.length:
+            frames = self._desk.journal.frames(first, CATCH_UP_BYTES)
+            put(JournalFrames(first=first, frames=tuple(frames)))
+            first += len(frames)
+        put(Donors(members=self._desk.donors))
+        self._desk.sessions[session.node] = session
+        self._desk.submit(
+            Connected(
+                node=session.node,
+                session=hello.session,
+                generation=hello.generation,
+                endpoints=hello.endpoints,
+            )
+        )
+
+    async def _read(self, session: Session) -> None:
+        while True:
+            received = await session.link.receive()
+            if isinstance(received, BulkFrame):
+                raise ProtocolError("no bulk on the control link")
+            if isinstance(received, StatusRequest):
+                session.put(Status(json=self._status()))
+            elif isinstance(received, Vote) and not self._valid_vote(session.node, received):
+                raise ProtocolError("a vote's signature is wrong")
+            else:
+                self._desk.submit(Received(node=session.node, message=received))
+
+    def _valid_vote(self, node: str, vote: Vote) -> bool:
+        body = vote_body(
+            self._desk.state.run,
+            vote.term,
+            vote.round,
+            vote.attempt,
+            vote.bytes_root,
+            vote.fragment_hash,
+        )
+        return self._check_vote(self._desk.state.nodes[node].public_key, body, vote.signature)

@@ -1,0 +1,329 @@
+"""Where a node's state comes from: its own snapshot, or a newer one from several peers at once.
+
+Owner: the agent's loop. An interrupted download goes on where it stopped: its manifest is
+remembered in `fetching.json`, its chunks are blobs of this node already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.snapshot import (
+    POINTER,
+    SnapshotManifest,
+    SnapshotPointer,
+    assemble,
+    chunk_bytes,
+    decode_manifest,
+    newest,
+)
+from farflung.clock import Clock, Workers
+from farflung.disk import Disk
+from farflung.errors import CorruptState, LinkDown, StorageError
+from farflung.events import Emit, SnapshotFetched, StateProgress, Warned
+from farflung.failpoints import hit
+from farflung.hashing import digest
+from farflung.ids import Hash
+from farflung.network.messages import CatalogueReply
+from farflung.peer.outer_state import OuterState
+from farflung.transfer.blobs import BlobExchange
+from farflung.transfer.download import Downloader, DownloadProgress
+from farflung.transfer.download_plan import Item, Unservable
+
+FETCHING = "fetching.json"
+RETRY_S = 0.5
+"""Between tries to get what no source delivered."""
+PROGRESS_S = 0.5
+"""Between two progress events."""
+OFFERS_S = 2.0
+"""After the first offer: how long the others may take to make theirs."""
+RATE_S = 5.0
+"""The shown rate is that of about the last five seconds."""
+
+Check = Callable[[OuterState, SnapshotManifest], None]
+"""Raises CorruptState unless every fragment version is one that the journal has."""
+
+
+class Bootstrap:
+    """Fills an OuterState. One call at a time."""
+
+    def __init__(
+        self,
+        *,
+        disk: Disk,
+        blobs: BlobStore,
+        sync_journal: Callable[[], None],
+        workers: Workers,
+        clock: Clock,
+        emit: Emit,
+        exchange: BlobExchange,
+        fetcher: Downloader,
+        donors: Callable[[], list[str]],
+    ) -> None:
+        self._disk = disk
+        self._blobs = blobs
+        self._sync_journal = sync_journal
+        self._workers = workers
+        self._clock = clock
+        self._emit = emit
+        self._exchange = exchange
+        self._fetcher = fetcher
+        self._donors = donors
+
+    async def fill(
+        self, state: OuterState, run: str, check: Check, *, trust_disk: bool, at_least: int
+    ) -> None:
+        """From my own disk or from donors, whose snapshot must reach `at_least` that round.
+
+        Tries until it is done; cancel to give up.
+        """
+        interrupted = self._disk.size(FETCHING) is not None
+        if trust_disk and not interrupted and await self._from_disk(state, run, check):
+            return
+        while True:
+            try:
+                await self._from_donors(state, run, check, at_least)
+                return
+            except Unservable as error:
+                self._forget_interrupted()
+                self._fetcher.forgive()
+                self._emit(Warned(sentence=f"{error}; taking a newer snapshot"))
+            except (LinkDown, CorruptState, StorageError) as error:
+                self._emit(Warned(sentence=f"no snapshot yet: {error}"))
+            await asyncio.sleep(RETRY_S)
+
+    async def newest_offer(self) -> int:
+        """The newest round that a donor's snapshot reaches; -1 when none answers."""
+        offers = await self._offers()
+        return max((o.next_round for o in offers.values()), default=-1)
+
+    # ---- my own disk -----------------------------------------------------------------------
+
+    async def _from_disk(self, state: OuterState, run: str, check: Check) -> bool:
+        try:
+            pointer = newest(self._disk)
+            data = None if pointer is None else self._blobs.get(bytes.fromhex(pointer.manifest))
+            if data is None:
+                return False
+            manifest = decode_manifest(data, run)
+            check(state, manifest)
+            await self._workers.run(lambda: install(state, manifest, self._blobs))
+        except (CorruptState, StorageError) as error:
+            self._emit(Warned(sentence=f"my own snapshot is unusable ({error}); fetching one"))
+            return False
+        return True
+
+    # ---- donors ----------------------------------------------------------------------------
+
+    async def _from_donors(self, state: OuterState, run: str, check: Check, at_least: int) -> None:
+        started_s = self._clock.now()
+        pointer, manifest = await self._choose(state, run, check, at_least)
+        missing, here = self._missing(manifest)
+        total = here + sum(item.n_bytes for item in missing)
+        show = _Show(self._emit, self._clock, here, total)
+        done = await self._fetcher.fetch(missing, self._keep, on_progress=show.see)
+        try:
+            await self._workers.run(lambda: install(state, manifest, self._blobs))
+        except CorruptState:
+            await self._workers.run(lambda: self._drop_damaged(manifest))
+            raise
+        # First: a snapshot that is ahead of its journal could not be used after a power cut.
+        await self._workers.run(self._sync_journal)
+        self._disk.replace(POINTER, msgspec.json.encode(pointer))
+        self._disk.remove(FETCHING)
+        self._emit(
+            SnapshotFetched(
+                next_round=manifest.next_round,
+                bytes=done.bytes,
+                took_s=self._clock.now() - started_s,
+                reused=here,
+                sources=len(done.sources),
+            )
+        )
+
+    async def _choose(
+        self, state: OuterState, run: str, check: Check, at_least: int
+    ) -> tuple[SnapshotPointer, SnapshotManifest]:
+        """The interrupted download if it is nearer to its end than a new one, else the newest
+        offer that the journal confirms. Raises LinkDown, CorruptState."""
+        old = self._interrupted(state, run, check, at_least)
+        try:
+            new = await self._newest(state, run, check, at_least)
+        except (LinkDown, CorruptState):
+            if old is None:
+                raise
+            return old
+        if old is not None and self._left(old[1]) < self._left(new[1]):
+            return old
+        self._disk.replace(FETCHING, msgspec.json.encode(new[0]))
+        return new
+
+    def _interrupted(
+        self, state: OuterState, run: str, check: Check, at_least: int
+    ) -> tuple[SnapshotPointer, SnapshotManifest] | None:
+        raw = self._disk.read(FETCHING)
+        if raw is None:
+            return None
+        try:
+            pointer = msgspec.json.decode(raw, type=SnapshotPointer)
+            data = self._blobs.get(bytes.fromhex(pointer.manifest))
+            if data is None or pointer.next_round < at_least:
+                return None
+            manifest = decode_manifest(data, run)
+            check(state, manifest)
+        except (msgspec.DecodeError, ValueError, CorruptState):
+            return None  # a newer one replaces it
+        return pointer, manifest
+
+    def _forget_interrupted(self) -> None:
+        self._disk.remove(FETCHING)
+
+    async def _newest(
+        self, state: OuterState, run: str, check: Check, at_least: int
+    ) -> tuple[SnapshotPointer, SnapshotManifest]:
+        offers = await self._offers()
+        failure: Exception = LinkDown(_nothing_offered(len(offers), at_least))
+        new_enough = [(d, o) for d, o in offers.items() if o.next_round >= at_least]
+        for donor, offer in sorted(new_enough, key=lambda pair: -pair[1].next_round):
+            name = Hash(offer.manifest)
+            others = [d for d in self._donors() if d != donor]
+            try:
+                data = await self._exchange.fetch([donor, *others], name, offer.manifest_bytes)
+                manifest = decode_manifest(data, run)
+                check(state, manifest)
+            except (LinkDown, CorruptState) as error:
+                failure = error
+                continue
+            await self._workers.run(lambda data=data: self._blobs.put(data))  # type: ignore[misc]
+            pointer = SnapshotPointer(
+                manifest=name.hex(), n_bytes=len(data), next_round=manifest.next_round
+            )
+            return pointer, manifest
+        raise failure
+
+    async def _offers(self) -> dict[str, CatalogueReply]:
+        """What donors have, by donor: all who answer soon after the first one."""
+        donors = self._donors()
+        tasks = {asyncio.create_task(self._exchange.catalogue(d)): d for d in donors}
+        found: dict[str, CatalogueReply] = {}
+        deadline_s: float | None = None
+        waiting = set(tasks)
+        try:
+            while waiting:
+                left_s = None if deadline_s is None else deadline_s - self._clock.now()
+                if left_s is not None and left_s <= 0:
+                    break
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    if task.exception() is None and task.result().manifest:
+                        found[tasks[task]] = task.result()
+                if found and deadline_s is None:
+                    deadline_s = self._clock.now() + OFFERS_S
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return {d: found[d] for d in donors if d in found}
+
+    # ---- chunks ----------------------------------------------------------------------------
+
+    def _missing(self, manifest: SnapshotManifest) -> tuple[list[Item], int]:
+        """(chunks to fetch, bytes that are here already)."""
+        items: dict[bytes, Item] = {}
+        for name, n_bytes in chunks_of(manifest).items():
+            items[name] = Item(name, n_bytes, f"chunk {len(items)}")
+        missing = [i for i in items.values() if not self._blobs.has(i.name)]
+        here = sum(i.n_bytes for i in items.values()) - sum(i.n_bytes for i in missing)
+        return missing, here
+
+    def _left(self, manifest: SnapshotManifest) -> int:
+        return sum(item.n_bytes for item in self._missing(manifest)[0])
+
+    async def _keep(self, item: Item, data: bytes) -> bool:
+        def work() -> bool:
+            if digest(data) != item.name:
+                return False
+            self._blobs.put(data)
+            return True
+
+        return await self._workers.run(work)
+
+    def _drop_damaged(self, manifest: SnapshotManifest) -> None:
+        """A chunk on this disk is not what its name says: the next try fetches it."""
+        for name in chunks_of(manifest):
+            data = self._blobs.get(name)
+            if data is not None and digest(data) != name:
+                self._blobs.drop(name)
+
+
+class _Show:
+    """Turns a download's progress into events, about two in a second."""
+
+    def __init__(self, emit: Emit, clock: Clock, here: int, total: int) -> None:
+        self._emit = emit
+        self._clock = clock
+        self._here = here
+        self._total = total
+        self._last_s = clock.now()
+        self._marks: list[tuple[float, int]] = [(clock.now(), 0)]
+
+    def see(self, progress: DownloadProgress) -> None:
+        now_s = self._clock.now()
+        if now_s - self._last_s < PROGRESS_S:
+            return
+        self._last_s = now_s
+        moved = progress.bytes + progress.partial
+        self._marks.append((now_s, moved))
+        while len(self._marks) > 2 and self._marks[0][0] < now_s - RATE_S:
+            self._marks.pop(0)
+        (from_s, before), here = self._marks[0], self._here + moved
+        rate = max(0.0, (moved - before) / (now_s - from_s))
+        self._emit(
+            StateProgress(
+                here=here,
+                total=self._total,
+                bytes_per_s=rate,
+                eta_s=(self._total - here) / rate if rate else -1.0,
+                sources=progress.active,
+            )
+        )
+
+
+def _nothing_offered(offers: int, at_least: int) -> str:
+    if offers:
+        return f"the snapshots that are offered end before round {at_least}"
+    return "no donor offers a snapshot"
+
+
+def chunks_of(manifest: SnapshotManifest) -> dict[bytes, int]:
+    """Chunk name -> bytes; equal chunks (zeros) once."""
+    return {
+        bytes.fromhex(leaf): chunk_bytes(fragment, index)
+        for fragment in manifest.fragments
+        for index, leaf in enumerate(fragment.leaves)
+    }
+
+
+def install(state: OuterState, manifest: SnapshotManifest, blobs: BlobStore) -> None:
+    """Every fragment of a snapshot into the state. Raises CorruptState, StorageError."""
+    for index, fragment in enumerate(manifest.fragments):
+        if fragment.elements != state.elements(index):
+            raise CorruptState(f"fragment {index} has another size than the layout says")
+        anchor, momentum = assemble(fragment, blobs.get)
+        state.put(index, fragment.round, anchor, momentum)
+        if state.hashes[index] != fragment.hash:
+            raise CorruptState(f"fragment {index} does not match its manifest")
+    hit("state.installed")
+    state.next_round = manifest.next_round
+
+
+def sizes_fit(state: OuterState, manifest: SnapshotManifest) -> bool:
+    """Whether a manifest has the layout's fragments, before anything of it is fetched."""
+    sizes: Sequence[int] = [state.elements(f) for f in range(len(state.fragments))]
+    return [f.elements for f in manifest.fragments] == list(sizes)

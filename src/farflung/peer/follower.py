@@ -1,0 +1,281 @@
+"""Follows the journal: keeps a signed replica, applies committed rounds in order.
+
+Owner: the agent's apply loop. A trainer's agent and a keeper follow in the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.round_log import RoundLog
+from farflung.checkpoint.snapshot import SnapshotManifest
+from farflung.clock import Workers
+from farflung.config.run import RunSpec
+from farflung.disk import Disk
+from farflung.errors import CorruptState
+from farflung.failpoints import hit
+from farflung.hashing import merkle_root
+from farflung.ids import Hash
+from farflung.peer.bootstrap import Bootstrap, sizes_fit
+from farflung.peer.outer_state import Float32, OuterState
+from farflung.swarm.journal import Journal
+from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+
+KEPT_COMMITS = 64
+"""Rounds behind the state whose records stay in memory; older ones are on the disk."""
+
+
+@dataclass(frozen=True)
+class AnchorChange:
+    """What a commit did to the anchor, for the trainer."""
+
+    commit: Commit
+    old_anchor: Float32
+    """The fragment before the step."""
+    new_anchor: Float32
+
+
+class Follower:
+    """Replica of the journal plus the state that it implies."""
+
+    def __init__(
+        self,
+        *,
+        disk: Disk,
+        journal: Journal,
+        blobs: BlobStore,
+        workers: Workers,
+    ) -> None:
+        self.disk = disk
+        self.journal = journal
+        self.blobs = blobs
+        self.log = RoundLog(disk)
+        self.lock = asyncio.Lock()
+        """Held while anchor or momentum are read for a vote or changed by a commit."""
+        self._workers = workers
+        self._state: OuterState | None = None
+        self._genesis: Genesis | None = None
+        self._commits: dict[int, Commit | None] = {}
+        """Resolutions by round; None: abandoned. Those from `_oldest` on."""
+        self._oldest = 0
+        self.term = 0
+        """The highest term that the replica holds: coordinators of lower terms are not followed."""
+        self._moved = asyncio.Event()
+        self.finished = False
+        """The last round is committed."""
+        self.ended = False
+        """And it is kept: whoever has it may go."""
+
+    # ---- the journal -----------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the replica that a former process left."""
+        for record in self.journal.records():
+            self._note(record)
+
+    def extend(self, first: int, frames: Iterable[bytes]) -> list[AnyRecord]:
+        """Append what the coordinator sent. Returns the new records.
+
+        Raises ProtocolError when a frame does not extend the head.
+        """
+        fresh: list[AnyRecord] = []
+        for index, frame in enumerate(frames, first):
+            if index < self.journal.length:
+                continue
+            record = self.journal.extend(frame, sync=False)
+            if isinstance(record, Term):  # kept even when this machine loses its power now
+                self.journal.sync()
+            self._note(record)
+            hit("replica.written")
+            fresh.append(record)
+        return fresh
+
+    def _note(self, record: AnyRecord) -> None:
+        if isinstance(record, Genesis):
+            self._genesis = record
+        elif isinstance(record, Commit):
+            self._commits[record.round] = record
+            if self._state is not None:  # serve what I hold, also before I apply it
+                self._index(self._state, record)
+        elif isinstance(record, Abandon):
+            self._commits[record.round] = None
+        elif isinstance(record, Admin):
+            self.finished |= record.action == "finish"
+            self.ended |= record.action == "end"
+        elif isinstance(record, Term):
+            self.term = record.term
+
+    @property
+    def genesis(self) -> Genesis | None:
+        return self._genesis
+
+    @property
+    def spec(self) -> RunSpec:
+        assert self._genesis is not None
+        return msgspec.json.decode(self._genesis.spec, type=RunSpec)
+
+    @property
+    def state(self) -> OuterState:
+        assert self._state is not None
+        return self._state
+
+    @property
+    def ready(self) -> bool:
+        return self._state is not None
+
+    @property
+    def resolved(self) -> int:
+        """Rounds that the replica resolves, without a gap, from the state on."""
+        number = self.state.next_round
+        while number in self._commits:
+            number += 1
+        return number
+
+    def commit_of(self, round_: int) -> Commit | None:
+        """The commit of a round; None when it is open or abandoned."""
+        return self._commits.get(round_)
+
+    async def reached(self, round_: int) -> None:
+        """Wait until every round below `round_` is applied."""
+        while self._state is None or self._state.next_round < round_:
+            self._moved.clear()
+            await self._moved.wait()
+
+    # ---- state: from disk, from donors, by replay ------------------------------------------
+
+    async def bring_up(
+        self,
+        state: OuterState,
+        source: Bootstrap,
+        *,
+        trust_disk: bool = True,
+        at_least: int = 0,
+    ) -> None:
+        """Fill `state` from my own snapshot or a donor's. Replay is the apply loop's work.
+
+        `at_least`: the round from which result bytes can be had. Tries until a donor delivers;
+        cancel to give up.
+        """
+        assert self._genesis is not None
+        if self._oldest:  # an older snapshot may come: all resolutions again
+            self._oldest = 0
+            self.load()
+        for record in self._commits.values():
+            if record is not None:
+                self._index(state, record)
+        await source.fill(
+            state, self._genesis.run, self._check, trust_disk=trust_disk, at_least=at_least
+        )
+        self._state = state
+        self._moved.set()
+
+    def forget(self) -> None:
+        """The state is not of use any more; `bring_up` brings another."""
+        self._state = None
+
+    def _check(self, state: OuterState, manifest: SnapshotManifest) -> None:
+        """Every fragment version must be the one that the journal has."""
+        assert self._genesis is not None
+        if not sizes_fit(state, manifest):
+            raise CorruptState("the snapshot has other fragments than the layout")
+        for index, fragment in enumerate(manifest.fragments):
+            if fragment.round == -1:
+                expected: bytes = self._genesis.fragment_hashes[index]
+            else:
+                commit = self._commits.get(fragment.round)
+                if commit is None or commit.fragment != index:
+                    raise CorruptState(f"the journal has no round {fragment.round} yet")
+                expected = commit.fragment_hash
+            if fragment.hash != expected:
+                raise CorruptState(f"fragment {index} differs from the journal")
+
+    async def keep(self, round_: int, results: Sequence[bytes]) -> Hash:
+        """Store and sync one attempt's results and serve them; their bytes root.
+
+        The pool writes the file; the log's tables belong to this loop. Raises StorageError.
+        """
+        with self.log.writing():
+            hashes = await self._workers.run(lambda: self.log.write(results))
+            self.log.note(round_, hashes, [len(r) for r in results])
+        return merkle_root(hashes)
+
+    # ---- applying --------------------------------------------------------------------------
+
+    def next_resolution(self) -> tuple[bool, Commit | None]:
+        """(whether the next round is resolved, its commit or None for an abandon)."""
+        number = self.state.next_round
+        return number in self._commits, self._commits.get(number)
+
+    async def apply(
+        self,
+        commit: Commit,
+        results: Sequence[bytes],
+        before: Callable[[], None],
+        after: Callable[[], None],
+    ) -> AnchorChange:
+        """One outer step, in place. `before` and `after` bracket the writing (seqlock).
+
+        Raises CorruptState when the outcome is not what the journal says: resync then.
+        """
+        state = self.state
+        async with self.lock:
+            gradient = await self._workers.run(
+                lambda: state.decode(commit.fragment, commit.slices, results)
+            )
+            old = state.anchor_of(commit.fragment)
+            hit("apply.before-step")
+            before()
+            try:
+                new_hash = await self._workers.run(
+                    lambda: state.step(
+                        commit.fragment, gradient, commit.outer_lr, commit.outer_momentum
+                    )
+                )
+            finally:
+                after()
+            if new_hash != commit.fragment_hash or state.root != commit.state_root:
+                raise CorruptState(f"my state after round {commit.round} is not the journal's")
+            hit("apply.stepped")
+            await self._workers.run(self.journal.sync)
+            hit("replica.synced")
+            self.log.resolved(commit.round, commit.bytes_root)
+            state.rounds[commit.fragment] = commit.round
+            # Last, with no await up to the caller's landing: this wakes the training of the next
+            # round, which must find that landing and wait for it.
+            self._advance(commit.round)
+        return AnchorChange(commit, old, state.anchor_of(commit.fragment))
+
+    def skip(self, round_: int) -> None:
+        """A journalled abandon: only the round number moves on."""
+        self.log.resolved(round_, None)
+        self._advance(round_)
+
+    def _advance(self, round_: int) -> None:
+        self.state.next_round = round_ + 1
+        self._moved.set()
+        while self._oldest < round_ - KEPT_COMMITS:
+            self._commits.pop(self._oldest, None)
+            self._oldest += 1
+
+    def _index(self, state: OuterState, commit: Commit) -> None:
+        lengths = slice_lengths(state, commit)
+        self.log.note(commit.round, [s.hash for s in commit.slices], lengths)
+
+    def stored(self, commit: Commit) -> list[bytes] | None:
+        """The commit's result bytes from my own round log."""
+        hashes = [s.hash for s in commit.slices]
+        lengths = slice_lengths(self.state, commit)
+        found = self.log.load(hashes, lengths)
+        if found is not None:  # from now on it is served and trimmed like the others
+            self.log.note(commit.round, hashes, lengths)
+        return found
+
+
+def slice_lengths(state: OuterState, commit: Commit) -> list[int]:
+    grid = state.grid(commit.fragment)
+    return [grid.bytes_between(s.first, s.stop) for s in commit.slices]

@@ -1,0 +1,212 @@
+"""The trainer's twin inside the agent's process: a quadratic problem in NumPy.
+
+For `model.preset = "quadratic"`: protocol tests, simulation, demonstrations without torch. Each
+row r has a target t(r) = c + noise(r); the loss of a batch is the mean of 0.5 (theta - t)^2 over
+coordinates and rows, and a step is SGD along each coordinate,
+
+    theta <- theta - lr * (theta - mean over rows of t(r)).
+
+Everything follows from the spec and the positions: equal leases give equal bits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from farflung.config.run import RunSpec
+from farflung.inner.channel import Entry, Landing, Work, WorkReport
+from farflung.inner.progress import LearningRate, batches
+from farflung.inner.seam import Float32, SharedState
+from farflung.trainers.port import TrainerDied
+
+LAYERS = 8
+NOISE = 0.1
+NOISE_PERIOD = 4093
+"""Rows draw their noise as windows of one long table; a prime, so that batches differ."""
+_BUSY_S = 0.001
+
+
+def quadratic_genesis(spec: RunSpec) -> tuple[list[tuple[str, tuple[int, ...]]], Float32]:
+    """(layout entries, initial float32 vector) of `spec.model.parameters` elements.
+
+    The entries look like layers, so that several fragments can be cut.
+    """
+    n = spec.model.parameters
+    layers = max(1, min(LAYERS, n))
+    entries: list[Entry] = [
+        (f"model.layers.{layer}.w", (n // layers + (layer < n % layers),))
+        for layer in range(layers)
+    ]
+    return entries, _normal(spec.seed, 0, n)
+
+
+class NumpyTrainer:
+    """TrainerPort without a process. One step takes `step_s` of the loop's (virtual) time."""
+
+    has_inner_state = False  # plain SGD
+
+    def __init__(self, shared: SharedState, spec: RunSpec, step_s: float = 0.0) -> None:
+        self.shared = shared
+        self.step_s = step_s
+        self.steps = 0
+        self.phase = "loading"
+        self.local: Float32 = np.zeros(shared.n, np.float32)
+        self._spec = spec
+        self._rate = LearningRate(spec)
+        self._own_steps = 0
+        self._centre = _normal(spec.seed, 1, shared.n)
+        self._noise = _normal(spec.seed, 2, shared.n + NOISE_PERIOD) * np.float32(NOISE)
+        self._stopping = False
+        self._resets = 0
+        self._dead = ""
+        self._idle_since_s = 0.0
+
+    @property
+    def steps_per_s(self) -> float:
+        """Unknown (0) when steps take no time."""
+        return 1.0 / self.step_s if self.step_s > 0 else 0.0
+
+    async def start(self) -> None:
+        self._dead = ""
+        self._own_steps = 0
+        self._rate = LearningRate(self._spec)
+        await self.reset()
+        self.phase = "waiting"
+        self._idle_since_s = self._now()
+
+    async def train(self, lease: Work) -> WorkReport:
+        self._check_alive()
+        started_s = self._now()
+        self._stopping = False
+        self.phase = "training"
+        try:
+            losses = await self._train(lease)
+        finally:
+            self.phase = "waiting"
+        local = self.shared.sent(lease.slot, lease.fragment)
+        self._copy_out(lease.fragment, local)
+        finite = all(math.isfinite(x) for x in losses) and bool(np.isfinite(local).all())
+        wait_s, self._idle_since_s = started_s - self._idle_since_s, self._now()
+        return WorkReport(
+            round=lease.round,
+            rows=len(losses) * self._spec.inner.batch_rows,
+            steps=len(losses),
+            tokens=len(losses) * self._spec.inner_batch_tokens,
+            loss_sum=sum(losses),
+            finite=finite,
+            compute_s=self._idle_since_s - started_s,
+            wait_s=wait_s,
+            note="" if finite else "non-finite loss or parameters",
+        )
+
+    def stop_early(self) -> None:
+        self._stopping = True
+
+    async def land(self, landing: Landing) -> None:
+        """At once: a step never awaits in its middle."""
+        self._check_alive()
+        fragment = landing.fragment
+        if landing.op == "add":
+            self._merge(fragment, 1.0, self.shared.land(landing.slot, fragment), 1.0)
+            return
+        anchor = await self._anchor(fragment)
+        keep = landing.alpha if landing.op == "blend" else 0.0
+        self._merge(fragment, keep, anchor, 1.0 - keep)
+
+    async def reset(self) -> None:
+        self._check_alive()
+        self._stopping = True
+        self._resets += 1
+        for fragment in range(len(self.shared.fragments)):
+            self._merge(fragment, 0.0, await self._anchor(fragment), 1.0)
+
+    async def save_inner(self, file: str) -> str:  # noqa: ARG002 - there is nothing to write
+        return "plain SGD has no state"
+
+    async def load_inner(self, file: str) -> str:  # noqa: ARG002
+        return "plain SGD has no state"
+
+    async def close(self) -> None:
+        self._stopping = True
+        self.phase = "waiting"
+
+    def die(self, reason: str) -> None:
+        """As a crash would: whatever runs or is asked raises TrainerDied until `start`."""
+        self._dead = reason
+
+    # ---- inside ----------------------------------------------------------------------------
+
+    async def _train(self, lease: Work) -> list[float]:
+        losses: list[float] = []
+        resets = self._resets
+        for batch in batches(lease, self._spec.inner.batch_rows):
+            if self._stopping:
+                break
+            await asyncio.sleep(self.step_s)
+            self._check_alive()
+            if resets != self._resets:
+                break
+            factor = self._rate.factor(lease, len(losses), lease.steps, self._own_steps)
+            losses.append(self._step(batch, factor))
+        return losses
+
+    def _step(self, batch: Sequence[int], factor: float) -> float:
+        """One SGD step on the rows at these positions; returns the loss before it."""
+        mean = self._target(batch[0])
+        for position in batch[1:]:
+            mean += self._target(position)
+        mean /= np.float32(len(batch))
+        gap = self.local - mean
+        loss = 0.5 * float(np.mean(np.square(gap), dtype=np.float64))
+        self.local -= gap * np.float32(self._spec.inner.lr * factor)
+        self.steps += 1
+        self._own_steps += 1
+        return loss
+
+    def _target(self, position: int) -> Float32:
+        """float32[n]; the order of rows is that of the positions."""
+        row = position % self._spec.data.rows
+        start = row * 2654435761 % NOISE_PERIOD
+        return self._centre + self._noise[start : start + self.shared.n]
+
+    def _copy_out(self, fragment: int, out: Float32) -> None:
+        at = 0
+        for start, stop in self.shared.fragments[fragment]:
+            out[at : at + stop - start] = self.local[start:stop]
+            at += stop - start
+
+    def _merge(self, fragment: int, keep: float, values: Float32, share: float) -> None:
+        """local := keep * local + share * values; a factor of 1 or 0 is exact."""
+        at = 0
+        for start, stop in self.shared.fragments[fragment]:
+            part = values[at : at + stop - start]
+            if keep == 0.0:
+                self.local[start:stop] = part
+            else:
+                self.local[start:stop] *= np.float32(keep)
+                self.local[start:stop] += part * np.float32(share)
+            at += stop - start
+
+    async def _anchor(self, fragment: int) -> Float32:
+        """The writer may need this very loop to finish, so waiting must not block it."""
+        values = np.empty(self.shared.elements(fragment), np.float32)
+        while not self.shared.try_read(fragment, values):  # noqa: ASYNC110 - no event exists
+            await asyncio.sleep(_BUSY_S)
+        return values
+
+    def _check_alive(self) -> None:
+        if self._dead:
+            raise TrainerDied(self._dead)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _normal(seed: int, stream: int, n: int) -> Float32:
+    """float32[n] of standard normals from a counter-based generator."""
+    philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
+    return np.random.Generator(philox).standard_normal(n, np.float32)

@@ -1,0 +1,393 @@
+"""A trainer in a process of its own: started, watched and ended by the agent. No torch here.
+
+Threads: everything belongs to the agent's loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from farflung.config.run import RunSpec, spec_bytes
+from farflung.errors import FarflungError, MismatchError, ProtocolError
+from farflung.inner.channel import (
+    ENV_DATA,
+    ENV_GENESIS,
+    ENV_SOCKET,
+    ENV_SPEC,
+    ENV_THREADS,
+    LENGTH,
+    TRAINER_PROTOCOL_VERSION,
+    AcceptAttach,
+    Attach,
+    Done,
+    Entry,
+    InnerLoaded,
+    InnerSaved,
+    Land,
+    Landing,
+    LoadInner,
+    Progress,
+    RefuseAttach,
+    Reset,
+    SaveInner,
+    Shutdown,
+    StartWork,
+    StopEarly,
+    Work,
+    WorkReport,
+    check_layout,
+    check_version,
+    decode_from_trainer,
+    encode,
+    frame_length,
+)
+from farflung.inner.seam import SharedState
+from farflung.outer.layout import Layout
+from farflung.trainers.link import READY, TrainerLink
+from farflung.trainers.port import TrainerDied
+
+START_S = 900.0
+"""From the start of the program to its attach(): imports, compiling, a large model."""
+POLITE_S = 5.0
+"""From Close to SIGTERM, and from SIGTERM to SIGKILL."""
+_PATH_CAP = 100
+_TAIL_BYTES = 8192
+
+
+class ProcessTrainer:
+    """TrainerPort over a child process that calls `farflung.attach`."""
+
+    has_inner_state = True  # as far as it knows; `save_inner` may say no
+
+    def __init__(
+        self,
+        shared: SharedState,
+        spec: RunSpec,
+        *,
+        layout: Layout,
+        program: Sequence[str],
+        data_dir: Path,
+        log_path: Path,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`env` is added to this process's own. The program's output goes to `log_path`."""
+        self.shared = shared
+        self._spec = spec
+        self._layout: tuple[Entry, ...] = tuple((e.name, tuple(e.shape)) for e in layout.entries)
+        self._program = tuple(program)
+        self._data_dir = data_dir
+        self._log_path = log_path
+        self._env = dict(env or {})
+        self._folder: Path | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._link: TrainerLink | None = None
+        self._lease_serial = 0
+        self._log_start = 0
+        self._steps_before = 0
+        self._progress = Progress(steps=0, steps_per_s=0.0, phase="loading")
+
+    # ---- TrainerPort -----------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        return self._steps_before + self._progress.steps
+
+    @property
+    def steps_per_s(self) -> float:
+        return self._progress.steps_per_s
+
+    @property
+    def phase(self) -> str:
+        """A trainer that owes an answer is not waiting: it may be suspended."""
+        owes = self._link is not None and self._link.busy and self._progress.phase == "waiting"
+        return "training" if owes else self._progress.phase
+
+    async def start(self) -> None:
+        await self._end(polite=False)
+        self._steps_before, speed = self.steps, self.steps_per_s
+        self._progress = Progress(steps=0, steps_per_s=speed, phase="loading")
+        folder = self._folder = _private_folder()
+        with _listener(folder / "agent") as listener:
+            self._process = await self._spawn(folder)
+            accepting = asyncio.create_task(self._accept(listener))
+            ended = asyncio.create_task(self._process.wait())
+            try:
+                await asyncio.wait(
+                    {accepting, ended}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                await self._attached(accepting, ended)
+            except BaseException:
+                await self._end(polite=False)
+                raise
+            finally:
+                accepting.cancel()
+                ended.cancel()
+                await asyncio.gather(accepting, ended, return_exceptions=True)
+
+    async def train(self, lease: Work) -> WorkReport:
+        link = self._need_link()
+        serial = link.next_serial()
+        self._lease_serial = serial
+        try:
+            answer = await link.ask(StartWork(serial=serial, lease=lease))
+        except asyncio.CancelledError:
+            self.stop_early()
+            raise
+        finally:
+            self._lease_serial = 0
+        assert isinstance(answer, Done)
+        return answer.trained
+
+    def stop_early(self) -> None:
+        if self._lease_serial and self._link is not None:
+            self._link.send(StopEarly(serial=self._lease_serial))
+
+    async def land(self, landing: Landing) -> None:
+        link = self._need_link()
+        await link.ask(Land(serial=link.next_serial(), landing=landing))
+
+    async def reset(self) -> None:
+        link = self._need_link()
+        await link.ask(Reset(serial=link.next_serial()))
+
+    async def save_inner(self, file: str) -> str:
+        link = self._need_link()
+        path = str(self._log_path.parent.resolve() / file)
+        answer = await link.ask(SaveInner(serial=link.next_serial(), path=path))
+        assert isinstance(answer, InnerSaved)
+        return answer.note
+
+    async def load_inner(self, file: str) -> str:
+        link = self._need_link()
+        path = str(self._log_path.parent.resolve() / file)
+        answer = await link.ask(LoadInner(serial=link.next_serial(), path=path))
+        assert isinstance(answer, InnerLoaded)
+        return answer.note
+
+    async def close(self) -> None:
+        await self._end(polite=True)
+        self.shared.close()
+
+    # ---- starting --------------------------------------------------------------------------
+
+    async def _spawn(self, folder: Path) -> asyncio.subprocess.Process:
+        (folder / "spec.json").write_bytes(spec_bytes(self._spec))
+        try:
+            self._log_path.parent.mkdir(parents=True, exist_ok=True)
+            with self._log_path.open("ab") as log:
+                self._log_start = log.tell()
+                return await asyncio.create_subprocess_exec(
+                    *self._program,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=self._environment(folder),
+                    start_new_session=True,  # Ctrl-C is the agent's to handle
+                )
+        except OSError as error:
+            self._clean()
+            raise TrainerDied(f"cannot run {self._program[0]!r}: {error.strerror}") from None
+
+    def _environment(self, folder: Path) -> dict[str, str]:
+        env = {**os.environ, **self._env}
+        env.pop(ENV_GENESIS, None)
+        threads = env.setdefault(ENV_THREADS, "1")
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+            env.setdefault(name, threads)
+        return env | {
+            ENV_SOCKET: str(folder / "agent"),
+            ENV_SPEC: str(folder / "spec.json"),
+            ENV_DATA: str(self._data_dir),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    async def _attached(
+        self, accepting: asyncio.Task[TrainerLink], ended: asyncio.Task[int]
+    ) -> None:
+        """The link is up and the trainer is ready, or TrainerDied."""
+        assert self._process is not None
+        if not accepting.done():
+            if ended.done():
+                raise TrainerDied(self._reason(ended.result()))
+            raise TrainerDied(f"the trainer did not attach within {START_S:.0f} s")
+        try:
+            self._link = accepting.result()
+        except FarflungError as error:
+            raise TrainerDied(str(error)) from None
+        except OSError:
+            raise TrainerDied(self._reason(await self._process.wait())) from None
+        ready = self._link.expect(READY)
+        self._watch = asyncio.create_task(self._watcher(self._process, self._link))
+        await ready
+
+    async def _accept(self, listener: socket.socket) -> TrainerLink:
+        """Greet the first connection. Raises MismatchError, ProtocolError, OSError."""
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(listener)
+        try:
+            connection.setblocking(False)
+            prefix = await _exactly(connection, LENGTH.size)
+            body = await _exactly(connection, frame_length(prefix))
+            try:
+                self._check(body)
+            except (MismatchError, ProtocolError) as error:
+                await loop.sock_sendall(connection, encode(RefuseAttach(sentence=str(error))))
+                raise
+            frame = encode(self._welcome())
+            socket.send_fds(connection, [frame[: LENGTH.size]], [self.shared.fd])
+            await loop.sock_sendall(connection, frame[LENGTH.size :])
+            _, link = await loop.connect_accepted_socket(
+                lambda: TrainerLink(self._note), connection
+            )
+        except BaseException:
+            connection.close()
+            raise
+        return link
+
+    def _check(self, body: bytes) -> None:
+        check_version(body, "trainer")
+        attach = decode_from_trainer(body)
+        if not isinstance(attach, Attach):
+            raise ProtocolError(f"the trainer began with {type(attach).__name__}, not Attach")
+        if attach.world != 1:
+            raise MismatchError(
+                f"the trainer has {attach.world} ranks, this version drives one; "
+                f"start it without torchrun"
+            )
+        check_layout(dict(attach.layout), dict(self._layout))
+
+    def _welcome(self) -> AcceptAttach:
+        return AcceptAttach(
+            version=TRAINER_PROTOCOL_VERSION,
+            spec=spec_bytes(self._spec),
+            layout=self._layout,
+            fragments=self.shared.fragments,
+            slots=self.shared.slots,
+            data_dir=str(self._data_dir),
+        )
+
+    # ---- running ---------------------------------------------------------------------------
+
+    def _note(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def _need_link(self) -> TrainerLink:
+        if self._link is None or self._link.lost.is_set():
+            raise TrainerDied("the trainer is not running")
+        return self._link
+
+    async def _watcher(self, process: asyncio.subprocess.Process, link: TrainerLink) -> None:
+        """Fail everything that waits when the process ends; end it when it hangs up."""
+        ended = asyncio.create_task(process.wait())
+        hung_up = asyncio.create_task(link.lost.wait())
+        try:
+            await asyncio.wait({ended, hung_up}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended}, timeout=POLITE_S)
+            if not ended.done():
+                _signal(process, signal.SIGKILL)
+            code = await ended
+            link.fail(TrainerDied(link.broken or self._reason(code)))
+        finally:
+            ended.cancel()
+            hung_up.cancel()
+
+    def _reason(self, code: int) -> str:
+        """One line: how it ended and the last thing that it said."""
+        how = f"exit code {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                how = f"killed by {signal.Signals(-code).name}"
+        last = _last_line(self._log_path, self._log_start)
+        return f"the trainer ended ({how}){': ' + last if last else ''}"
+
+    # ---- ending ----------------------------------------------------------------------------
+
+    async def _end(self, *, polite: bool) -> None:
+        process, link, watch = self._process, self._link, self._watch
+        self._process = self._link = self._watch = None
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+        if process is not None:
+            if polite and link is not None:
+                link.send(Shutdown())
+                await _ended_within(process, POLITE_S)
+                _signal(process, signal.SIGTERM)
+                await _ended_within(process, POLITE_S)
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+        if link is not None:
+            link.fail(TrainerDied("the trainer was ended"))
+            link.close()
+        self._clean()
+
+    def _clean(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+
+def _private_folder() -> Path:
+    """A new folder that only this user may enter, with a path short enough for a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="farflung-"))
+    if len(str(folder / "agent")) > _PATH_CAP:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="farflung-", dir="/tmp"))
+    return folder
+
+
+def _listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.bind(str(path))
+        listener.listen(1)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+async def _exactly(connection: socket.socket, n_bytes: int) -> bytes:
+    """Raises ConnectionError when the other side hangs up before."""
+    loop, data = asyncio.get_running_loop(), b""
+    while len(data) < n_bytes:
+        part = await loop.sock_recv(connection, n_bytes - len(data))
+        if not part:
+            raise ConnectionError("the trainer hung up while it attached")
+        data += part
+    return data
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """To the trainer and its own children; nothing when it has ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+
+async def _ended_within(process: asyncio.subprocess.Process, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await process.wait()
+
+
+def _last_line(path: Path, start: int) -> str:
+    """The last line that is not empty, of what was written from byte `start` on."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(start, size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
