@@ -14,7 +14,7 @@ import asyncio
 import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from farflung.events import Emit, TaskFailed
 
@@ -26,10 +26,13 @@ OnFailure = Callable[[Exception], None]
 class Tasks:
     """The background tasks of one owner, on one event loop."""
 
-    def __init__(self, emit: Emit, on_failure: OnFailure) -> None:
-        """`on_failure` is called once per unexpected exception, after its event."""
+    def __init__(self, emit: Emit, on_failure: OnFailure | None = None) -> None:
+        """`on_failure` is called once per unexpected exception, after its event. Without it,
+        whoever waits for `failed` ends what the tasks belong to."""
         self._emit = emit
         self._on_failure = on_failure
+        self._first_failure: Exception | None = None
+        self._failed = asyncio.Event()
         self._running: dict[asyncio.Task[Any], None] = {}
         self._closed = False
 
@@ -46,6 +49,12 @@ class Tasks:
         if self._closed:
             task.cancel()
         return task
+
+    async def failed(self) -> NoReturn:
+        """Wait until a task has failed unexpectedly, and raise its exception."""
+        await self._failed.wait()
+        assert self._first_failure is not None
+        raise self._first_failure
 
     def cancel(self) -> None:
         """Cancel all, without waiting."""
@@ -71,7 +80,10 @@ class Tasks:
         error = task.exception()
         if isinstance(error, Exception) and not isinstance(error, expects):
             self._emit(failure(task.get_name(), error))
-            self._on_failure(error)
+            self._first_failure = self._first_failure or error
+            self._failed.set()
+            if self._on_failure is not None:
+                self._on_failure(error)
 
 
 async def first_ended(*works: Coroutine[Any, Any, Any]) -> int:

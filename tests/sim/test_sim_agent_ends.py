@@ -10,8 +10,8 @@ from test_sim_swarm import assert_sound, play, spec
 from farflung.errors import CorruptState, StorageError
 from farflung.events import GenerationClosed, GenerationOpened
 from farflung.network.messages import Attempt, Control, Plan, Synced, Welcome
-from farflung.peer.agent import Agent
 from farflung.peer.averager import Averager
+from farflung.peer.control_messages import ControlMessages
 from farflung.sim.world import SimSwarm
 
 END_S = 30.0
@@ -24,28 +24,28 @@ def test_what_was_sent_before_a_new_link_is_no_answer_to_it(
     """The coordinator had not seen the link break: its message crosses the welcome of the next."""
     last: dict[str, Control] = {}
     crossed: list[str] = []
-    hear, greet = Agent._on_message, Agent._on_welcome
+    hear, greet = ControlMessages.on_message, ControlMessages.on_welcome
 
-    def heard(agent: Agent, message: Control) -> None:
+    def heard(mine: ControlMessages, message: Control) -> None:
         if type(message) is kind:
-            last[agent.config.name] = message
-        hear(agent, message)
+            last[mine._node.config.name] = message
+        hear(mine, message)
 
-    def welcomed(agent: Agent, welcome: Welcome) -> None:
-        greet(agent, welcome)
-        old = last.get(agent.config.name)
+    def welcomed(mine: ControlMessages, welcome: Welcome) -> None:
+        greet(mine, welcome)
+        old = last.get(mine._node.config.name)
         if old is not None:
-            crossed.append(agent.config.name)
-            hear(agent, old)
+            crossed.append(mine._node.config.name)
+            hear(mine, old)
 
-    monkeypatch.setattr(Agent, "_on_message", heard)
-    monkeypatch.setattr(Agent, "_on_welcome", welcomed)
+    monkeypatch.setattr(ControlMessages, "on_message", heard)
+    monkeypatch.setattr(ControlMessages, "on_welcome", welcomed)
 
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(3)
         agent = swarm.nodes["p1"].agent
         assert agent is not None
-        agent.control.reconnect()
+        agent.node.control.reconnect()
         await swarm.until(lambda: "p1" in crossed)
         await swarm.committed(swarm.picture.committed + 3)
         await swarm.finished()
@@ -64,9 +64,11 @@ def test_a_stay_that_an_old_request_opened_is_taken_part_in() -> None:
         await swarm.committed(3)
         p1 = swarm.nodes["p1"]
         assert p1.agent is not None
-        state = p1.agent.follower.state
+        state = p1.agent.node.follower.state
         swarm.network.freeze(p1.node)
-        asking = p1.agent.control.send(Synced(next_round=state.next_round, state_root=state.root))
+        asking = p1.agent.node.control.send(
+            Synced(next_round=state.next_round, state_root=state.root)
+        )
         asked = asyncio.create_task(asking)
         await swarm.until(lambda: closed(swarm, "p1") == 1)
         swarm.network.thaw(p1.node)

@@ -19,24 +19,15 @@ def limit(swarm: SimSwarm, label: str, rounds: int) -> int:
     """What the node needs and the results of some more rounds; takes effect with its start."""
     agent = swarm.nodes[label].agent
     assert agent is not None
-    state = agent.follower.state
+    state = agent.node.follower.state
     need = need_of(state, keeps_genesis=label == KEEPER, cache=0)
     return need.total + rounds * state.grid(0).bytes_between(0, state.grid(0).chunks)
 
 
 def respawn(swarm: SimSwarm, label: str, max_bytes: int) -> None:
     """As `farflung join --max-disk` does it."""
-    build = swarm._agent
-
-    def limited(this, life):  # type: ignore[no-untyped-def]
-        agent = build(this, life)
-        house = agent.catch_up.house
-        house._asked_limit = max_bytes
-        return agent
-
-    swarm._agent = limited  # type: ignore[method-assign]
+    swarm.nodes[label].max_disk_bytes = max_bytes
     swarm.spawn(label)
-    swarm._agent = build  # type: ignore[method-assign]
 
 
 def stored(disk: MemoryDisk) -> int:
@@ -87,7 +78,7 @@ def test_a_limit_that_is_reached_costs_a_peer_its_snapshots_and_not_its_stay() -
         await swarm.committed(4)
         agent = swarm.nodes["p1"].agent
         assert agent is not None
-        agent.catch_up.house._limit = 1
+        agent.applier._retention._limit = 1
         await swarm.committed(12)
 
     swarm = play(story, spec(elements=4096), peers=2)

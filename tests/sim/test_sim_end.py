@@ -174,7 +174,7 @@ def test_a_peer_that_loses_its_link_with_the_last_commit_is_waited_for() -> None
         assert agent is not None
         swarm.network.set_delay(swarm.nodes["p2"].node, COORDINATOR_NODE, 1.0)
         await swarm.until(lambda: swarm.picture.finished)
-        agent.control.reconnect()
+        agent.node.control.reconnect()
         await swarm.finished()
 
     swarm = play(story, spec(rounds=20), peers=3)

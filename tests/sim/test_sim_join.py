@@ -196,7 +196,7 @@ def damage(swarm: SimSwarm, label: str) -> None:
     """A node that serves wrong bytes of the right length."""
     agent = swarm.nodes[label].agent
     assert agent is not None
-    exchange = agent.mesh.blobs
+    exchange = agent.node.mesh.blobs
     read = exchange._read
 
     def lie(name: bytes, offset: int, length: int) -> bytes | None:
@@ -290,7 +290,7 @@ def test_a_partition_is_caught_up_by_replay_or_by_a_snapshot(before: int, rounds
         await contributes(swarm, "p2")
         for each in swarm.nodes.values():
             assert each.agent is not None
-            in_memory.append(len(each.agent.follower._commits))
+            in_memory.append(len(each.agent.node.follower._commits))
 
     run_spec = with_record(spec(elements=4096, keep_rounds=8), "none")
     swarm = play(story, run_spec, peers=3)

@@ -257,7 +257,7 @@ def test_a_node_that_died_before_the_last_step_ends_by_itself_without_a_coordina
 
         def look() -> None:
             assert node.agent is not None
-            if node.agent.follower.state.next_round == 11:
+            if node.agent.node.follower.state.next_round == 11:
                 crash()
             crash_at_the_last()
 

@@ -192,13 +192,13 @@ CONTROL_TERM = 2
 
 def follows(swarm: SimSwarm, label: str, term: int) -> bool:
     agent = swarm.nodes[label].agent
-    return agent is not None and agent.follower.term == term
+    return agent is not None and agent.node.follower.term == term
 
 
 def own_head(swarm: SimSwarm, label: str) -> bytes:
     agent = swarm.nodes[label].agent
     assert agent is not None
-    return bytes(agent.follower.journal.head)
+    return bytes(agent.node.follower.journal.head)
 
 
 def test_a_node_that_only_claims_another_journal_halts_nobody() -> None:
@@ -219,8 +219,8 @@ def test_a_node_that_only_claims_another_journal_halts_nobody() -> None:
         swarm.spawn("p0")
         agent = node.agent
         assert agent is not None
-        agent.follower.journal = forged
-        agent.control._show = forged.frame
+        agent.node.follower.journal = forged
+        agent.node.control._show = forged.frame
         await swarm.until(lambda: any("damaged" in s for s in warnings(swarm)))
         node.task = None  # refused: its process has ended with the sentence
         await swarm.committed(8)

@@ -8,17 +8,13 @@ from farflung.errors import Refused
 from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
 from farflung.network.messages import Moved
-from farflung.peer.averager import Averager
-from farflung.peer.control_link import ControlLink
-from farflung.peer.follower import Follower
-from farflung.peer.node import NodeConfig
+from farflung.peer.generations import Generations
+from farflung.peer.node import Node
 from farflung.peer.replay import Replay
 from farflung.peer.retention import Retention
 from farflung.peer.round import RoundRunner
+from farflung.peer.standing import Standing
 from farflung.swarm.records import Commit, Contributor
-from farflung.trainers.port import TrainerPort
-from farflung.transfer.mesh import Mesh
-from farflung.world import World
 
 
 class Applier:
@@ -26,28 +22,19 @@ class Applier:
 
     def __init__(
         self,
-        *,
-        config: NodeConfig,
-        world: World,
-        follower: Follower,
-        mesh: Mesh,
-        control: ControlLink,
+        node: Node,
+        standing: Standing,
+        generations: Generations,
         replay: Replay,
-        house: Retention,
+        retention: Retention,
     ) -> None:
-        self._config = config
-        self._world = world
-        self._follower = follower
-        self._mesh = mesh
-        self._control = control
+        self._node = node
+        self._standing = standing
+        self._generations = generations
+        self._follower = node.follower
         self._replay = replay
-        self._house = house
+        self._retention = retention
         self._moved_bytes = (0, 0)
-        self.trainer: TrainerPort | None = None
-        self.runner: RoundRunner | None = None
-        self.averager: Averager | None = None
-        self.generation = 0
-        """My open stay; 0: none."""
 
     async def step(self) -> bool:
         """Apply or skip the next resolved round. False when nothing is left to apply.
@@ -68,21 +55,21 @@ class Applier:
 
     async def _apply(self, commit: Commit) -> None:
         results = await self._results(commit)
-        if self.runner is not None:
-            await self.runner.settled()
-        shared = None if self.trainer is None else self.trainer.shared
+        if (runner := self._runner) is not None:
+            await runner.settled()
+        shared = self._follower.state.shared
         applied = await self._follower.apply(
             commit,
             results,
             before=lambda: shared.begin_write(commit.fragment) if shared else None,
             after=lambda: shared.end_write(commit.fragment) if shared else None,
         )
-        if self.averager is not None:
-            self.averager.resolved(commit.round)
         mine = self._mine(commit)
-        if self.runner is not None:
-            self.runner.on_commit(applied, None if mine is None else mine.credited)
-        self._world.emit(
+        if (generation := self._generations.current) is not None:
+            generation.averager.resolved(commit.round)
+            if generation.runner is not None:
+                generation.runner.on_commit(applied, None if mine is None else mine.credited)
+        self._node.world.emit(
             Applied(
                 round=commit.round,
                 fragment=commit.fragment,
@@ -93,14 +80,15 @@ class Applier:
             )
         )
         await self._report(commit.round)
-        self._house.after_round(
+        self._retention.after_round(
             commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
         )
 
     async def _results(self, commit: Commit) -> Sequence[bytes]:
         """The averaged bytes: from my exchange, my round log, or by hash from a holder."""
-        if self.averager is not None and not self._behind():
-            results = await self.averager.results_of(commit)
+        generation = self._generations.current
+        if generation is not None and not self._behind():
+            results = await generation.averager.results_of(commit)
             if results is not None:
                 return results
         self._judge_pace()
@@ -108,7 +96,7 @@ class Applier:
 
     def _judge_pace(self) -> None:
         """A trainer that is more than the window behind may never get there."""
-        if self._config.role != "trainer":
+        if self._node.config.role != "trainer":
             return
         if not self._behind():
             self._replay.end()
@@ -117,6 +105,11 @@ class Applier:
         if sentence := self._replay.refusal():
             raise Refused(sentence)
 
+    @property
+    def _runner(self) -> RoundRunner | None:
+        generation = self._generations.current
+        return None if generation is None else generation.runner
+
     def _behind(self) -> bool:
         """More than the window behind the journal: no exchange of mine can be in flight."""
         state = self._follower.state
@@ -124,27 +117,27 @@ class Applier:
 
     def _mine(self, commit: Commit) -> Contributor | None:
         """My entry in the commit, if it is of my present stay."""
-        me = (self._config.node, self.generation)
+        me = (self._node.config.node, self._standing.number)
         return next((c for c in commit.contributors if (c.node, c.generation) == me), None)
 
     def _skip(self, round_: int) -> None:
         self._follower.skip(round_)
-        if self.averager is not None:
-            self.averager.resolved(round_)
-        if self.runner is not None:
-            self.runner.on_abandon(round_)
-        self._world.emit(Skipped(round=round_))
-        self._house.after_round(round_, committed=None, behind=self._behind())
+        if (generation := self._generations.current) is not None:
+            generation.averager.resolved(round_)
+            if generation.runner is not None:
+                generation.runner.on_abandon(round_)
+        self._node.world.emit(Skipped(round=round_))
+        self._retention.after_round(round_, committed=None, behind=self._behind())
 
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
-        self._moved_bytes = (self._mesh.sent_bytes(), self._mesh.received_bytes())
+        self._moved_bytes = (self._node.mesh.sent_bytes(), self._node.mesh.received_bytes())
 
     async def _report(self, round_: int) -> None:
         """Bytes moved since the last report, and my own state root."""
         before_up, before_down = self._moved_bytes
         self.count_bytes_from_now()
-        await self._control.send(
+        await self._node.control.send(
             Moved(
                 round=round_,
                 bytes_up=self._moved_bytes[0] - before_up,
@@ -157,4 +150,4 @@ class Applier:
         """End the downloads; let a snapshot that is being written come to its end."""
         await self._replay.close()
         follower = self._follower
-        await self._house.close(lambda: follower.ready and follower.state.next_round > 0)
+        await self._retention.close(lambda: follower.ready and follower.state.next_round > 0)

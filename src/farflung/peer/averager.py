@@ -9,13 +9,11 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from farflung.averaging.exchange import Exchange, ExchangePorts
-from farflung.averaging.rates import WINDOW_S, RateMeter
-from farflung.clock import Workers
+from farflung.averaging.rates import WINDOW_S
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
-from farflung.events import Emit, Voted, Warned
+from farflung.events import Voted, Warned
 from farflung.failpoints import hit, sent
 from farflung.hashing import digest, merkle_root
-from farflung.ids import NodeId
 from farflung.network.messages import (
     Attempt,
     BulkHeader,
@@ -25,11 +23,10 @@ from farflung.network.messages import (
     Vote,
 )
 from farflung.outer.nesterov import bits_of
-from farflung.peer.control_link import ControlLink
-from farflung.peer.follower import Follower
+from farflung.peer.node import Node
 from farflung.swarm.records import Commit
 from farflung.swarm.votes import vote_body
-from farflung.transfer.mesh import Mesh
+from farflung.tasks import Tasks
 
 PUSH_PATIENCE_S = 2.0
 """After a commit: how long to wait for owners to push the result before asking by hash."""
@@ -41,40 +38,29 @@ _Key = tuple[int, int, int]
 
 
 class Averager:
-    """All attempts of one node. Owned by the agent's loop."""
+    """All attempts of one stay. Owned by the agent's loop."""
 
     def __init__(
         self,
-        *,
-        node: NodeId,
-        run: str,
-        follower: Follower,
-        mesh: Mesh,
-        control: ControlLink,
-        workers: Workers,
-        sign: Callable[[bytes], bytes],
+        node: Node,
         contribution: Callable[[int], Sequence[bytes] | None],
-        keep_inputs: Callable[[Attempt, int, Mapping[str, Sequence[bytes]]], None] | None,
-        emit: Emit,
+        on_failure: Callable[[Exception], None],
     ) -> None:
+        """`contribution`: encoded chunks of a round that this peer has trained. `on_failure`: an
+        attempt ended by an exception that nobody expected."""
         self._node = node
-        self._run = run
-        self._follower = follower
-        self._mesh = mesh
-        self._control = control
-        self._workers = workers
-        self._sign = sign
+        self._me = node.config.node
+        self._follower = node.follower
+        self._mesh = node.mesh
+        self._control = node.control
+        self._workers = node.world.workers
+        self._emit = node.world.emit
         self._contribution = contribution
-        self._keep_inputs = keep_inputs
-        self._emit = emit
+        self._attempts = Tasks(node.world.emit, on_failure)
         self._exchanges: dict[_Key, Exchange] = {}
         self._tasks: dict[_Key, asyncio.Task[None]] = {}
-        self._going: set[asyncio.Task[None]] = set()
-        """Cancelled, and not ended yet: they may still look at the state."""
         self._early: dict[_Key, list[tuple[str, BulkHeader, bytes]]] = {}
         self._early_bytes = 0
-        self.rates = RateMeter()
-        """Of my network, from the exchanges so far."""
 
     # ---- from the coordinator --------------------------------------------------------------
 
@@ -87,7 +73,7 @@ class Averager:
         self._mesh.know(attempt.members)
         stall_s = self._follower.spec.swarm.attempt_s
         exchange = Exchange(
-            node=self._node,
+            node=self._me,
             attempt=attempt,
             grid=self._follower.state.grid(attempt.fragment),
             mine=self._contribution(attempt.round),
@@ -101,8 +87,7 @@ class Averager:
             stall_s=stall_s,
         )
         self._exchanges[key] = exchange
-        task = asyncio.create_task(self._attempt(key, exchange))
-        self._tasks[key] = task
+        self._tasks[key] = self._attempts.start(self._attempt(key, exchange), "attempt")
         for sender, header, payload in self._early.pop(key, []):
             self._early_bytes -= len(payload)
             self._deliver(exchange, sender, header, memoryview(payload))
@@ -133,24 +118,27 @@ class Averager:
             self._emit(Warned(sentence=f"no vote for round {exchange.attempt.round}: {error}"))
 
     def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]) -> None:
-        if self._keep_inputs is not None:
-            try:
-                self._keep_inputs(attempt, index, inputs)
-            except StorageError as error:
-                sentence = f"inputs of round {attempt.round} are not recorded: {error}"
-                self._emit(Warned(sentence=sentence))
+        """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
+        if self._follower.spec.record != "all":
+            return
+        try:
+            key = (attempt.round, attempt.term, attempt.attempt)
+            self._node.inputs.store(*key, index, inputs)
+        except StorageError as error:
+            sentence = f"inputs of round {attempt.round} are not recorded: {error}"
+            self._emit(Warned(sentence=sentence))
 
     async def _measure(self, exchange: Exchange) -> None:
         """Sample the links while an attempt runs."""
         loop = asyncio.get_running_loop()
         while not exchange.over:
-            self.rates.sample(loop.time(), self._mesh.traffic())
+            self._node.rates.sample(loop.time(), self._mesh.traffic())
             await asyncio.sleep(WINDOW_S)
-        self.rates.sample(loop.time(), self._mesh.traffic())
+        self._node.rates.sample(loop.time(), self._mesh.traffic())
 
     async def _open_links(self, attempt: Attempt) -> None:
         """Dial the owners, so that those who cannot dial me can answer on this link."""
-        owners = sorted({s.owner for s in attempt.slices} - {self._node})
+        owners = sorted({s.owner for s in attempt.slices} - {self._me})
         for owner in owners:
             try:
                 await self._mesh.reach(owner, self._follower.spec.swarm.attempt_s)
@@ -176,7 +164,12 @@ class Averager:
                 )
             )
         body = vote_body(
-            self._run, attempt.term, attempt.round, attempt.attempt, bytes_root, fragment_hash
+            self._node.config.run,
+            attempt.term,
+            attempt.round,
+            attempt.attempt,
+            bytes_root,
+            fragment_hash,
         )
         await self._control.send(
             Vote(
@@ -185,7 +178,7 @@ class Averager:
                 attempt=attempt.attempt,
                 bytes_root=bytes_root,
                 fragment_hash=fragment_hash,
-                signature=self._sign(body),
+                signature=self._node.world.sign(body),
             )
         )
         await sent("vote.sent")
@@ -200,17 +193,6 @@ class Averager:
         )
 
     # ---- from the data plane ---------------------------------------------------------------
-
-    def expected_bytes(self, header: BulkHeader) -> int:
-        """Exact size of a slice frame: it follows from the run, the round and the chunks."""
-        if not isinstance(header, Contribution | SliceResult) or not self._follower.ready:
-            raise ProtocolError(f"{type(header).__name__} is not expected here")
-        state = self._follower.state
-        try:
-            grid = state.grid(header.round % len(state.fragments))
-            return grid.bytes_between(header.first, header.stop)
-        except ValueError as error:
-            raise ProtocolError(str(error)) from None
 
     def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None:
         assert isinstance(header, Contribution | SliceResult)
@@ -271,17 +253,14 @@ class Averager:
     def _end(self, over: Callable[[_Key], bool]) -> None:
         for key in [k for k in self._exchanges if over(k)]:
             del self._exchanges[key]
-            task = self._tasks.pop(key)
-            task.cancel()
-            self._going.add(task)
-            task.add_done_callback(self._going.discard)
+            self._tasks.pop(key).cancel()
         for key in [k for k in self._early if over(k)]:
             self._early_bytes -= sum(len(p) for _, _, p in self._early.pop(key))
 
     async def close(self) -> None:
-        """End all attempts; returns when none of them runs any more."""
+        """End all attempts; returns when none of them runs any more, or looks at the state."""
         self._end(lambda _: True)
-        await asyncio.gather(*self._going, return_exceptions=True)
+        await self._attempts.close()
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -7,7 +7,6 @@ remembered in `fetching.json`, its chunks are blobs of this node already.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -21,16 +20,16 @@ from farflung.checkpoint.snapshot import (
     decode_manifest,
     newest,
 )
-from farflung.clock import Clock, Workers
-from farflung.disk import Disk
+from farflung.clock import Clock
 from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Emit, SnapshotFetched, StateProgress, Warned
 from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.network.messages import CatalogueReply
+from farflung.peer.follower import Check
+from farflung.peer.node import Node
 from farflung.peer.outer_state import OuterState
-from farflung.transfer.blobs import BlobExchange
 from farflung.transfer.download import Downloader, DownloadProgress
 from farflung.transfer.download_plan import Item, Unservable
 
@@ -44,35 +43,20 @@ OFFERS_S = 2.0
 RATE_S = 5.0
 """The shown rate is that of about the last five seconds."""
 
-Check = Callable[[OuterState, SnapshotManifest], None]
-"""Raises CorruptState unless every fragment version is one that the journal has."""
-
 
 class Bootstrap:
     """Fills an OuterState. One call at a time."""
 
-    def __init__(
-        self,
-        *,
-        disk: Disk,
-        blobs: BlobStore,
-        sync_journal: Callable[[], None],
-        workers: Workers,
-        clock: Clock,
-        emit: Emit,
-        exchange: BlobExchange,
-        fetcher: Downloader,
-        donors: Callable[[], list[str]],
-    ) -> None:
-        self._disk = disk
-        self._blobs = blobs
-        self._sync_journal = sync_journal
-        self._workers = workers
-        self._clock = clock
-        self._emit = emit
-        self._exchange = exchange
-        self._fetcher = fetcher
-        self._donors = donors
+    def __init__(self, node: Node, downloader: Downloader) -> None:
+        self._disk = node.world.disk
+        self._blobs = node.follower.blobs
+        self._sync_journal = node.follower.journal.sync
+        self._workers = node.world.workers
+        self._clock = node.world.clock
+        self._emit = node.world.emit
+        self._exchange = node.mesh.blobs
+        self._fetcher = downloader
+        self._donors = node.donors
 
     async def fill(
         self, state: OuterState, run: str, check: Check, *, trust_disk: bool, at_least: int
@@ -321,9 +305,3 @@ def install(state: OuterState, manifest: SnapshotManifest, blobs: BlobStore) -> 
             raise CorruptState(f"fragment {index} does not match its manifest")
     hit("state.installed")
     state.next_round = manifest.next_round
-
-
-def sizes_fit(state: OuterState, manifest: SnapshotManifest) -> bool:
-    """Whether a manifest has the layout's fragments, before anything of it is fetched."""
-    sizes: Sequence[int] = [state.elements(f) for f in range(len(state.fragments))]
-    return [f.elements for f in manifest.fragments] == list(sizes)

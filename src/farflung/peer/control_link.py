@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from farflung.clock import Clock
 from farflung.config.run import PROTOCOL_VERSION
@@ -13,8 +13,9 @@ from farflung.errors import LinkDown, MismatchError, ProtocolError, Refused, Sto
 from farflung.events import Emit, ForkDetected, NoCoordinator, Reconnected, Warned
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
-from farflung.network.link import BulkFrame, Connection, Received, Transport
+from farflung.network.link import BulkFrame, Connection, Received
 from farflung.network.messages import Control, Dispute, Hello, JournalFrames, Leave, Refuse, Welcome
+from farflung.world import World
 
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 3.0
@@ -23,35 +24,33 @@ DIAL_S = 5.0
 STORAGE_BACKOFF_S = 1.0
 
 
+class Handler(Protocol):
+    """What the link asks of its node; called from its event loop."""
+
+    def hello(self) -> Hello: ...
+
+    def on_welcome(self, welcome: Welcome) -> None:
+        """The link is up. Raises MismatchError, ProtocolError when it should not be."""
+
+    def on_message(self, message: Control) -> None:
+        """Raises ProtocolError, StorageError."""
+
+    def on_down(self) -> None: ...
+
+    def shown(self, index: int) -> bytes:
+        """A record of the node's journal, as it stands in the file."""
+
+
 class ControlLink:
     """Owned by the agent's loop. `send` drops messages while the link is down: the coordinator
     asks again for whatever still matters (PLAN is repeated, READY answers it)."""
 
-    def __init__(
-        self,
-        *,
-        transport: Transport,
-        endpoints: Sequence[str],
-        hello: Callable[[], Hello],
-        on_welcome: Callable[[Welcome], None],
-        on_message: Callable[[Control], None],
-        on_down: Callable[[], None] = lambda: None,
-        show: Callable[[int], bytes],
-        rng: random.Random,
-        clock: Clock,
-        emit: Emit,
-    ) -> None:
-        self._transport = transport
+    def __init__(self, world: World, endpoints: Sequence[str]) -> None:
+        self._transport = world.transport
+        self._rng, self._clock, self._emit = world.rng, world.clock, world.emit
         self._endpoints = [Endpoint(e) for e in endpoints]
-        self._hello = hello
-        self._on_welcome = on_welcome
-        self._on_message = on_message
-        self._on_down = on_down
-        self._show = show
+        self._handler: Handler | None = None
         self._fork: ForkDetected | None = None
-        self._rng = rng
-        self._clock = clock
-        self._emit = emit
         self._link: Connection | None = None
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -67,12 +66,13 @@ class ControlLink:
         await self.send(Leave(reason=reason))
         await sent("leave.sent")
 
-    async def run(self) -> None:
+    async def run(self, handler: Handler) -> None:
         """Connect, read, reconnect, until cancelled. Cancelling leaves the link up, so that a
         last message can be sent; `close` ends it.
 
         Raises Refused or MismatchError when the coordinator says that this node may not be here.
         """
+        self._handler = handler
         trouble = _Trouble(self._clock, self._emit)
         first, up_s = True, 0.0
         while True:
@@ -113,12 +113,16 @@ class ControlLink:
             return await self._greet(link)
         raise failure
 
+    def _ask(self) -> Handler:
+        assert self._handler is not None, "a link is up only while `run` runs, or after it"
+        return self._handler
+
     def _try_next_first(self) -> None:
         """Another endpoint may lead to the coordinator that I follow."""
         self._endpoints = [*self._endpoints[1:], *self._endpoints[:1]]
 
     async def _greet(self, link: Connection) -> int:
-        hello = self._hello()
+        hello = self._ask().hello()
         try:
             async with asyncio.timeout(DIAL_S):
                 await link.send(hello)
@@ -136,7 +140,7 @@ class ControlLink:
             link.close()
             raise ProtocolError("expected Welcome")
         self._link = link
-        self._on_welcome(answer)
+        self._ask().on_welcome(answer)
         hit("hello.welcomed")
         return answer.term
 
@@ -148,7 +152,7 @@ class ControlLink:
         index = hello.journal_length - 1
         if index < 0:
             raise ProtocolError("it disputes an empty journal")
-        await link.send(JournalFrames(first=index, frames=(self._show(index),)))
+        await link.send(JournalFrames(first=index, frames=(self._ask().shown(index),)))
         try:
             return await link.receive()
         except LinkDown:
@@ -176,7 +180,7 @@ class ControlLink:
                 raise ProtocolError("no bulk on the control link")
             if isinstance(received, Refuse):
                 raise Refused(received.sentence)
-            self._on_message(received)
+            self._ask().on_message(received)
 
     def _drop(self) -> None:
         if self._link is not None:
@@ -184,7 +188,7 @@ class ControlLink:
             self.sent_bytes += self._link.sent_bytes
             self.received_bytes += self._link.received_bytes
             self._link = None
-            self._on_down()
+            self._ask().on_down()
 
     @property
     def connected(self) -> bool:

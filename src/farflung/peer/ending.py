@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 from farflung.events import Warned
-from farflung.peer.control_link import ControlLink
-from farflung.peer.follower import Follower
+from farflung.peer.node import Node
 from farflung.peer.retention import Retention
 from farflung.swarm.ending import PATIENCE_S
-from farflung.world import World
 
 TOLD_S = 5.0
 """After so long a trainer says what it still waits for."""
@@ -20,21 +18,13 @@ AGAIN_S = 10.0
 class Ending:
     """Asked whenever there is nothing left to apply."""
 
-    def __init__(
-        self,
-        world: World,
-        follower: Follower,
-        control: ControlLink,
-        house: Retention,
-        *,
-        trains: bool,
-    ) -> None:
-        self._follower = follower
-        self._control = control
-        self._house = house
-        self._clock = world.clock
-        self._emit = world.emit
-        self._trains = trains
+    def __init__(self, node: Node, retention: Retention) -> None:
+        self._follower = node.follower
+        self._control = node.control
+        self._retention = retention
+        self._clock = node.world.clock
+        self._emit = node.world.emit
+        self._trains = node.config.role == "trainer"
         self._met = False
         self._alone_s: float | None = None
         self._tell_s: float | None = None
@@ -48,7 +38,7 @@ class Ending:
         if not self._follower.finished or self.kept or now < self._again_s:
             return False
         self._again_s = now + AGAIN_S
-        self.kept = await self._house.keep()
+        self.kept = await self._retention.keep()
         return self.kept
 
     def may_go(self) -> bool:

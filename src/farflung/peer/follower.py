@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -21,10 +22,12 @@ from farflung.errors import CorruptState
 from farflung.failpoints import hit
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
-from farflung.peer.bootstrap import Bootstrap, sizes_fit
 from farflung.peer.outer_state import Float32, OuterState
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+
+Check = Callable[[OuterState, SnapshotManifest], None]
+"""Raises CorruptState unless every fragment version is one that the journal has."""
 
 KEPT_COMMITS = 64
 """Rounds behind the state whose records stay in memory; older ones are on the disk."""
@@ -38,6 +41,14 @@ class AnchorChange:
     old_anchor: Float32
     """The fragment before the step."""
     new_anchor: Float32
+
+
+class StateSource(Protocol):
+    """Fills a state (peer/bootstrap.py)."""
+
+    async def fill(
+        self, state: OuterState, run: str, check: Check, *, trust_disk: bool, at_least: int
+    ) -> None: ...
 
 
 class Follower:
@@ -60,6 +71,7 @@ class Follower:
         self._workers = workers
         self._state: OuterState | None = None
         self._genesis: Genesis | None = None
+        self._spec: RunSpec | None = None
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned. Those from `_oldest` on."""
         self._oldest = 0
@@ -98,6 +110,7 @@ class Follower:
     def _note(self, record: AnyRecord) -> None:
         if isinstance(record, Genesis):
             self._genesis = record
+            self._spec = msgspec.json.decode(record.spec, type=RunSpec)
         elif isinstance(record, Commit):
             self._commits[record.round] = record
             if self._state is not None:  # serve what I hold, also before I apply it
@@ -116,8 +129,8 @@ class Follower:
 
     @property
     def spec(self) -> RunSpec:
-        assert self._genesis is not None
-        return msgspec.json.decode(self._genesis.spec, type=RunSpec)
+        assert self._spec is not None
+        return self._spec
 
     @property
     def state(self) -> OuterState:
@@ -151,7 +164,7 @@ class Follower:
     async def bring_up(
         self,
         state: OuterState,
-        source: Bootstrap,
+        source: StateSource,
         *,
         trust_disk: bool = True,
         at_least: int = 0,
@@ -279,3 +292,9 @@ class Follower:
 def slice_lengths(state: OuterState, commit: Commit) -> list[int]:
     grid = state.grid(commit.fragment)
     return [grid.bytes_between(s.first, s.stop) for s in commit.slices]
+
+
+def sizes_fit(state: OuterState, manifest: SnapshotManifest) -> bool:
+    """Whether a manifest has the layout's fragments, before anything of it is fetched."""
+    sizes = [state.elements(f) for f in range(len(state.fragments))]
+    return [f.elements for f in manifest.fragments] == sizes

@@ -1,10 +1,17 @@
-"""Who a node is."""
+"""One node of one run: who it is, and what every part of it works with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from farflung.averaging.rates import RateMeter
+from farflung.checkpoint.input_log import InputLog
 from farflung.ids import Endpoint, NodeId
+from farflung.peer.control_link import ControlLink
+from farflung.peer.follower import Follower
+from farflung.transfer.donors import Donors
+from farflung.transfer.mesh import Mesh
+from farflung.world import World
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +30,18 @@ class NodeConfig:
     """What others dial; empty: where it listens."""
     max_disk_bytes: int = 0
     """Limit on log, snapshots, inputs and cache; 0: a share of what is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """Lives as long as its process; built in run/assemble.py."""
+
+    config: NodeConfig
+    world: World
+    follower: Follower
+    inputs: InputLog
+    mesh: Mesh
+    donors: Donors
+    control: ControlLink
+    rates: RateMeter = field(default_factory=RateMeter)
+    """Of this node's network, from the exchanges so far."""

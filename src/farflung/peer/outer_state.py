@@ -7,6 +7,7 @@ the commit recomputes the step in place from the kept bytes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,17 @@ from farflung.swarm.records import SliceHash
 Float32 = npt.NDArray[np.float32]
 
 
+class SharedAnchor(Protocol):
+    """An anchor in memory that a trainer reads (inner/seam.py); writes are bracketed (seqlock)."""
+
+    @property
+    def anchor(self) -> Float32: ...
+
+    def begin_write(self, fragment: int) -> None: ...
+
+    def end_write(self, fragment: int) -> None: ...
+
+
 class OuterState:
     """The state after round `next_round - 1`; `anchor` may be memory shared with a trainer."""
 
@@ -41,6 +53,11 @@ class OuterState:
         self.rounds: list[int] = [-1] * outer.fragments
         """Round that wrote each fragment; -1 is genesis."""
         self.next_round = 0
+        self.shared: SharedAnchor | None = None
+
+    def share(self, shared: SharedAnchor) -> None:
+        """From now on the anchor is that memory; what it held counts for nothing."""
+        self.shared, self.anchor = shared, shared.anchor
 
     def elements(self, fragment: int) -> int:
         return size(self.fragments[fragment])

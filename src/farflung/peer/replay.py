@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from farflung.clock import Clock, Workers
 from farflung.errors import FarflungError, LinkDown, StorageError
-from farflung.events import Emit, Warned
+from farflung.events import Warned
 from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.peer.bootstrap import Bootstrap
 from farflung.peer.catch_up_rate import CatchUpRate
-from farflung.peer.follower import Follower, slice_lengths
+from farflung.peer.follower import slice_lengths
+from farflung.peer.node import Node
 from farflung.swarm.records import Commit
 from farflung.transfer.download import Downloader
 from farflung.transfer.download_plan import Item, Unservable
@@ -33,22 +33,13 @@ class LogTrimmed(FarflungError):
 class Replay:
     """At most AHEAD_ROUNDS downloads at a time; bytes are kept in the round log as they come."""
 
-    def __init__(
-        self,
-        *,
-        follower: Follower,
-        fetcher: Downloader,
-        source: Bootstrap,
-        workers: Workers,
-        clock: Clock,
-        emit: Emit,
-    ) -> None:
-        self._follower = follower
-        self._fetcher = fetcher
-        self._source = source
-        self._workers = workers
-        self._clock = clock
-        self._emit = emit
+    def __init__(self, node: Node, downloader: Downloader, bootstrap: Bootstrap) -> None:
+        self._follower = node.follower
+        self._fetcher = downloader
+        self._source = bootstrap
+        self._workers = node.world.workers
+        self._clock = node.world.clock
+        self._emit = node.world.emit
         self._tasks: dict[int, asyncio.Task[list[bytes]]] = {}
         self._begun: tuple[float, int] | None = None
         """When replay began, and the rounds that were resolved then."""

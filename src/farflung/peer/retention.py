@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from farflung.checkpoint.blob_store import BlobStore
-from farflung.checkpoint.input_log import InputLog
 from farflung.checkpoint.snapshot import (
     SnapshotPointer,
     decode_manifest,
@@ -18,10 +16,8 @@ from farflung.checkpoint.snapshot import (
     newest,
     write_snapshot,
 )
-from farflung.clock import Workers
-from farflung.disk import Disk
 from farflung.errors import CorruptState, StorageError
-from farflung.events import Emit, Warned
+from farflung.events import Warned
 from farflung.peer.disk_budget import (
     DEFAULT_SHARE,
     Need,
@@ -29,7 +25,7 @@ from farflung.peer.disk_budget import (
     need_of,
     show_size,
 )
-from farflung.peer.follower import Follower
+from farflung.peer.node import Node
 from farflung.peer.outer_state import OuterState
 from farflung.peer.pins import LONGEST_LOG, Pins
 
@@ -37,30 +33,20 @@ from farflung.peer.pins import LONGEST_LOG, Pins
 class Retention:
     """Everything that one node keeps on its disk beside journal and keys."""
 
-    def __init__(
-        self,
-        *,
-        role: str,
-        run: str,
-        disk: Disk,
-        blobs: BlobStore,
-        follower: Follower,
-        inputs: InputLog,
-        pins: Pins,
-        workers: Workers,
-        emit: Emit,
-        max_bytes: int,
-    ) -> None:
-        self._role = role
-        self._run = run
-        self._disk = disk
-        self._blobs = blobs
-        self._follower = follower
-        self._inputs = inputs
+    def __init__(self, node: Node, pins: Pins, beside: Callable[[], int]) -> None:
+        """`beside`: bytes that others keep on this disk and that count: the inner optimizer's
+        state."""
+        self._role = node.config.role
+        self._run = node.config.run
+        self._disk = node.world.disk
+        self._blobs = node.follower.blobs
+        self._follower = node.follower
+        self._inputs = node.inputs
         self._pins = pins
-        self._workers = workers
-        self._emit = emit
-        self._asked_limit = max_bytes
+        self._beside = beside
+        self._workers = node.world.workers
+        self._emit = node.world.emit
+        self._asked_limit = node.config.max_disk_bytes
         self._limit = 0
         self._blob_bytes = 0
         self._need: Need | None = None
@@ -70,8 +56,6 @@ class Retention:
         self._leftovers_until: int | None = None
         """-1: they are gone."""
         self._warned_trim = False
-        self.beside: Callable[[], int] = lambda: 0
-        """Bytes that others keep on this disk and that count: the inner optimizer's state."""
 
     # ---- the limit -------------------------------------------------------------------------
 
@@ -90,7 +74,7 @@ class Retention:
         """Bytes of log, snapshots, inputs, cache and what stands beside them."""
         cache = 0 if self._need is None else self._need.cache
         logs = self._follower.log.n_bytes + self._inputs.n_bytes
-        return logs + self._blob_bytes + cache + self.beside()
+        return logs + self._blob_bytes + cache + self._beside()
 
     def admit(self, wanted: int) -> None:
         """Make room for something that a node can do without. Raises StorageError."""

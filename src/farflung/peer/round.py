@@ -17,18 +17,17 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from farflung.clock import Workers
-from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
-from farflung.events import Emit, Trained, Warned
+from farflung.events import Trained, Warned
 from farflung.failpoints import hit, sent
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
-from farflung.peer.control_link import ControlLink
-from farflung.peer.follower import AnchorChange, Follower
+from farflung.peer.follower import AnchorChange
+from farflung.peer.node import Node
 from farflung.swarm import ranges
 from farflung.swarm.records import Commit, Ranges
-from farflung.trainers.port import Landing, TrainerPort, Work, WorkReport
+from farflung.tasks import Tasks
+from farflung.trainers.port import Landing, TrainerDied, TrainerPort, Work, WorkReport
 
 
 class ProgressLost(FarflungError):
@@ -48,22 +47,15 @@ class Departed:
 class RoundRunner:
     """The trainer's side of all rounds of one generation. Owned by the agent's loop."""
 
-    def __init__(
-        self,
-        *,
-        spec: RunSpec,
-        follower: Follower,
-        trainer: TrainerPort,
-        control: ControlLink,
-        workers: Workers,
-        emit: Emit,
-    ) -> None:
-        self._spec = spec
-        self._follower = follower
+    def __init__(self, node: Node, trainer: TrainerPort, tasks: Tasks) -> None:
+        """`tasks`: of the generation; a landing that fails unexpectedly ends it."""
+        self._spec = node.follower.spec
+        self._follower = node.follower
+        self._control = node.control
+        self._workers = node.world.workers
+        self._emit = node.world.emit
         self._trainer = trainer
-        self._control = control
-        self._workers = workers
-        self._emit = emit
+        self._tasks = tasks
         self._plans: dict[int, Plan] = {}
         self._news = asyncio.Event()
         self._departed: dict[int, Departed] = {}
@@ -71,14 +63,6 @@ class RoundRunner:
         self._landings: list[asyncio.Task[None]] = []
         self._replacements: list[asyncio.Task[None]] = []
         """Landings of the anchor itself: the next commit need not wait for them."""
-        self.forget()
-
-    def forget(self) -> None:
-        """A generation ended: its progress counts for nothing any more."""
-        fragments = self._spec.outer.fragments
-        self.drop_landings()
-        self._plans.clear()
-        self._departed.clear()
         self._trained: Ranges = ()
         self._owed: Ranges = ()
         """Leased and not trained, in the order of the leases: what an early end or a round that
@@ -86,9 +70,9 @@ class RoundRunner:
         self._fresh = True
         """Nothing was trained in this stay: a landing may simply be the anchor."""
         self._tokens = 0
-        self._since = [0] * fragments
+        self._since = [0] * self._spec.outer.fragments
         """Tokens trained in this generation when each fragment last landed."""
-        self._bases = list(self._follower.state.rounds) if self._follower.ready else []
+        self._bases = list(self._follower.state.rounds)
 
     # ---- told by the agent -----------------------------------------------------------------
 
@@ -244,9 +228,8 @@ class RoundRunner:
                 departed.tokens_before if departed is not None and kept else self._tokens
             )
         self._bases[commit.fragment] = commit.round
-        task = asyncio.create_task(self._trainer.land(landing))
         # A trainer's death is reported by `train`; a landing that dies with it says nothing new.
-        task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        task = self._tasks.start(self._trainer.land(landing), "land", expects=(TrainerDied,))
         fresh = landing.op == "replace" and self._fresh
         (self._replacements if fresh else self._landings).append(task)
         hit("landing.started")
@@ -295,11 +278,6 @@ class RoundRunner:
             await asyncio.gather(*waiting, return_exceptions=True)
             self._landings = [t for t in self._landings if not t.done()]
             self._replacements = [t for t in self._replacements if not t.done()]
-
-    def drop_landings(self) -> None:
-        """The trainer is gone or starts again from the anchor: nothing is left to merge."""
-        for task in self._landings + self._replacements:
-            task.cancel()
 
 
 def _landing(commit: Commit, op: str, alpha: float, slot: int) -> Landing:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-from farflung.checkpoint.blob_store import BlobStore
-from farflung.checkpoint.input_log import InputLog
 from farflung.checkpoint.snapshot import newest
-from farflung.clock import Clock
-from farflung.disk import Disk
-from farflung.errors import ProtocolError, StorageError
-from farflung.events import Emit, Warned
-from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, InnerOffer, JournalFrames
-from farflung.peer.averager import Averager
+from farflung.errors import ProtocolError
+from farflung.network.messages import (
+    BulkHeader,
+    CatalogueReply,
+    Contribution,
+    InnerOffer,
+    JournalFrames,
+    SliceResult,
+)
 from farflung.peer.follower import Follower
+from farflung.peer.generations import Generations
 from farflung.peer.pins import Pins
 from farflung.trainers.inner_state import InnerStates
 
@@ -25,56 +25,63 @@ class Serving:
     """Answers the mesh; used only from the agent's loop."""
 
     def __init__(
-        self, follower: Follower, blobs: BlobStore, disk: Disk, clock: Clock, emit: Emit
+        self,
+        follower: Follower,
+        generations: Generations,
+        pins: Pins,
+        inner: InnerStates | None,
     ) -> None:
-        self.follower = follower
-        self.blobs = blobs
-        self.inputs = InputLog(disk)
-        self.pins = Pins(clock)
-        self._disk = disk
-        self._emit = emit
-        self.averager: Averager | None = None
-        self.inner: InnerStates | None = None
+        self._follower = follower
+        self._generations = generations
+        self._pins = pins
+        self._inner = inner
 
     def expected_bytes(self, header: BulkHeader) -> int:
-        if self.averager is None:
-            raise ProtocolError("still starting")
-        return self.averager.expected_bytes(header)
+        """Exact size of a slice frame: it follows from the run, the round and the chunks."""
+        if not isinstance(header, Contribution | SliceResult) or not self._follower.ready:
+            raise ProtocolError(f"{type(header).__name__} is not expected here")
+        state = self._follower.state
+        try:
+            grid = state.grid(header.round % len(state.fragments))
+            return grid.bytes_between(header.first, header.stop)
+        except ValueError as error:
+            raise ProtocolError(str(error)) from None
 
     def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None:
-        if self.averager is not None:
-            self.averager.on_bulk(sender, header, payload)
+        """A frame of a round; between two stays it is of no use to anybody."""
+        if self._generations.current is not None:
+            self._generations.current.averager.on_bulk(sender, header, payload)
 
     def on_link_lost(self, node: str) -> None:
-        if self.averager is not None:
-            self.averager.on_link_lost(node)
+        if self._generations.current is not None:
+            self._generations.current.averager.on_link_lost(node)
 
     def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
         """A piece for another node: what it belongs to is kept for a while."""
-        found = self.follower.log.read(name, offset, length)
+        found = self._follower.log.read(name, offset, length)
         if found is not None:
-            round_ = self.follower.log.round_of(name)
+            round_ = self._follower.log.round_of(name)
             if round_ is not None:
-                self.pins.touch_round(round_)
+                self._pins.touch_round(round_)
             return found
-        if self.inner is not None:
-            found = self.inner.read(name, offset, length)
+        if self._inner is not None:
+            found = self._inner.read(name, offset, length)
         if found is not None:
             return found
-        self.pins.touch(name)
-        return self.blobs.read(name, offset, length)
+        self._pins.touch(name)
+        return self._follower.blobs.read(name, offset, length)
 
     def inner_offer(self) -> InnerOffer:
-        if self.inner is None:
+        if self._inner is None:
             return InnerOffer(manifest=b"", manifest_bytes=0)
-        return self.inner.offer()
+        return self._inner.offer()
 
     def on_inner_offer(self, node: str, offer: InnerOffer) -> None:
-        if self.inner is not None:
-            self.inner.on_offer(node, offer)
+        if self._inner is not None:
+            self._inner.on_offer(node, offer)
 
     def catalogue(self) -> CatalogueReply:
-        pointer = newest(self._disk)
+        pointer = newest(self._follower.disk)
         if pointer is None:
             return CatalogueReply(manifest=b"", manifest_bytes=0, next_round=0)
         return CatalogueReply(
@@ -84,16 +91,7 @@ class Serving:
         )
 
     def journal(self, first: int) -> JournalFrames:
-        replica = self.follower.journal
+        replica = self._follower.journal
         if not 0 <= first <= replica.length:
             raise ProtocolError(f"record {first} was asked for, of {replica.length}")
         return JournalFrames(first=first, frames=tuple(replica.frames(first, JOURNAL_BYTES)))
-
-    def keep_inputs(
-        self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]
-    ) -> None:
-        """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
-        try:
-            self.inputs.store(attempt.round, attempt.term, attempt.attempt, index, inputs)
-        except StorageError as error:
-            self._emit(Warned(sentence=f"inputs of round {attempt.round} not kept: {error}"))

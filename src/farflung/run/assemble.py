@@ -1,4 +1,5 @@
-"""The only place that builds objects: real ones here, simulated ones in sim/world.py."""
+"""The only place that wires objects. The outside comes in as a `World`: real here, simulated in
+sim/world.py."""
 
 from __future__ import annotations
 
@@ -9,26 +10,43 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.input_log import InputLog
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.events import EventLog
-from farflung.ids import Endpoint, NodeId
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments
 from farflung.outer.layout import Layout
-from farflung.peer.agent import Agent, Provision
-from farflung.peer.node import NodeConfig
+from farflung.peer.agent import Agent, Equipment, Parts, Provision
+from farflung.peer.applier import Applier
+from farflung.peer.bootstrap import Bootstrap
+from farflung.peer.control_link import ControlLink
+from farflung.peer.control_messages import ControlMessages
+from farflung.peer.ending import Ending
+from farflung.peer.follower import Follower
+from farflung.peer.generations import Generations
+from farflung.peer.node import Node, NodeConfig
+from farflung.peer.pins import Pins
+from farflung.peer.replay import Replay
+from farflung.peer.retention import Retention
+from farflung.peer.serving import Serving
+from farflung.peer.standing import Standing
+from farflung.peer.state_lifecycle import StateLifecycle
 from farflung.run.genesis import trainer_program
 from farflung.run.home import EVENTS, JOURNAL, private_folder
 from farflung.swarm import votes
 from farflung.swarm.identity import RECORD, Identity, verify_record
 from farflung.swarm.journal import Journal
-from farflung.trainers.inner_state import InnerStates
+from farflung.trainers.inner_state import InnerStates, stored_bytes
 from farflung.trainers.numpy_trainer import NumpyTrainer
 from farflung.trainers.port import TrainerFactory, TrainerPort
 from farflung.trainers.process import ProcessTrainer
+from farflung.transfer.donors import Donors
+from farflung.transfer.download import Downloader
+from farflung.transfer.mesh import Mesh
 from farflung.world import World
 
 
@@ -78,23 +96,75 @@ def open_node(folder: Path) -> NodeFiles:
     return NodeFiles(folder=folder, disk=disk, log=log, identity=identity)
 
 
-def build_agent(
-    *,
-    files: NodeFiles,
-    transport: TcpTransport,
-    run: str,
-    name: str,
-    region: str,
-    role: str,
-    coordinators: tuple[str, ...],
-    bind: Endpoint | None,
-    advertise: tuple[str, ...],
-    make_trainer: TrainerFactory | None,
-    provision: Provision | None,
-    max_disk_bytes: int = 0,
-    inner_state: str = "fresh",
+@dataclass(frozen=True, kw_only=True)
+class NodeOptions:
+    """What a node's owner chose."""
+
+    make_trainer: TrainerFactory | None
+    """None: it trains nothing."""
+    provision: Provision | None = None
+    inner_state: str = "fresh"
+    """What the optimizer of a new trainer starts with: `fresh`, or a `donor`'s."""
+
+
+def assemble_agent(
+    world: World, config: NodeConfig, journal: Journal, options: NodeOptions
 ) -> Agent:
-    """`inner_state`: what the optimizer of a new trainer starts with, `fresh` or a `donor`'s."""
+    """All parts of one node, wired. The same in production and in the simulator."""
+    follower = Follower(
+        disk=world.disk, journal=journal, blobs=BlobStore(world.disk), workers=world.workers
+    )
+    donors = Donors(config.node)
+    node = Node(
+        config=config,
+        world=world,
+        follower=follower,
+        inputs=InputLog(world.disk),
+        mesh=Mesh(config.node, config.run, world.transport, world.emit),
+        donors=donors,
+        control=ControlLink(world, config.coordinators),
+    )
+    standing = Standing(f"{world.rng.getrandbits(64):016x}")
+    generations = Generations(node, standing)
+    pins = Pins(world.clock)
+    retention = Retention(node, pins, beside=lambda: stored_bytes(world.disk))
+    inner = InnerStates(
+        run=config.run,
+        rule=options.inner_state,
+        world=world,
+        mesh=node.mesh,
+        donors=donors,
+        state=lambda: follower.state if follower.ready else None,
+        admit=retention.admit,
+    )
+    downloader = Downloader(node.mesh, donors, world.clock, world.emit)
+    bootstrap = Bootstrap(node, downloader)
+    replay = Replay(node, downloader, bootstrap)
+    applier = Applier(node, standing, generations, replay, retention)
+    parts = Parts(
+        node=node,
+        standing=standing,
+        generations=generations,
+        state=StateLifecycle(node, bootstrap, replay, retention),
+        applier=applier,
+        serving=Serving(follower, generations, pins, inner),
+        messages=ControlMessages(node, standing, generations, applier),
+        ending=Ending(node, retention),
+    )
+    return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
+
+
+def _resuming(make: TrainerFactory | None, inner: InnerStates) -> TrainerFactory | None:
+    """Trainers whose optimizer's state is kept, where they have one."""
+    if make is None:
+        return None
+    return lambda spec, layout: inner.keep(make(spec, layout), spec)
+
+
+def build_agent(
+    files: NodeFiles, transport: TcpTransport, config: NodeConfig, options: NodeOptions
+) -> Agent:
+    """A real node on its folder."""
     identity = files.identity
     world = World(
         transport=transport,
@@ -105,41 +175,7 @@ def build_agent(
         emit=files.log.emit,
         sign=lambda body: identity.sign(votes.DOMAIN, body),
     )
-    config = NodeConfig(
-        node=NodeId(identity.node_id),
-        run=run,
-        name=name,
-        region=region,
-        role=role,
-        coordinators=coordinators,
-        bind=bind,
-        advertise=advertise,
-        max_disk_bytes=max_disk_bytes,
-    )
-
-    def keep(spec: RunSpec, layout: Layout) -> TrainerPort:
-        assert make_trainer is not None and agent.plant.inner is not None
-        return agent.plant.inner.keep(make_trainer(spec, layout), spec)
-
-    agent = Agent(
-        config,
-        world,
-        open_replica(files.disk),
-        make_trainer=None if make_trainer is None else keep,
-        provision=provision,
-    )
-    agent.plant.inner = InnerStates(
-        run=run,
-        rule=inner_state,
-        world=world,
-        mesh=agent.mesh,
-        donors=agent.donors,
-        state=lambda: agent.follower.state if agent.follower.ready else None,
-        admit=agent.catch_up.house.admit,
-    )
-    inner = agent.plant.inner
-    agent.catch_up.house.beside = lambda: inner.n_bytes
-    return agent
+    return assemble_agent(world, config, open_replica(files.disk), options)
 
 
 def trainer_factory(

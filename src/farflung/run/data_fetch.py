@@ -12,7 +12,7 @@ from farflung.data.shards import blobs, needed
 from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Warned
 from farflung.ids import Hash
-from farflung.peer.agent import Agent
+from farflung.peer.node import Node
 from farflung.swarm.records import Genesis
 from farflung.transfer.download_plan import PIECE_BYTES
 
@@ -32,20 +32,20 @@ class DataFetch:
         self.folder = folder
         self._on_bytes = on_bytes
 
-    async def provide(self, agent: Agent, genesis: Genesis) -> None:
+    async def provide(self, node: Node, genesis: Genesis) -> None:
         """Return when every file is here and intact. Tries until a donor delivers."""
         if not genesis.data:
             return
         self._make()
-        manifest = await self._blob(agent, Hash(genesis.data), genesis.data_bytes)
+        manifest = await self._blob(node, Hash(genesis.data), genesis.data_bytes)
         files = needed(manifest)
         total, here = sum(n for _, _, n in files), 0
         for name, expected, n_bytes in files:
-            await self._file(agent, self.folder / name, Hash(expected), n_bytes, (here, total))
+            await self._file(node, self.folder / name, Hash(expected), n_bytes, (here, total))
             here += n_bytes
         (self.folder / MANIFEST).write_bytes(manifest)
         for name_hash, path in blobs(self.folder).items():
-            agent.blobs.add_file(name_hash, path)  # from now on this node serves them too
+            node.follower.blobs.add_file(name_hash, path)  # from now on this node serves them too
 
     def _make(self) -> None:
         try:
@@ -53,16 +53,16 @@ class DataFetch:
         except OSError as error:
             raise StorageError(f"{self.folder}: {error.strerror}") from None
 
-    async def _blob(self, agent: Agent, name: Hash, n_bytes: int) -> bytes:
+    async def _blob(self, node: Node, name: Hash, n_bytes: int) -> bytes:
         while True:
             try:
-                return await agent.mesh.blobs.fetch(agent.donors(), name, n_bytes)
+                return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                agent.world.emit(Warned(sentence=f"the data manifest is not here yet: {error}"))
+                node.world.emit(Warned(sentence=f"the data manifest is not here yet: {error}"))
                 await asyncio.sleep(RETRY_S)
 
     async def _file(
-        self, agent: Agent, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
+        self, node: Node, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
         """One file; a part that is already here is kept."""
         if path.exists() and path.stat().st_size == n_bytes and _hash(path) == name:
@@ -70,25 +70,25 @@ class DataFetch:
         part = path.with_name(f"{path.name}.part")
         while not path.exists():
             try:
-                await self._pieces(agent, part, name, n_bytes, progress)
+                await self._pieces(node, part, name, n_bytes, progress)
             except LinkDown as error:
-                agent.world.emit(Warned(sentence=f"{path.name} is not here yet: {error}"))
+                node.world.emit(Warned(sentence=f"{path.name} is not here yet: {error}"))
                 await asyncio.sleep(RETRY_S)
                 continue
             if _hash(part) == name:
                 part.replace(path)
             else:
-                agent.world.emit(Warned(sentence=f"{path.name} came damaged; fetching it again"))
+                node.world.emit(Warned(sentence=f"{path.name} came damaged; fetching it again"))
                 part.unlink()
 
     async def _pieces(
-        self, agent: Agent, part: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
+        self, node: Node, part: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
         part.touch()
         offset = part.stat().st_size
         while offset < n_bytes:
             wanted = range(offset, n_bytes, PIECE_BYTES)[:READ_AHEAD]
-            donors, ask = agent.donors(), agent.mesh.blobs.piece
+            donors, ask = node.donors(), node.mesh.blobs.piece
             pieces = await asyncio.gather(
                 *(ask(donors, name, at, min(PIECE_BYTES, n_bytes - at)) for at in wanted)
             )

@@ -26,7 +26,8 @@ from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
-from farflung.run.assemble import NodeFiles, build_agent, open_node
+from farflung.peer.node import NodeConfig
+from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node
 from farflung.run.certificates import Certified, keep_certified
 from farflung.run.data_fetch import MANIFEST, DataFetch
 from farflung.run.home import EVENTS
@@ -220,9 +221,8 @@ class Host:
         bind, advertise = keeper_endpoints(endpoint, self.settings.advertise)
         data = self.folder / "data"
         here = (data / MANIFEST).exists()  # a restored host's keeper fetches the data from peers
-        keeper = build_agent(
-            files=files,
-            transport=self._transport("peer", files.identity),
+        config = NodeConfig(
+            node=files.identity.node_id,
             run=self.settings.run,
             name=role,
             region="",
@@ -230,15 +230,17 @@ class Host:
             coordinators=(_local(host, port),),
             bind=bind,
             advertise=advertise,
-            make_trainer=None,
-            provision=None if here else DataFetch(data).provide,
             max_disk_bytes=self.settings.max_disk_bytes,
         )
+        options = NodeOptions(
+            make_trainer=None, provision=None if here else DataFetch(data).provide
+        )
+        keeper = build_agent(files, self._transport("peer", files.identity), config, options)
         if self.genesis.data and here:
             from farflung.data.shards import blobs
 
             for name, path in blobs(self.folder / "data").items():
-                keeper.blobs.add_file(name, path)
+                keeper.node.follower.blobs.add_file(name, path)
         return keeper
 
     def _make_invite(self, endpoint: Endpoint) -> str:

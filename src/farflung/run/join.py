@@ -20,7 +20,8 @@ from farflung.network.messages import Redeem, Redeemed, Refuse
 from farflung.network.tcp import TcpTransport, redeem
 from farflung.network.tls import clock_ahead_s, expires_in_s
 from farflung.peer.agent import Agent
-from farflung.run.assemble import NodeFiles, build_agent, open_node, trainer_factory
+from farflung.peer.node import NodeConfig
+from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node, trainer_factory
 from farflung.run.data_fetch import DataFetch, OnBytes
 from farflung.swarm.invite import Invite, parse_invite
 
@@ -234,9 +235,8 @@ async def prepare(
         ca_pem=membership.ca_pem,
     )
     data = folder / "data"
-    agent = build_agent(
-        files=files,
-        transport=transport,
+    config = NodeConfig(
+        node=files.identity.node_id,
         run=invite.run,
         name=options.name,
         region=options.region,
@@ -244,11 +244,14 @@ async def prepare(
         coordinators=options.coordinators or invite.endpoints,
         bind=None if options.outbound_only else Endpoint(options.bind or DEFAULT_BIND),
         advertise=options.advertise,
+        max_disk_bytes=options.max_disk_bytes,
+    )
+    equipment = NodeOptions(
         make_trainer=trainer_factory(folder, data, options.trainer or None),
         provision=DataFetch(data, on_bytes).provide,
-        max_disk_bytes=options.max_disk_bytes,
         inner_state=options.inner_state,
     )
+    agent = build_agent(files, transport, config, equipment)
     return Joined(files, agent, membership, options, transport)
 
 

@@ -41,7 +41,7 @@ def _running(swarm: SimSwarm) -> list[SimNode]:
 def _holds_the_end(node: SimNode) -> bool:
     """Raises BrokenInvariant when it ended with an older state."""
     assert node.agent is not None
-    follower = node.agent.follower
+    follower = node.agent.node.follower
     if not follower.ready or follower.state.next_round < follower.resolved:
         raise BrokenInvariant(f"L1: {node.label} ended without the last round")
     return True

@@ -173,7 +173,7 @@ class Storm:
     def _is_elsewhere(self, label: str) -> bool:
         """Another live node has applied every committed round: no only copy is lost."""
         others = [n.agent for n in self.swarm.nodes.values() if n.label != label and n.agent]
-        done = [a.follower.state.next_round for a in others if a.follower.ready]
+        done = [a.node.follower.state.next_round for a in others if a.node.follower.ready]
         return max(done, default=0) >= self.swarm.picture.round + 1
 
     async def _freeze(self) -> None:

@@ -65,6 +65,7 @@ class SimNode:
     disk: MemoryDisk = field(default_factory=MemoryDisk)
     outbound_only: bool = False
     step_s: float = 0.05
+    max_disk_bytes: int = 0
     agent: Agent | None = None
     task: asyncio.Task[str] | None = None
     trainer: NumpyTrainer | None = None

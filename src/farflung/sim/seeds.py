@@ -74,6 +74,7 @@ def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
     async def main() -> SeedOutcome:
         rng, end = random.Random(f"shape {seed}"), random.Random(f"end {seed}")
         late, keeper = rng.choice([0, 0, 1, 2]), rng.random() < 0.85
+        inner = random.Random(f"inner {seed}")
         ends = keeper and end.random() < ENDING
         spec = spec_for(seed, end.randint(*LAST_ROUNDS) if ends else ENDLESS_ROUNDS)
         swarm = await SimSwarm.start(
@@ -83,6 +84,8 @@ def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
             seed=seed,
             step_s=STEP_S,
             latency_s=LATENCY_S,
+            momentum=inner.choice([0.0, 0.5]),
+            inner_state=inner.choice(["fresh", "donor"]),
         )
         storm = Storm(swarm, random.Random(seed))
         try:

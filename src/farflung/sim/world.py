@@ -26,6 +26,7 @@ from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
+from farflung.run.assemble import NodeOptions, assemble_agent
 from farflung.run.genesis import Material, genesis_record, make_weights
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
@@ -88,6 +89,10 @@ class SimSwarm:
         self._coordinator_task: asyncio.Task[None] | None = None
         self._elements: tuple[int, ...] = ()
         self.latency_s: tuple[float, float] | None = None
+        self.momentum = 0.0
+        """Of the trainers; above 0 they have an inner state, which is saved and passed on."""
+        self.inner_state = "fresh"
+        """What the optimizer of a newcomer starts with, or `donor`."""
 
     @classmethod
     async def start(
@@ -100,10 +105,13 @@ class SimSwarm:
         outbound_only: bool = False,
         step_s: float = 0.05,
         latency_s: tuple[float, float] | None = None,
+        momentum: float = 0.0,
+        inner_state: str = "fresh",
     ) -> SimSwarm:
         """`latency_s`: each pair of nodes draws its one-way delay from this range."""
         swarm = cls(spec, seed)
         swarm.latency_s = latency_s
+        swarm.momentum, swarm.inner_state = momentum, inner_state
         source = swarm.add(KEEPER, "keeper" if keeper else "source")
         swarm._make_genesis(source.disk)
         await swarm.start_coordinator()
@@ -246,7 +254,9 @@ class SimSwarm:
         def make_trainer(spec: RunSpec, layout: Layout) -> TrainerPort:
             fragments = make_fragments(layout, spec.outer.fragments)
             shared = SharedState.create(layout.size, fragments, spec.outer.window, memfd=False)
-            node.trainer = NumpyTrainer(shared, spec, step_s=node.step_s)
+            node.trainer = NumpyTrainer(
+                shared, spec, step_s=node.step_s, momentum=self.momentum, disk=node.disk
+            )
             return node.trainer
 
         world = World(
@@ -266,10 +276,14 @@ class SimSwarm:
             role=node.role,
             coordinators=self.coordinators,
             bind=None if node.outbound_only else Endpoint(f"{node.node}:0"),
+            max_disk_bytes=node.max_disk_bytes,
         )
         journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)
         trains = node.role == "trainer"
-        return Agent(config, world, journal, make_trainer=make_trainer if trains else None)
+        options = NodeOptions(
+            make_trainer=make_trainer if trains else None, inner_state=self.inner_state
+        )
+        return assemble_agent(world, config, journal, options)
 
     def strike(self, label: str, torn_bytes: int = 0) -> None:
         """SIGKILL a node at this very instruction: links end, unsynced bytes are gone."""
@@ -350,9 +364,9 @@ class SimSwarm:
     def roots(self) -> dict[str, bytes]:
         """State root of every live node that has a state."""
         return {
-            label: bytes(n.agent.follower.state.root)
+            label: bytes(n.agent.node.follower.state.root)
             for label, n in self.nodes.items()
-            if n.agent is not None and n.agent.follower.ready
+            if n.agent is not None and n.agent.node.follower.ready
         }
 
     def blobs(self, label: str) -> BlobStore:

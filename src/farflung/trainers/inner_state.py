@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 from farflung.config.run import RunSpec
+from farflung.disk import Disk
 from farflung.errors import CorruptState, FarflungError, LinkDown, StorageError
 from farflung.events import InnerStateLoaded, Warned
 from farflung.hashing import digest
@@ -72,6 +73,11 @@ class Kept:
     @property
     def name(self) -> Hash:
         return digest(self.data)
+
+
+def stored_bytes(disk: Disk) -> int:
+    """What the files of a node take."""
+    return sum(disk.size(file) or 0 for file in FILES)
 
 
 def keep(file: str, manifest: InnerManifest) -> Kept:
@@ -172,11 +178,6 @@ class InnerStates:
             self._say(f"the inner optimizer's state is not saved: {error}")
         except TrainerDied:
             pass  # its supervisor says so
-
-    @property
-    def n_bytes(self) -> int:
-        """What the files take."""
-        return sum(self._disk.size(file) or 0 for file in FILES)
 
     def _expected_bytes(self) -> int:
         """The next file's size: the last one's, at first AdamW's two moments in fp32."""

@@ -4,9 +4,11 @@ For `model.preset = "quadratic"`: protocol tests, simulation, demonstrations wit
 row r has a target t(r) = c + noise(r); the loss of a batch is the mean of 0.5 (theta - t)^2 over
 coordinates and rows, and a step is SGD along each coordinate,
 
-    theta <- theta - lr * (theta - mean over rows of t(r)).
+    v     <- momentum * v + (theta - mean over rows of t(r))
+    theta <- theta - lr * v.
 
-Everything follows from the spec and the positions: equal leases give equal bits.
+Everything follows from the spec and the positions: equal leases give equal bits. With a momentum
+above 0 and a disk, v is saved and loaded as a real trainer's inner optimizer state is.
 """
 
 from __future__ import annotations
@@ -18,9 +20,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from farflung.config.run import RunSpec
+from farflung.disk import Disk
+from farflung.errors import CorruptState
 from farflung.inner.channel import Entry, Landing, Work, WorkReport
 from farflung.inner.progress import LearningRate, batches
 from farflung.inner.seam import Float32, SharedState
+from farflung.inner.state_file import (
+    STATE_VERSION,
+    Header,
+    StateEntry,
+    encode_header,
+    read_header,
+)
 from farflung.trainers.port import TrainerDied
 
 LAYERS = 8
@@ -35,23 +46,37 @@ def quadratic_genesis(spec: RunSpec) -> tuple[list[tuple[str, tuple[int, ...]]],
 
     The entries look like layers, so that several fragments can be cut.
     """
-    n = spec.model.parameters
+    return _entries(spec.model.parameters), _normal(spec.seed, 0, spec.model.parameters)
+
+
+def _entries(n: int) -> list[Entry]:
     layers = max(1, min(LAYERS, n))
-    entries: list[Entry] = [
+    return [
         (f"model.layers.{layer}.w", (n // layers + (layer < n % layers),))
         for layer in range(layers)
     ]
-    return entries, _normal(spec.seed, 0, n)
 
 
 class NumpyTrainer:
     """TrainerPort without a process. One step takes `step_s` of the loop's (virtual) time."""
 
-    has_inner_state = False  # plain SGD
-
-    def __init__(self, shared: SharedState, spec: RunSpec, step_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        shared: SharedState,
+        spec: RunSpec,
+        step_s: float = 0.0,
+        *,
+        momentum: float = 0.0,
+        disk: Disk | None = None,
+    ) -> None:
+        """`disk`: the node's, where its inner state is saved; None: never."""
         self.shared = shared
         self.step_s = step_s
+        self.has_inner_state = momentum > 0 and disk is not None
+        self._momentum = np.float32(momentum)
+        self._velocity: Float32 = np.zeros(shared.n if momentum else 0, np.float32)
+        self._disk = disk
+        self._round = -1
         self.steps = 0
         self.phase = "loading"
         self.local: Float32 = np.zeros(shared.n, np.float32)
@@ -74,6 +99,7 @@ class NumpyTrainer:
         self._dead = ""
         self._own_steps = 0
         self._rate = LearningRate(self._spec)
+        self._velocity[:] = 0
         await self.reset()
         self.phase = "waiting"
         self._idle_since_s = self._now()
@@ -82,6 +108,7 @@ class NumpyTrainer:
         self._check_alive()
         started_s = self._now()
         self._stopping = False
+        self._round = lease.round
         self.phase = "training"
         try:
             losses = await self._train(lease)
@@ -124,11 +151,35 @@ class NumpyTrainer:
         for fragment in range(len(self.shared.fragments)):
             self._merge(fragment, 0.0, await self._anchor(fragment), 1.0)
 
-    async def save_inner(self, file: str) -> str:  # noqa: ARG002 - there is nothing to write
-        return "plain SGD has no state"
+    async def save_inner(self, file: str) -> str:
+        self._check_alive()
+        if self._disk is None or not self.has_inner_state:
+            return "plain SGD has no state"
+        sizes = [shape[0] for _, shape in _entries(self.shared.n)]
+        entries = tuple(
+            StateEntry(parameter=i, slots=("velocity",), scalars=(("steps", self._own_steps),))
+            for i in range(len(sizes))
+        )
+        header = Header(version=STATE_VERSION, kind="numpy-sgd", round=self._round, entries=entries)
+        self._disk.remove(file)
+        self._disk.append(file, encode_header(header) + self._velocity.tobytes())
+        self._disk.sync(file)
+        return ""
 
-    async def load_inner(self, file: str) -> str:  # noqa: ARG002
-        return "plain SGD has no state"
+    async def load_inner(self, file: str) -> str:
+        self._check_alive()
+        if self._disk is None or not self.has_inner_state:
+            return "plain SGD has no state"
+        data = self._disk.read(file) or b""
+        try:
+            header, start, total = read_header(data, [s[0] for _, s in _entries(self.shared.n)])
+        except CorruptState as error:
+            return str(error)
+        if header.kind != "numpy-sgd" or total != len(data):
+            return "it is the state of another optimizer"
+        self._velocity[:] = np.frombuffer(data, "<f4", offset=start)
+        self._rate.warm()
+        return ""
 
     async def close(self) -> None:
         self._stopping = True
@@ -162,6 +213,10 @@ class NumpyTrainer:
         mean /= np.float32(len(batch))
         gap = self.local - mean
         loss = 0.5 * float(np.mean(np.square(gap), dtype=np.float64))
+        if self._velocity.size:
+            self._velocity *= self._momentum
+            self._velocity += gap
+            gap = self._velocity
         self.local -= gap * np.float32(self._spec.inner.lr * factor)
         self.steps += 1
         self._own_steps += 1

@@ -14,8 +14,8 @@ from farflung.clock import Clock
 from farflung.errors import LinkDown
 from farflung.events import BadBlob, Emit
 from farflung.failpoints import hit
-from farflung.transfer.blobs import BlobExchange
 from farflung.transfer.download_plan import STRIKES, Ask, FetchPlan, Item, Unservable
+from farflung.transfer.mesh import Mesh
 
 TICK_S = 0.5
 """Between looks for slow sources, new ones, and those that have rested."""
@@ -74,17 +74,11 @@ class Downloader:
     """All parallel downloads of one node. Strikes last as long as it."""
 
     def __init__(
-        self,
-        *,
-        exchange: BlobExchange,
-        donors: Callable[[], list[str]],
-        linked: Callable[[str], bool],
-        clock: Clock,
-        emit: Emit,
+        self, mesh: Mesh, donors: Callable[[], list[str]], clock: Clock, emit: Emit
     ) -> None:
-        self._exchange = exchange
+        self._exchange = mesh.blobs
         self._donors = donors
-        self._linked = linked
+        self._linked = mesh.linked
         self._clock = clock
         self._emit = emit
         self.strikes: dict[str, int] = {}

@@ -60,19 +60,19 @@ class NodeServices(Protocol):
 class Mesh:
     """All data links of one node. Owned by the agent's event loop."""
 
-    def __init__(
-        self, *, node: NodeId, run: str, transport: Transport, plant: NodeServices, emit: Emit
-    ) -> None:
+    def __init__(self, node: NodeId, run: str, transport: Transport, emit: Emit) -> None:
         self._node = node
         self._run = run
         self._transport = transport
-        self._plant = plant
         self._emit = emit
+        self._services: NodeServices | None = None
+        self.endpoints: tuple[str, ...] = ()
+        """What others dial; empty: outbound only."""
         self._links: dict[str, list[Connection]] = {}
         self._endpoints: dict[str, tuple[str, ...]] = {}
         self._arrived = asyncio.Event()
         self._dialling: dict[str, asyncio.Task[Connection]] = {}
-        self.blobs = BlobExchange(self, plant.read_blob)
+        self.blobs = BlobExchange(self, lambda *piece: self._node_services.read_blob(*piece))
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = 0
         self._silent = asyncio.Event()
@@ -80,8 +80,22 @@ class Mesh:
         self.bytes_up = 0
         self.bytes_down = 0
 
-    async def listen(self, bind: Endpoint) -> Endpoint:
-        return await self._transport.listen(bind, self._accept)
+    async def open(
+        self, services: NodeServices, bind: Endpoint | None, advertise: tuple[str, ...] = ()
+    ) -> None:
+        """Serve, and listen where there is an address to; nothing is dialled or read before.
+
+        `advertise`: what others dial; empty: where it listens. Raises LinkDown (port in use).
+        """
+        self._services = services
+        if bind is not None:
+            actual = await self._transport.listen(bind, self._accept)
+            self.endpoints = advertise or (actual,)
+
+    @property
+    def _node_services(self) -> NodeServices:
+        assert self._services is not None, "opened before it is used"
+        return self._services
 
     def know(self, members: tuple[Member, ...]) -> None:
         for member in members:
@@ -200,7 +214,7 @@ class Mesh:
         self.blobs.on_lost(node, link)
         if self._links[node]:
             return
-        self._plant.on_link_lost(node)
+        self._node_services.on_link_lost(node)
 
     # ---- bulk ------------------------------------------------------------------------------
 
@@ -245,27 +259,27 @@ class Mesh:
         if isinstance(frame.header, Blob):
             self.blobs.on_blob(node, frame.header, frame.payload)
         else:
-            self._plant.on_bulk(node, frame.header, frame.payload)
+            self._node_services.on_bulk(node, frame.header, frame.payload)
 
     def _expected(self, node: str, header: BulkHeader) -> int:
         if isinstance(header, Blob):
             return self.blobs.expected(node, header)
-        return self._plant.expected_bytes(header)
+        return self._node_services.expected_bytes(header)
 
     async def _on_control(self, node: str, link: Connection, message: object) -> None:
         match message:
             case Fetch():
                 self.blobs.on_fetch(link, message)
             case Catalogue():
-                await link.send(self._plant.catalogue())
+                await link.send(self._node_services.catalogue())
             case FetchJournal(first=first):
-                await link.send(self._plant.journal(first))
+                await link.send(self._node_services.journal(first))
             case CatalogueReply():
                 self.blobs.on_catalogue(node, message)
             case InnerWanted():
-                await link.send(self._plant.inner_offer())
+                await link.send(self._node_services.inner_offer())
             case InnerOffer():
-                self._plant.on_inner_offer(node, message)
+                self._node_services.on_inner_offer(node, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} does not belong on a data link")
 

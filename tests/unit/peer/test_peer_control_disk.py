@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import random
 from collections.abc import Callable
 
-from test_peer_control_link import HELLO
+from peer_samples import Handler, world
 
-from farflung.clock import LoopClock
 from farflung.errors import StorageError
 from farflung.events import Event, Warned
 from farflung.ids import Endpoint, NodeId
@@ -30,22 +28,14 @@ class Side:
         self.network = MemoryNetwork()
         self.hellos = 0
         self.events: list[Event] = []
-        self.control = ControlLink(
-            transport=self.network.transport(NodeId("node"), PEER),
-            endpoints=[AT],
-            hello=lambda: HELLO,
-            on_welcome=lambda _: None,
-            on_message=on_message,
-            show=lambda _: b"",
-            rng=random.Random(0),
-            clock=LoopClock(),
-            emit=self.events.append,
-        )
+        transport = self.network.transport(NodeId("node"), PEER)
+        self.handler = Handler(on_message)
+        self.control = ControlLink(world(transport, self.events.append), [AT])
 
     async def start(self) -> asyncio.Task[None]:
         transport = self.network.transport(NodeId("coordinator"), COORDINATOR)
         await transport.listen(AT, self._accept)
-        return asyncio.create_task(self.control.run())
+        return asyncio.create_task(self.control.run(self.handler))
 
     async def _accept(self, link: Connection) -> None:
         await link.receive()

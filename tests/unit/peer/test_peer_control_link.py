@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 
 import pytest
+from peer_samples import HELLO, Handler, world
 
-from farflung.clock import LoopClock
 from farflung.errors import LinkDown, Refused
 from farflung.events import Event, ForkDetected, NoCoordinator
 from farflung.ids import Endpoint, NodeId
@@ -27,21 +26,7 @@ from farflung.peer.control_link import ControlLink
 from farflung.sim.loop import run_virtual
 
 ONE, TWO = Endpoint("one:1"), Endpoint("two:1")
-HEAD = bytes(range(32))
-HELLO = Hello(
-    protocol=1,
-    arithmetic=1,
-    run="run",
-    name="ann",
-    region="",
-    role="trainer",
-    endpoints=(),
-    term=3,
-    journal_length=7,
-    journal_head=HEAD,
-    session="s",
-    generation=0,
-)
+HEAD = HELLO.journal_head
 
 
 class Node:
@@ -50,20 +35,11 @@ class Node:
     def __init__(self, network: MemoryNetwork, *endpoints: Endpoint) -> None:
         self.events: list[Event] = []
         self.got: list[Control] = []
-        self.link = ControlLink(
-            transport=network.transport(NodeId("node"), PEER),
-            endpoints=endpoints,
-            hello=lambda: HELLO,
-            on_welcome=lambda _: None,
-            on_message=self._on_message,
-            show=lambda index: b"record %d" % index,
-            rng=random.Random(1),
-            clock=LoopClock(),
-            emit=self.events.append,
-        )
+        transport = network.transport(NodeId("node"), PEER)
+        self.link = ControlLink(world(transport, self.events.append), endpoints)
 
-    def _on_message(self, message: Control) -> None:
-        self.got.append(message)
+    async def run(self) -> None:
+        await self.link.run(Handler(self.got.append))
 
     def of(self, kind: type[Event]) -> list[Event]:
         return [e for e in self.events if isinstance(e, kind)]
@@ -114,7 +90,7 @@ def test_messages_that_arrived_before_the_end_are_read_after_a_send_has_failed()
     async def main() -> Node:
         node = Node(MemoryNetwork(), ONE)
         node.link._transport = HalfDownTransport()  # type: ignore[assignment]
-        task = asyncio.create_task(node.link.run())
+        task = asyncio.create_task(node.run())
         for _ in range(8):  # beats, of which all but the first fail
             await asyncio.sleep(0.5)
             await node.link.send(Leave(reason="a beat"))
@@ -142,7 +118,7 @@ def test_a_dispute_is_answered_with_the_record_and_told_once() -> None:
 
         await listen(network, ONE, disputes)
         node = Node(network, ONE)
-        task = asyncio.create_task(node.link.run())
+        task = asyncio.create_task(node.run())
         await asyncio.sleep(50)
         assert not task.done()  # a node does not end because a coordinator is the wrong one
         task.cancel()
@@ -178,7 +154,7 @@ def test_after_a_dispute_the_next_endpoint_is_tried_first() -> None:
         await listen(network, ONE, disputes)
         await listen(network, TWO, serves)
         node = Node(network, ONE, TWO)
-        task = asyncio.create_task(node.link.run())
+        task = asyncio.create_task(node.run())
         await asyncio.sleep(20)
         task.cancel()
         return node, met
@@ -200,7 +176,7 @@ def test_a_refusal_after_the_record_was_shown_ends_the_node() -> None:
 
         await listen(network, ONE, refuses)
         with pytest.raises(Refused, match="your copy is damaged"):
-            await Node(network, ONE).link.run()
+            await Node(network, ONE).run()
 
     run_virtual(main())
 
@@ -208,7 +184,7 @@ def test_a_refusal_after_the_record_was_shown_ends_the_node() -> None:
 def test_nothing_is_raised_while_nobody_is_there() -> None:
     async def main() -> Node:
         node = Node(MemoryNetwork(), ONE)
-        task = asyncio.create_task(node.link.run())
+        task = asyncio.create_task(node.run())
         await node.link.send(Leave(reason="dropped"))
         await asyncio.sleep(130)
         assert not task.done()

@@ -96,7 +96,7 @@ class Place:
 
     def admit(self, wanted: int) -> None:
         self.asked.append(wanted)
-        if self.states.n_bytes + wanted > self.limit:
+        if inner_state.stored_bytes(self.disk) + wanted > self.limit:
             raise StorageError(f"{wanted} bytes more would be above the limit")
 
     @property
@@ -444,7 +444,7 @@ def test_a_state_that_does_not_fit_below_max_disk_is_neither_saved_nor_fetched()
         place.states.save_soon()
         await place.states.saved()
         first = place.states.offer()
-        place.limit = place.states.n_bytes + 10
+        place.limit = inner_state.stored_bytes(place.disk) + 10
         place.states.save_soon()
         await place.states.saved()
         assert trainer.saves == [FILES[0]]
@@ -457,7 +457,7 @@ def test_a_state_that_does_not_fit_below_max_disk_is_neither_saved_nor_fetched()
         late.states.keep(listener, EVERY_ROUND)  # type: ignore[arg-type]
         await late.states.prepare(listener)  # type: ignore[arg-type]
         assert not listener.given
-        assert late.states.n_bytes == 0
+        assert inner_state.stored_bytes(late.disk) == 0
         assert "above the limit" in late.warnings[0]
 
     within(20, main)

@@ -63,19 +63,13 @@ class Pair:
         self.joiner, self.donor = self.meshes["joiner"], self.meshes["donor"]
 
     def _mesh(self, name: str) -> Mesh:
-        return Mesh(
-            node=NodeId(name),
-            run="run",
-            transport=self.network.transport(NodeId(name)),
-            plant=self.plants[name],
-            emit=self.events.append,
-        )
+        return Mesh(NodeId(name), "run", self.network.transport(NodeId(name)), self.events.append)
 
     async def open(self) -> None:
         for name, mesh in self.meshes.items():
-            endpoint = await mesh.listen(Endpoint(f"{name}:0"))
+            await mesh.open(self.plants[name], Endpoint(f"{name}:0"))
             for other in self.meshes.values():
-                other.know((Member(node=name, endpoints=(endpoint,)),))
+                other.know((Member(node=name, endpoints=mesh.endpoints),))
         self.network.path(NodeId("donor"), NodeId("joiner")).bytes_per_s = RATE
 
     def fetcher(self) -> Downloader:
@@ -83,13 +77,7 @@ class Pair:
             def now(self) -> float:
                 return asyncio.get_running_loop().time()
 
-        return Downloader(
-            exchange=self.joiner.blobs,
-            donors=lambda: ["donor"],
-            linked=self.joiner.linked,
-            clock=Now(),
-            emit=self.events.append,
-        )
+        return Downloader(self.joiner, lambda: ["donor"], Now(), self.events.append)
 
 
 def play(story: Callable[[Pair], Awaitable[None]], blobs: dict[bytes, bytes]) -> None:

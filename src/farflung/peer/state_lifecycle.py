@@ -1,0 +1,64 @@
+"""How a node comes to its state, and what it does when it has to part with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from farflung.errors import StorageError
+from farflung.events import Resynced, Warned
+from farflung.outer.layout import Layout
+from farflung.peer.bootstrap import Bootstrap
+from farflung.peer.node import Node
+from farflung.peer.outer_state import OuterState, SharedAnchor
+from farflung.peer.replay import RETRY_S, LogTrimmed, Replay
+from farflung.peer.retention import Retention
+from farflung.swarm.records import Genesis
+
+
+class StateLifecycle:
+    """Owned by the agent's loop."""
+
+    def __init__(
+        self, node: Node, bootstrap: Bootstrap, replay: Replay, retention: Retention
+    ) -> None:
+        self._node = node
+        self._bootstrap = bootstrap
+        self._replay = replay
+        self._retention = retention
+        self._distrust = False
+        """My disk holds what the journal does not confirm."""
+        self._at_least = 0
+        """Result bytes of the rounds below are gone everywhere."""
+
+    def empty(self, genesis: Genesis) -> OuterState:
+        """A state of the run's shape; ConfigError when --max-disk is too small for it."""
+        state = OuterState(Layout.from_json(genesis.layout), self._node.follower.spec.outer)
+        self._retention.open(state)
+        return state
+
+    async def fill(self, state: OuterState, shared: SharedAnchor | None) -> None:
+        """From my disk or from donors, into memory shared with the trainer if there is one."""
+        if shared is not None:
+            state.share(shared)
+        await self._node.follower.bring_up(
+            state, self._bootstrap, trust_disk=not self._distrust, at_least=self._at_least
+        )
+        self._retention.fetched()
+        self._distrust = False
+
+    async def forget(self, error: BaseException) -> None:
+        """What is in memory is not the journal's, too old to be replayed, or the disk failed: it
+        is read anew, from a donor when mine cannot be trusted. Nothing uses it any more."""
+        reason, round_ = str(error), self._node.follower.state.next_round
+        if isinstance(error, StorageError):
+            self._node.world.emit(Warned(sentence=f"out until the disk works: {reason}"))
+        else:
+            self._node.world.emit(Resynced(round=round_, reason=reason))
+            self._distrust = True
+        if isinstance(error, LogTrimmed):
+            self._at_least = max(self._at_least, round_ + 1)
+        await self._replay.close()
+        self._retention.before_fetch()
+        self._node.follower.forget()
+        if isinstance(error, StorageError):
+            await asyncio.sleep(RETRY_S[0])
