@@ -134,7 +134,7 @@ def trainer_class() -> Any:
 
 
 def marks(out: Path) -> None:
-    """Write a line per attempt whose results are all here, and the trainer's CPU so far."""
+    """Write a line per frame of results that arrives, and the trainer's CPU so far."""
     from farflung.averaging.exchange import Exchange
 
     file = out.open("a", buffering=1)
@@ -150,15 +150,15 @@ def marks(out: Path) -> None:
             told_s = times.cpu_s
             mark(kind="TrainerCpu", cpu_s=told_s)
 
-    first: Any = Exchange._gather
+    first: Any = Exchange.deliver_result
 
-    async def gather(self: Exchange) -> None:
-        await first(self)
-        mark(kind="Results", round=self.attempt.round, attempt=self.attempt.attempt)
+    def deliver_result(self: Exchange, *args: Any, **named: Any) -> None:
+        mark(kind="Result", round=self.attempt.round, attempt=self.attempt.attempt)
+        first(self, *args, **named)
 
     times = TrainerTime(trainer_cpu)
     times.install()
-    Exchange._gather = gather  # type: ignore[method-assign]
+    Exchange.deliver_result = deliver_result  # type: ignore[method-assign]
 
 
 # ---- the event loop, for loop_blocks.py --------------------------------------------------------

@@ -11,8 +11,9 @@ committed round warms up. Medians over the measured rounds of all repeats:
                    peers * parameters * 4 bytes; `/ peer`: the same per peer and round.
                    peers only: without the host's process. user / system: their parts, with the
                    trainers' (the kernel's part is mostly fresh pages, and differs by machine)
-    apply_s        from the moment that the last node has all result bytes until the last node has
-                   emitted Applied; keeper included (peers: without it)
+    apply_s        from the moment that the last frame of results has arrived at the last node
+                   (Exchange.deliver_result) until the last node has emitted Applied; keeper
+                   included (peers: without it)
     vote_s, commit_s   from the same moment until the last Voted, the commit at the coordinator
     round_s        from one commit to the next
 """
@@ -125,7 +126,7 @@ def measured(
     lines = {name: list(swarm.lines(name)) for name in ["host", *nodes]}
     failed = sum(line["kind"] == "AttemptFailed" for line in lines["host"])
     commits = [line for line in lines["host"] if line["kind"] == "RoundCommitted"]
-    results = {n: swarm.marked("host" if n == "keeper" else n, "Results") for n in nodes}
+    results = {n: swarm.marked("host" if n == "keeper" else n, "Result") for n in nodes}
     trainers = {n: swarm.marked(n, "TrainerCpu") for n in names}
     gb = len(names) * parameters * 4 / 1e9
     rows = []
@@ -200,7 +201,7 @@ def show(result: dict[str, Any]) -> None:
         ("vote_s", "last result -> last vote, s"),
         ("commit_s", "last result -> commit, s"),
         ("round_s", "commit -> commit, s"),
-        ("nodes_with_results", "nodes whose exchange had all results"),
+        ("nodes_with_results", "nodes that frames of results came to"),
         ("contributors", "contributors"),
         ("failed_attempts", "failed attempts of the run"),
     ):
