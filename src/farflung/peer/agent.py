@@ -81,6 +81,7 @@ class Agent:
             transport=world.transport,
             plant=self.plant,
             emit=world.emit,
+            on_failure=self._fail,
         )
         self.control = ControlLink(
             transport=world.transport,
@@ -116,6 +117,7 @@ class Agent:
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._asked = self._counted = False  # Synced was sent; the coordinator answered it
         self._finished, self._leaving = asyncio.Event(), asyncio.Event()
+        self._failed, self._failure = asyncio.Event(), Exception()
         self._phase, self._leave_reason = "syncing", ""
         self._distrust = self._ending = False
         self._term = self._at_least = self._journal_target = 0
@@ -139,6 +141,7 @@ class Agent:
             asyncio.create_task(self._live(), name="live"),
             asyncio.create_task(self._finished.wait(), name="finished"),
             asyncio.create_task(self._leaving.wait(), name="leaving"),
+            asyncio.create_task(self._broken(), name="broken"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -151,6 +154,15 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._close()
+
+    def _fail(self, error: Exception) -> None:
+        """A task failed without which this node is of no use."""
+        self._failure = error
+        self._failed.set()
+
+    async def _broken(self) -> None:
+        await self._failed.wait()
+        raise self._failure
 
     def leave(self, reason: str) -> None:
         """Go: hand the lease back and end `run`. Idempotent."""

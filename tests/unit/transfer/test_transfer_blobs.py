@@ -58,6 +58,7 @@ class Pair:
     def __init__(self, blobs: dict[bytes, bytes]) -> None:
         self.network = MemoryNetwork()
         self.events: list[Event] = []
+        self.failures: list[Exception] = []
         self.plants = {"joiner": Plant({}), "donor": Plant(blobs)}
         self.meshes = {name: self._mesh(name) for name in self.plants}
         self.joiner, self.donor = self.meshes["joiner"], self.meshes["donor"]
@@ -69,6 +70,7 @@ class Pair:
             transport=self.network.transport(NodeId(name)),
             plant=self.plants[name],
             emit=self.events.append,
+            on_failure=self.failures.append,
         )
 
     async def open(self) -> None:
