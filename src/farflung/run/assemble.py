@@ -12,7 +12,7 @@ from pathlib import Path
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk, RealDisk
-from farflung.events import EventLog
+from farflung.events import Emit, EventLog
 from farflung.ids import Endpoint, NodeId
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
@@ -143,7 +143,7 @@ def build_agent(
 
 
 def trainer_factory(
-    folder: Path, data_folder: Path, program: tuple[str, ...] | None
+    folder: Path, data_folder: Path, program: tuple[str, ...] | None, emit: Emit
 ) -> TrainerFactory:
     """A trainer process that shares its anchor, or the NumPy one for quadratic runs."""
 
@@ -164,6 +164,7 @@ def trainer_factory(
             program=wanted,
             data_dir=data_folder,
             log_path=folder / "trainer.log",
+            emit=emit,
         )
 
     return make
