@@ -6,10 +6,11 @@ Paths are relative, with forward slashes, inside one root. Every write that matt
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -64,6 +65,15 @@ _REASONS = {
 }
 
 
+@contextlib.contextmanager
+def storage_errors(path: str | Path) -> Iterator[None]:
+    """What the system refuses in here is a StorageError with a sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise _failure(error, str(path)) from error
+
+
 def _failure(error: OSError, path: str) -> StorageError:
     if error.errno in _REASONS:
         return StorageError(_REASONS[error.errno].format(path))
@@ -75,59 +85,46 @@ class RealDisk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        try:
+        with storage_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _failure(error, str(root)) from error
         self._open: dict[str, int] = {}
 
     def __str__(self) -> str:
         return str(self.root)
 
     def read(self, path: str) -> bytes | None:
-        try:
-            return (self.root / path).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise _failure(error, path) from error
+        with storage_errors(path):
+            try:
+                return (self.root / path).read_bytes()
+            except FileNotFoundError:
+                return None
 
     def read_at(self, path: str, offset: int, length: int) -> bytes:
-        try:
-            with (self.root / path).open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
-        except OSError as error:
-            raise _failure(error, path) from error
+        return read_piece(self.root / path, offset, length, name=path)
 
     def size(self, path: str) -> int | None:
-        try:
-            return (self.root / path).stat().st_size
-        except FileNotFoundError:
-            return None
+        with storage_errors(path):
+            try:
+                return (self.root / path).stat().st_size
+            except FileNotFoundError:
+                return None
 
     def append(self, path: str, data: bytes) -> None:
-        try:
+        with storage_errors(path):
             descriptor = self._descriptor(path)
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-        except OSError as error:
-            raise _failure(error, path) from error
 
     def sync(self, path: str) -> None:
-        try:
+        with storage_errors(path):
             os.fsync(self._descriptor(path))
-        except OSError as error:
-            raise _failure(error, path) from error
 
     def truncate(self, path: str, length: int) -> None:
-        try:
+        with storage_errors(path):
             descriptor = self._descriptor(path)
             os.ftruncate(descriptor, length)
             os.fsync(descriptor)
-        except OSError as error:
-            raise _failure(error, path) from error
 
     def replace(self, path: str, data: bytes | memoryview) -> None:
         target = self.root / path
@@ -146,40 +143,48 @@ class RealDisk:
             temporary.unlink(missing_ok=True)
             raise
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk that fails may refuse this as well
+                temporary.unlink(missing_ok=True)
             raise _failure(error, path) from error
 
     def names(self, folder: str) -> list[str]:
-        where = self.root / folder
-        if not where.is_dir():
-            return []
-        return sorted(p.name for p in where.iterdir() if p.is_file() and p.name[0] != ".")
+        with storage_errors(folder):
+            return sorted(p.name for p in self._inside(folder) if p.is_file() and p.name[0] != ".")
 
     def folders(self, folder: str) -> list[str]:
+        with storage_errors(folder):
+            return sorted(p.name for p in self._inside(folder) if p.is_dir())
+
+    def _inside(self, folder: str) -> list[Path]:
         where = self.root / folder
-        return sorted(p.name for p in where.iterdir() if p.is_dir()) if where.is_dir() else []
+        return list(where.iterdir()) if where.is_dir() else []
 
     def remove(self, path: str) -> None:
-        self._close(path)
-        (self.root / path).unlink(missing_ok=True)
+        with storage_errors(path):
+            self._close(path)
+            (self.root / path).unlink(missing_ok=True)
 
     def remove_folder(self, folder: str) -> None:
-        for path in [p for p in self._open if p.startswith(f"{folder}/")]:
-            self._close(path)
+        with storage_errors(folder):
+            for path in [p for p in self._open if p.startswith(f"{folder}/")]:
+                self._close(path)
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove temporary files that a killed process left. Only before anything is written."""
-        for left in self.root.rglob(".*.tmp"):
-            left.unlink(missing_ok=True)
+        with storage_errors(self.root):
+            for left in self.root.rglob(".*.tmp"):
+                left.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Bytes that an unprivileged user may still write under the root."""
-        return shutil.disk_usage(self.root).free
+        with storage_errors(self.root):
+            return shutil.disk_usage(self.root).free
 
     def close(self) -> None:
-        for path in list(self._open):
-            self._close(path)
+        with storage_errors(self.root):
+            for path in list(self._open):
+                self._close(path)
 
     def _descriptor(self, path: str) -> int:
         if path not in self._open:
@@ -196,6 +201,13 @@ class RealDisk:
         descriptor = self._open.pop(path, None)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def read_piece(path: Path, offset: int, length: int, *, name: str = "") -> bytes:
+    """Up to `length` bytes of a file. StorageError, about `name`, also when it does not exist."""
+    with storage_errors(name or path), path.open("rb") as file:
+        file.seek(offset)
+        return file.read(length)
 
 
 def _sync_folder(folder: Path) -> None:

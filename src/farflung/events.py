@@ -10,10 +10,13 @@ import contextlib
 import dataclasses
 import json
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from farflung.errors import StorageError
 
 EVENT_LOG_VERSION = 1
 
@@ -344,6 +347,27 @@ class TaskFailed(Event):
     where: str
     """File and line of the innermost frame."""
 
+    @property
+    def sentence(self) -> str:
+        """For people, as a warning's."""
+        where = f" ({self.where})" if self.where else ""
+        return f"a fault ended the task `{self.task}`: {self.error}{where}"
+
+
+def failure(name: str, error: BaseException) -> TaskFailed:
+    """The event of an exception that nobody expected."""
+    cause = root_cause(error)
+    frames = traceback.extract_tb(cause.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return TaskFailed(task=name, error=f"{type(cause).__name__}: {cause}", where=where)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Of a group of failures the first, without its wrapping."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
 
 Emit = Callable[[Event], None]
 
@@ -352,10 +376,16 @@ class EventLog:
     """Appends events as JSON lines; also keeps none in memory."""
 
     def __init__(self, path: Path, node: str, monotonic: Callable[[], float]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8", buffering=1)
+        """Raises StorageError when the file cannot be opened."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror or error}") from error
         self._monotonic = monotonic
         self._listeners: list[Emit] = []
+        self._faults: set[str] = set()
+        """Of listeners, each told once: one that fails may fail at every event."""
         self.dropped = 0
         """Events that the disk did not take."""
         self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": node})
@@ -364,13 +394,31 @@ class EventLog:
         self._listeners.append(listener)
 
     def emit(self, event: Event) -> None:
-        self._write({"kind": type(event).__name__, **dataclasses.asdict(event)})
+        self._keep(event)
         for listener in self._listeners:
-            with contextlib.suppress(OSError):  # a terminal that went away, a log on a full disk
+            try:
                 listener(event)
+            except OSError:
+                pass  # a terminal that went away, a log on a full disk
+            except Exception as error:  # who emits is not to end by it
+                self._tell_fault(listener, error)
+
+    def _tell_fault(self, broken: Emit, error: Exception) -> None:
+        event = failure("listen to events", error)
+        if event.error in self._faults:
+            return
+        self._faults.add(event.error)
+        self._keep(event)
+        for listener in self._listeners:
+            if listener is not broken:
+                with contextlib.suppress(Exception):  # if this one fails, its own turn tells
+                    listener(event)
 
     def close(self) -> None:
         self._file.close()
+
+    def _keep(self, event: Event) -> None:
+        self._write({"kind": type(event).__name__, **dataclasses.asdict(event)})
 
     def _write(self, fields: dict[str, Any]) -> None:
         stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}

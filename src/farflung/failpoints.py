@@ -17,7 +17,7 @@ and acts through a function:
 
     context = contextvars.copy_context()
     context.run(arm, "vote.stored", 3, crash)
-    task = loop.create_task(agent.run(), context=context)
+    task = tasks.start(agent.run(), "agent", context=context)
 
 Tasks that the node starts inherit it, others see nothing of it. `crash` should cut the node off
 (links, disk) and raise `Killed`. `EVERY` instead of a name counts every failpoint: with an action

@@ -4,23 +4,29 @@
     self._tasks.start(self._serve(link), "serve blobs")
 
 An exception that the starter did not expect is a `TaskFailed` event, and `on_failure` ends what
-the tasks belong to (a link, a stay, a process) at once: nothing dies silently. Work whose result
-somebody awaits names the exceptions that the awaiter handles in `expects`.
+the tasks belong to (a link, a stay, a process) at once: nothing dies silently. One owner may serve
+many links: then `start` says what ends instead. Work whose result somebody awaits names the
+exceptions that the awaiter handles in `expects`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import traceback
+import contextvars
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from farflung.events import Emit, TaskFailed
+from farflung.events import Emit, failure, root_cause
+
+__all__ = ["OnFailure", "Tasks", "failure", "first_ended", "nothing_else", "root_cause"]
 
 T = TypeVar("T")
 
 OnFailure = Callable[[Exception], None]
+
+
+def nothing_else(_: Exception) -> None:
+    """An `on_failure` for work that nothing else depends on: its event is all."""
 
 
 class Tasks:
@@ -40,12 +46,22 @@ class Tasks:
         return len(self._running)
 
     def start(
-        self, work: Coroutine[Any, Any, T], name: str, *, expects: tuple[type[Exception], ...] = ()
+        self,
+        work: Coroutine[Any, Any, T],
+        name: str,
+        *,
+        expects: tuple[type[Exception], ...] = (),
+        on_failure: OnFailure | None = None,
+        context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
-        """Run `work` beside the caller. After `close` it is cancelled before it begins."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        """Run `work` beside the caller. After `close` it is cancelled before it begins.
+
+        `on_failure`: instead of the owner's, for work that concerns a part of it only.
+        """
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
         self._running[task] = None
-        task.add_done_callback(lambda done: self._ended(done, expects))
+        ends = on_failure or self._fail
+        task.add_done_callback(lambda done: self._ended(done, expects, ends))
         if self._closed:
             task.cancel()
         return task
@@ -73,17 +89,22 @@ class Tasks:
         while others := [t for t in self._running if t is not me]:
             await asyncio.wait(others)
 
-    def _ended(self, task: asyncio.Task[Any], expects: tuple[type[Exception], ...]) -> None:
+    def _ended(
+        self, task: asyncio.Task[Any], expects: tuple[type[Exception], ...], ends: OnFailure
+    ) -> None:
         self._running.pop(task, None)
         if task.cancelled():
             return
         error = task.exception()
         if isinstance(error, Exception) and not isinstance(error, expects):
             self._emit(failure(task.get_name(), error))
-            self._first_failure = self._first_failure or error
-            self._failed.set()
-            if self._on_failure is not None:
-                self._on_failure(error)
+            ends(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._first_failure = self._first_failure or error
+        self._failed.set()
+        if self._on_failure is not None:
+            self._on_failure(error)
 
 
 async def first_ended(*works: Coroutine[Any, Any, Any]) -> int:
@@ -103,18 +124,3 @@ async def first_ended(*works: Coroutine[Any, Any, Any]) -> int:
         if task in done:
             task.result()
     return min(index for index, task in enumerate(tasks) if task in done)
-
-
-def failure(name: str, error: BaseException) -> TaskFailed:
-    """The event of an exception that nobody expected."""
-    cause = root_cause(error)
-    frames = traceback.extract_tb(cause.__traceback__)
-    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return TaskFailed(task=name, error=f"{type(cause).__name__}: {cause}", where=where)
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """Of a group of failures the first, without its wrapping."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

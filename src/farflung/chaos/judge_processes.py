@@ -8,6 +8,7 @@ from farflung.chaos.resources import Sample
 from farflung.chaos.row import Row
 from farflung.chaos.schedule import HOST, WITNESS, Kind
 from farflung.chaos.timeline import MILD, RETURN_S, Timeline
+from farflung.events import TaskFailed
 
 YOUNG_S = 60.0
 """A process is itself after this; from then on it must not grow."""
@@ -71,25 +72,29 @@ def _compared(first: Sample, last: Sample) -> list[tuple[str, bool]]:
 
 
 def ends(evidence: Evidence, line: Timeline) -> Row:
-    """No process ends unless it is asked to, and no traceback reaches a person.
+    """No process ends unless it is asked to, no traceback reaches a person, no task fails.
 
     Three may, with a sentence and code 2, and are started again: a newcomer that is refused while
     the host is struck, a member whose key a second process holds at that time, and whoever starts
     on a full disk.
     """
     turned_away = 0
-    row = Row("P1", "no process ends by itself, none shows a traceback, all stop politely")
+    row = Row("P1", "no process ends by itself or with a traceback, no task fails; all stop")
     for life in evidence.lives:
-        said = life.warnings[-1][1] if life.warnings else "it said nothing"
+        last = life.warnings[-1][1] if life.warnings else "it said nothing"
         if not life.why and life.code == 2 and life.warnings and _refused(life, line):
             turned_away += 1
             continue
         row.check(
             life.why or life.code is None,
-            f"{life.name} (start {life.number}) ended by itself with code {life.code}: {said}; "
+            f"{life.name} (start {life.number}) ended by itself with code {life.code}: {last}; "
             f"see {life.log}",
         )
         row.check(not life.traceback, f"a traceback in {life.traceback}")
+    for log, lines in evidence.said.items():
+        for said in lines:
+            if isinstance(said.event, TaskFailed):
+                row.check(False, f"{log}: {said.event.sentence}")
     for sentence in evidence.stuck:
         row.check(False, sentence)
     row.note = f"{turned_away} starts were refused in words, and made again"

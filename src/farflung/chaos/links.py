@@ -19,6 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from farflung.chaos.effects import UNKNOWN, Counts, Effect, Effects, Pair, Place, Rule
+from farflung.events import Emit
+from farflung.tasks import Tasks, nothing_else
 
 PIECE = 256 << 10
 QUEUED = 8
@@ -42,7 +44,8 @@ class _Wire:
 class Net:
     """All relays. Owned by one event loop."""
 
-    def __init__(self, who: Who, address: str = "127.0.0.1") -> None:
+    def __init__(self, who: Who, emit: Emit, address: str = "127.0.0.1") -> None:
+        """`emit` hears of a relayed connection that ended by a fault of this program."""
         self._who = who
         self._address = address
         self._servers: list[asyncio.Server] = []
@@ -51,7 +54,7 @@ class Net:
         self._effects = Effects()
         self._changed = asyncio.Event()
         self._wires: set[_Wire] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(emit, nothing_else)
         self._free_at_s: dict[Pair, float] = {}
         self.counts = Counts()
 
@@ -78,17 +81,14 @@ class Net:
         Raises OSError when the port is taken.
         """
 
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.add(task)
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 await self._connection(node, listening, port, reader, writer)
-            except asyncio.CancelledError:
-                pass  # the relay closes
             finally:
-                self._tasks.discard(task)
                 _close(writer)
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._tasks.start(pass_on(reader, writer), f"relay to {node}")
 
         server = await asyncio.start_server(accept, self._address, listening, limit=PIECE)
         self._servers.append(server)
@@ -96,9 +96,7 @@ class Net:
     async def close(self) -> None:
         for server in self._servers:
             server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
 
     # ---- faults ----------------------------------------------------------------------------
 
@@ -178,23 +176,31 @@ class Net:
     ) -> None:
         """One direction until its end or a reset (OSError), which arrive as late as data do."""
         queue: asyncio.Queue[tuple[float, bytes | OSError]] = asyncio.Queue(QUEUED)
-        reading = asyncio.create_task(self._read(pair, reader, queue))
-        try:
-            while True:
-                due_s, item = await queue.get()
-                await self._until(due_s)
-                await self._open(pair)
-                if isinstance(item, OSError):
-                    raise item
-                if not item:
-                    with contextlib.suppress(OSError, RuntimeError):  # the other end went first
-                        if writer.can_write_eof():
-                            writer.write_eof()
-                    return
-                await self._write(pair, item, writer)
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            reading = group.create_task(self._read(pair, reader, queue))
+            try:
+                await self._deliver(pair, queue, writer)
+            finally:
+                reading.cancel()
+
+    async def _deliver(
+        self,
+        pair: Pair,
+        queue: asyncio.Queue[tuple[float, bytes | OSError]],
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        while True:
+            due_s, item = await queue.get()
+            await self._until(due_s)
+            await self._open(pair)
+            if isinstance(item, OSError):
+                raise item
+            if not item:
+                with contextlib.suppress(OSError, RuntimeError):  # the other end went first
+                    if writer.can_write_eof():
+                        writer.write_eof()
+                return
+            await self._write(pair, item, writer)
 
     async def _read(
         self,

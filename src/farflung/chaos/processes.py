@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from farflung.errors import UserError
+from farflung.events import Emit
+from farflung.tasks import Tasks
 
 UNSET = ("FARFLUNG_FAILPOINT", "FARFLUNG_FAILPOINTS")
 """Variables that would change what the children do."""
@@ -51,12 +53,17 @@ class Program:
     arguments: tuple[str, ...]
     logs: Path
     on_end: Callable[[ProcessLife], None]
+    emit: Emit
+    """Hears when this program cannot watch the process any more; it is killed then."""
     prefix: tuple[str, ...] = ()
     """Words before the command: where it runs."""
     lives: list[ProcessLife] = field(default_factory=list)
     _process: asyncio.subprocess.Process | None = None
     _watching: asyncio.Task[None] | None = None
     _why: str = ""
+
+    def __post_init__(self) -> None:
+        self._tasks = Tasks(self.emit, lambda _: self._strike())
 
     @property
     def running(self) -> bool:
@@ -101,7 +108,7 @@ class Program:
         )
         self._process = process
         self.lives.append(life)
-        self._watching = asyncio.create_task(self._watch(process, life))
+        self._watching = self._tasks.start(self._watch(process, life), f"watch {self.name}")
         return life
 
     async def _watch(self, process: asyncio.subprocess.Process, life: ProcessLife) -> None:
@@ -121,11 +128,15 @@ class Program:
 
     async def kill(self, why: str = "killed") -> None:
         """SIGKILL to the whole group; returns when it is gone."""
-        if self.running and self._process is not None:
+        if self.running:
             self._why = why
+            self._strike()
+        await self.gone()
+
+    def _strike(self) -> None:
+        if self.running and self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        await self.gone()
 
     async def leave(self, patience_s: float, why: str = "asked to leave") -> bool:
         """SIGTERM; False when it had to be killed after `patience_s`."""
@@ -141,8 +152,9 @@ class Program:
         return True
 
     async def gone(self) -> None:
+        """Returns when the process has ended, or is not watched any more."""
         if self._watching is not None:
-            await asyncio.shield(self._watching)
+            await asyncio.wait([self._watching])
 
     def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -20,6 +20,7 @@ from farflung.chaos.resources import ResourceMeter
 from farflung.chaos.schedule import Fault, Kind, make_schedule
 from farflung.chaos.swarm import ChaosSwarm, chaos_spec
 from farflung.errors import UserError
+from farflung.tasks import first_ended
 
 WARM_ROUNDS = 3
 CALM_ROUNDS = 3
@@ -105,15 +106,9 @@ async def run_chaos(options: ChaosOptions, show: Show) -> StormOutcome:
     swarm = ChaosSwarm(folder, spec, options.netns)
     with _interruptible() as interrupted:
         run = _Run(options, show, swarm, Striker(swarm), interrupted)
-        watching = asyncio.create_task(_watch(run))
         try:
-            await _start(run)
-            await _storm(run, schedule)
-            await _calm(run)
-            await _stop(run)
+            await first_ended(_play(run, schedule), _watch(run))
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
             await swarm.end()
         run.stage = "recomputing every round from the log"
         _show(run)
@@ -123,7 +118,7 @@ async def run_chaos(options: ChaosOptions, show: Show) -> StormOutcome:
             meter=run.meter,
             started_s=run.started_s,
             healed_s=run.healed_s,
-            stuck=run.stuck,
+            stuck=[*run.stuck, *(f"chaos itself: {fault}" for fault in swarm.faults)],
         )
         verdict = judge(evidence)
     kept = options.folder is not None or not verdict.passed
@@ -153,6 +148,13 @@ def _interruptible() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+async def _play(run: _Run, schedule: tuple[Fault, ...]) -> None:
+    await _start(run)
+    await _storm(run, schedule)
+    await _calm(run)
+    await _stop(run)
 
 
 # ---- phases --------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from farflung.chaos.schedule import HOST
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.errors import UserError
+from farflung.events import Event
 from farflung.run.home import EVENTS, JOURNAL
 
 RUN = "chaos"
@@ -100,6 +101,8 @@ class ChaosSwarm:
     """When the host told of each commit."""
     surprises: list[ProcessLife] = field(default_factory=list)
     """Processes that ended though nobody asked them to."""
+    faults: list[Event] = field(default_factory=list)
+    """Tasks of this very program that failed."""
     doubles: dict[str, Program] = field(default_factory=dict)
     """Second processes of one key, by a name of their own: no fault strikes them."""
     _invite: str = ""
@@ -111,8 +114,11 @@ class ChaosSwarm:
 
     def __post_init__(self) -> None:
         self._address = own_address(os.getpid())
-        self.net = Namespaces(os.getpid()) if self.netns else Net(self._who, self._address)
+        self.net = Namespaces(os.getpid()) if self.netns else self._relays()
         self._tail = Tail(self.folder(HOST) / EVENTS)
+
+    def _relays(self) -> Net:
+        return Net(self._who, self.faults.append, self._address)
 
     # ---- places ----------------------------------------------------------------------------
 
@@ -170,7 +176,13 @@ class ChaosSwarm:
 
     def _program(self, name: str, place: Place, *arguments: str) -> Program:
         program = Program(
-            name, self.root / name, arguments, self.logs, self._on_end, prefix=place.prefix
+            name,
+            self.root / name,
+            arguments,
+            self.logs,
+            self._on_end,
+            self.faults.append,
+            prefix=place.prefix,
         )
         self.programs[name] = program
         return program
@@ -209,7 +221,13 @@ class ChaosSwarm:
         place = await self.net.place(copy)
         arguments = ("join", self._invite, "--name", name, *_listening(place))
         program = Program(
-            copy, self.root / copy, arguments, self.logs, _ignore, prefix=place.prefix
+            copy,
+            self.root / copy,
+            arguments,
+            self.logs,
+            _ignore,
+            self.faults.append,
+            prefix=place.prefix,
         )
         self.doubles[copy] = program
         await program.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from farflung.disk import Disk
+from farflung.disk import Disk, read_piece, storage_errors
 from farflung.hashing import digest
 from farflung.ids import Hash
 
@@ -17,7 +17,10 @@ HASH_BYTES = 32
 
 
 class BlobStore:
-    """Blobs of one node. Writes are atomic; reading never trusts a name from the wire."""
+    """Blobs of one node. Writes are atomic; reading never trusts a name from the wire.
+
+    Whatever the disk refuses is a StorageError, a file that has vanished included.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -42,7 +45,8 @@ class BlobStore:
         if len(name) != HASH_BYTES:
             return None
         if name in self._files:
-            return self._files[name].read_bytes()
+            with storage_errors(self._files[name]):
+                return self._files[name].read_bytes()
         return self._disk.read(_path(name))
 
     def read(self, name: bytes, offset: int, length: int) -> bytes | None:
@@ -50,9 +54,7 @@ class BlobStore:
         if len(name) != HASH_BYTES or offset < 0 or length < 0:
             return None
         if name in self._files:
-            with self._files[name].open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
+            return read_piece(self._files[name], offset, length)
         if self._disk.size(_path(name)) is None:
             return None
         return self._disk.read_at(_path(name), offset, length)
@@ -64,7 +66,7 @@ class BlobStore:
 
     def file_bytes(self) -> int:
         """Bytes of files that are served from where they are."""
-        return sum(p.stat().st_size for p in set(self._files.values()) if p.exists())
+        return sum(_size(path) for path in set(self._files.values()))
 
     def drop(self, name: bytes) -> None:
         """Remove a stored blob that turned out to be damaged."""
@@ -77,6 +79,14 @@ class BlobStore:
         for name in gone:
             self._disk.remove(f"{FOLDER}/{name}")
         return len(gone)
+
+
+def _size(path: Path) -> int:
+    with storage_errors(path):
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
 
 
 def _path(name: bytes) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,7 @@ from farflung.events import (
     RoundAbandoned,
     RoundCommitted,
     RunFinished,
+    TaskFailed,
     Warned,
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder
@@ -181,16 +182,18 @@ async def _serve(this: object) -> None:
     assert isinstance(this, Host)
     await this.start()
     _announce(this.invite, this.only_local)
-    task = asyncio.create_task(this.run())
-    with leaving_on_signals(lambda _: _cancel(task)):
+    me = asyncio.current_task()
+    assert me is not None
+    with leaving_on_signals(lambda _: _cancel(me)):
         try:
-            outcome = await task
+            outcome = await this.run()
         except asyncio.CancelledError:
+            me.uncancel()
             outcome = "stopped; `farflung host` continues"
     typer.echo(f"run {outcome}")
 
 
-def _cancel(task: asyncio.Task[str]) -> None:
+def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
@@ -225,7 +228,7 @@ def _print_event(event: Event) -> None:
             typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
-        case Warned():
+        case Warned() | TaskFailed():
             typer.echo(f"! {event.sentence}", err=True)
         case _:
             pass

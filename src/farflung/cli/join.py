@@ -25,6 +25,7 @@ from farflung.events import (
     Resynced,
     SnapshotFetched,
     StateProgress,
+    TaskFailed,
     Trained,
     TrainerRestarted,
     Warned,
@@ -193,7 +194,7 @@ class _JoinLine:
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():
                 self._show(f"! {event.reason}", True)
-            case Warned() | BadBlob():
+            case Warned() | BadBlob() | TaskFailed():
                 self._show(f"! {event.sentence}", True)
             case _:
                 pass

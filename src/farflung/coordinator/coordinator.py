@@ -33,7 +33,9 @@ from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Lease, Term
 from farflung.swarm.replay import orphans, replay, replay_more
 from farflung.swarm.state import (
+    Action,
     Append,
+    Connected,
     Input,
     Link,
     Node,
@@ -43,6 +45,7 @@ from farflung.swarm.state import (
     Tell,
     Tick,
 )
+from farflung.tasks import Tasks, failure
 
 TICK_S = 0.1
 FAREWELL_S = PATIENCE_S + 10.0
@@ -50,6 +53,14 @@ FAREWELL_S = PATIENCE_S + 10.0
 
 FAREWELL_TOLD_S = 5.0
 """After so long it says for whom it waits."""
+
+
+class Fault(Exception):
+    """This program could not decide about what a node said."""
+
+    def __init__(self, node: str, error: Exception) -> None:
+        super().__init__(str(error))
+        self.node, self.error = node, error
 
 
 class Coordinator:
@@ -93,9 +104,10 @@ class Coordinator:
         self.blocked = self._disk.blocked
         self._incarnation = incarnation
         self._tick_waits = False
-        self._fork: Forked | None = None
         self.sessions: dict[str, Session] = {}
         self._inbox: asyncio.Queue[Input] = asyncio.Queue()
+        self._tasks = Tasks(emit, self._fail)
+        self._failure: Exception | None = None
         self._done = asyncio.Event()
         self._finished_s: float | None = None
         self._farewell_told = False
@@ -116,7 +128,7 @@ class Coordinator:
         await self._append(records)
         hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
-        endpoint = await self._transport.listen(bind, self._reception.accept)
+        endpoint = await self._transport.listen(bind, self._reception.accept, self._tasks)
         self._emit(
             RunStarted(
                 run=self.state.run,
@@ -134,22 +146,33 @@ class Coordinator:
     async def run(self) -> None:
         """Decide until the run is finished and its trainers have gone. Cancel to stop.
 
-        Raises Forked: another coordinator has continued this run.
+        Raises Forked: another coordinator has continued this run; and whatever ended deciding,
+        ticking or listening, without which it could only pretend to coordinate.
         """
-        async with asyncio.TaskGroup() as group:
-            deciding = group.create_task(self._decide_loop())
-            ticking = group.create_task(self._tick_loop())
+        loops = (
+            self._tasks.start(self._decide_loop(), "decide"),
+            self._tasks.start(self._tick_loop(), "tick"),
+        )
+        try:
             await self._done.wait()
-            deciding.cancel()
-            ticking.cancel()
-        if self._fork is not None:
-            raise self._fork
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.wait(loops)
+        if self._failure is not None:
+            raise self._failure
+
+    def _fail(self, error: Exception) -> None:
+        """`run` raises the first error that it ended by."""
+        self._failure = self._failure or error
+        self._done.set()
 
     async def close(self) -> None:
         for session in list(self.sessions.values()):
             session.link.close("the coordinator stops")
         await self._reception.close()
         await self._transport.close()
+        await self._tasks.close()
 
     @property
     def waiting(self) -> int:
@@ -206,6 +229,10 @@ class Coordinator:
                 self._tick_waits = False
             try:
                 await self._decide(event)
+            except Fault as fault:
+                self._emit(failure(f"decide what {self._name(fault.node)} said", fault.error))
+                if fault.node in self.sessions:
+                    self.sessions[fault.node].link.close("internal error")
             except ProtocolError as error:
                 node = getattr(event, "node", "")
                 self._emit(Warned(sentence=f"{self._name(node)}: {error}"))
@@ -221,7 +248,7 @@ class Coordinator:
     async def _decide(self, event: Input) -> None:
         """One decision, taken again until the disk takes what it appends."""
         while True:
-            state, actions, _ = decide(self.state, event, self._clock.now())
+            state, actions = self._judge(event)
             records = [a.record for a in actions if isinstance(a, Append)]
             try:
                 if records:
@@ -245,6 +272,19 @@ class Coordinator:
         self._update_donors()
         if any(isinstance(a, Send) and isinstance(a.message, Verdict) for a in actions):
             await sent("verdict.sent")
+
+    def _judge(self, event: Input) -> tuple[State, tuple[Action, ...]]:
+        """Nothing is journalled yet: a fault over what one node said costs that node its link,
+        and the state stands as it was. Every other fault ends the process."""
+        try:
+            state, actions, _ = decide(self.state, event, self._clock.now())
+        except ProtocolError:
+            raise
+        except Exception as error:
+            if isinstance(event, Received | Connected):
+                raise Fault(event.node, error) from error
+            raise
+        return state, actions
 
     async def _append(self, records: list[AnyRecord]) -> tuple[list[bytes], int]:
         first = self.journal.length
@@ -293,10 +333,10 @@ class Coordinator:
 
     def halt(self, fork: Forked) -> None:
         """Decide nothing more; `run` raises the fork."""
-        if self._fork is None:
-            self._fork = fork
+        if not isinstance(self._failure, Forked):
             mine, theirs = fork.mine.hex(), fork.theirs.hex()
             self._emit(ForkDetected(index=fork.index, mine=mine, theirs=theirs, sentence=str(fork)))
+            self._failure = fork
             self._done.set()
 
     def _name(self, node: str) -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import fits, settle
 from farflung.coordinator.handshake import refuse, refuse_version
-from farflung.errors import FarflungError, Forked, LinkDown, ProtocolError
+from farflung.errors import FarflungError, Forked, LinkDown, ProtocolError, StorageError
 from farflung.events import Emit, Warned
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.messages import (
@@ -34,6 +34,7 @@ from farflung.swarm.identity import node_id_of
 from farflung.swarm.journal import Journal
 from farflung.swarm.state import Connected, Disconnected, Input, Received, State
 from farflung.swarm.votes import vote_body
+from farflung.tasks import Tasks, first_ended, nothing_else
 
 HELLO_S = 5.0
 CATCH_UP_BYTES = 512 << 10
@@ -110,12 +111,10 @@ class Sessions:
         self._check_vote = check_vote
         self._status = status
         self._alone_since = alone_since
-        self._writers: set[asyncio.Task[None]] = set()
+        self._writers = Tasks(emit, nothing_else)  # a fault of one ends its session, see below
 
     async def close(self) -> None:
-        for task in list(self._writers):
-            task.cancel()
-        await asyncio.gather(*self._writers, return_exceptions=True)
+        await self._writers.close()
 
     async def accept(self, link: Connection) -> None:
         """One inbound connection until it ends. Never raises for a remote's mistake."""
@@ -125,6 +124,13 @@ class Sessions:
         except TimeoutError:
             link.close(f"no message in {HELLO_S:g} s")
             return
+        try:
+            await self._serve(link, first)
+        except StorageError as error:  # the journal cannot be read: nothing to tell anybody from
+            self._emit(Warned(sentence=f"a connection is turned away: {error}"))
+            link.close(str(error))
+
+    async def _serve(self, link: Connection, first: object) -> None:
         if link.remote is None:
             await self._stranger(link, first)
         elif isinstance(first, StatusRequest):
@@ -141,10 +147,14 @@ class Sessions:
         answer, event = self._admission(first)
         if event is not None:
             self._desk.submit(event)
-        if isinstance(answer, Redeemed) and not await self._admitted(node_id_of(first.public_key)):
+        if isinstance(answer, Redeemed) and not await self._journalled(first):
             answer = Refuse(sentence="the host's disk takes no new members now; try again later")
         await link.send(answer)
         link.close()
+
+    async def _journalled(self, redeem: Redeem) -> bool:
+        node = node_id_of(redeem.public_key)
+        return await self._admitted(node) and node in self._desk.state.nodes
 
     async def _member(self, link: Connection, node: str, hello: Hello) -> None:
         if not await self._admitted(node):
@@ -164,8 +174,11 @@ class Sessions:
         await self._supersede(node)
         session = Session(node, hello.session, link, asyncio.Queue(OUTBOX_MESSAGES))
         self._greet(session, hello)
-        writer = asyncio.create_task(session.write())
-        self._writers.add(writer)
+        writer = self._writers.start(
+            session.write(),
+            f"write to {node[:8]}",
+            on_failure=lambda _: link.close("internal error"),
+        )
         reason = "connection closed"
         try:
             await self._read(session)
@@ -176,7 +189,6 @@ class Sessions:
             self._emit(Warned(sentence=f"{hello.name}: {error}"))
         finally:
             writer.cancel()
-            self._writers.discard(writer)
             link.close()
             if self._desk.sessions.get(node) is session:
                 del self._desk.sessions[node]
@@ -187,15 +199,7 @@ class Sessions:
         now, because the disk refuses; nothing is promised that is not journalled."""
         if node in self._desk.state.nodes:
             return True
-        waits = [
-            asyncio.create_task(self._desk.settled()),
-            asyncio.create_task(self._desk.blocked.wait()),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await first_ended(self._desk.settled(), self._desk.blocked.wait())
         return not self._desk.blocked.is_set()
 
     async def _refusal(self, link: Connection, node: str, hello: Hello) -> str:

@@ -31,6 +31,7 @@ from farflung.events import (
     RunFinished,
     RunStarted,
     StateReported,
+    TaskFailed,
     Warned,
 )
 
@@ -147,7 +148,7 @@ def see(picture: Picture, event: Event) -> Picture:
             return _note(picture, event.sentence)
         case RunFinished():
             return replace(picture, finished=True)
-        case Warned():
+        case Warned() | TaskFailed():
             return _note(picture, event.sentence)
         case _:
             return _see_peer(picture, event)

@@ -13,6 +13,7 @@ from typing import Protocol
 from farflung.errors import ProtocolError
 from farflung.ids import Endpoint, NodeId
 from farflung.network.messages import BulkHeader, Control
+from farflung.tasks import Tasks
 
 COORDINATOR = "coordinator"
 PEER = "peer"
@@ -79,11 +80,12 @@ Accept = Callable[[Connection], Awaitable[None]]
 class Transport(Protocol):
     """Dials and listens with one identity."""
 
-    async def listen(self, bind: Endpoint, accept: Accept) -> Endpoint:
+    async def listen(self, bind: Endpoint, accept: Accept, tasks: Tasks) -> Endpoint:
         """Run `accept` as a task for each inbound connection; the real endpoint (port 0 resolved).
 
-        A connection is closed when its `accept` raises; returning leaves it open.
-        LinkDown when the address cannot be bound.
+        A connection is closed when its `accept` raises; returning leaves it open. `tasks` are the
+        listener's: a fault of one `accept` ends its connection, one of the listening itself ends
+        what `tasks` belong to. LinkDown when the address cannot be bound.
         """
 
     async def dial(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from farflung.errors import LinkDown, ProtocolError
@@ -24,6 +24,7 @@ from farflung.network.link import (
     finish,
 )
 from farflung.network.memory_connection import MemoryConnection, Path, Pipe
+from farflung.tasks import Tasks, nothing_else
 
 CLOSE_S = 1.0
 """How long `close` lets the `accept` tasks end by themselves."""
@@ -36,16 +37,16 @@ class MemoryTransport:
         self.node, self.role = node, role
         self._network = network
         self._listening: list[str] = []
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._serving: dict[asyncio.Task[None], None] = {}
         self._context = contextvars.copy_context()
         """The listening node's own: what it accepts runs in it, not in the dialling node's."""
         self.dead = False
 
-    async def listen(self, bind: Endpoint, accept: Accept) -> Endpoint:
+    async def listen(self, bind: Endpoint, accept: Accept, tasks: Tasks) -> Endpoint:
         """`ANY:PORT`; dialled as `NODE:PORT`, or as given when the port is not 0."""
         self._check_alive()
         self._context = contextvars.copy_context()
-        names = self._network.bind(bind, self, accept)
+        names = self._network.bind(bind, _Listener(self, accept, tasks))
         self._listening += names
         return Endpoint(names[0])
 
@@ -75,19 +76,25 @@ class MemoryTransport:
         if expect is None and other.transport.role != COORDINATOR:
             raise ProtocolError(f"reached {other.transport.node[:8]}, not the coordinator")
         mine, theirs = self._network.connect(self, other.transport)
-        other.transport.spawn(_serve(other.accept, theirs, self._network.counters))
+        other.transport.serve(theirs, other)
         return mine
 
-    def spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, context=self._context.copy())
-        self._tasks[task] = None
-        task.add_done_callback(lambda done: self._tasks.pop(done, None))
+    def serve(self, connection: MemoryConnection, listener: _Listener) -> None:
+        """Accept a connection, as tcp.py does."""
+        task = listener.tasks.start(
+            _serve(listener.accept, connection, self._network.counters),
+            f"serve {(connection.remote or 'a stranger')[:8]}",
+            on_failure=nothing_else,  # it has closed the connection
+            context=self._context.copy(),
+        )
+        self._serving[task] = None
+        task.add_done_callback(lambda done: self._serving.pop(done, None))
 
     async def close(self) -> None:
         self.stop_listening()
         for connection in self._network.connections_of(self):
             connection.close("leaving")
-        await finish(list(self._tasks), CLOSE_S)
+        await finish(list(self._serving), CLOSE_S)
 
     def stop_listening(self) -> None:
         for name in self._listening:
@@ -116,6 +123,7 @@ async def _serve(accept: Accept, connection: MemoryConnection, counters: Counter
 class _Listener:
     transport: MemoryTransport
     accept: Accept
+    tasks: Tasks
 
 
 class MemoryNetwork:
@@ -221,9 +229,9 @@ class MemoryNetwork:
             self._waiting.append(waiter)
             await waiter
 
-    def bind(self, bind: Endpoint, transport: MemoryTransport, accept: Accept) -> list[str]:
+    def bind(self, bind: Endpoint, listener: _Listener) -> list[str]:
         """Names under which the listener is found. LinkDown when one is taken."""
-        _, port = split_endpoint(bind)
+        transport, (_, port) = listener.transport, split_endpoint(bind)
         names = [f"{transport.node}:{port}", str(bind)]
         if port == 0:
             self._next_port += 1
@@ -231,7 +239,7 @@ class MemoryNetwork:
         for name in names:
             if name in self._listeners and self._listeners[name].transport is not transport:
                 raise LinkDown(f"cannot listen on {name}: address already in use")
-            self._listeners[name] = _Listener(transport, accept)
+            self._listeners[name] = listener
         return names
 
     def unbind(self, name: str, transport: MemoryTransport) -> None:

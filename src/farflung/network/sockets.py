@@ -89,13 +89,14 @@ async def listening_socket(bind: Endpoint) -> tuple[socket.socket, Endpoint]:
 async def addresses_of(endpoint: Endpoint) -> list[tuple[int, str, int]]:
     """(family, numeric host, port) of each address of an endpoint, in the system's order.
 
-    Raises LinkDown for a malformed endpoint, OSError for a name that does not resolve.
+    Raises LinkDown for a malformed endpoint or name, OSError for one that does not resolve.
     """
     try:
         host, port = split_endpoint(endpoint)
-    except ValueError as error:
-        raise LinkDown(str(error)) from None
-    return [(family, str(address[0]), port) for family, address in await _resolve(host, port)]
+        found = await _resolve(host, port)
+    except ValueError as error:  # also a name that no resolver takes: UnicodeError is one
+        raise LinkDown(f"{endpoint!r}: {error}") from None
+    return [(family, str(address[0]), port) for family, address in found]
 
 
 async def _resolve(host: str, port: int) -> list[tuple[int, _Address]]:

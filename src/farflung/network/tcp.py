@@ -30,6 +30,7 @@ from farflung.network.tls import (
     remote_name,
     verify_coordinator,
 )
+from farflung.tasks import Tasks, nothing_else
 
 
 class TcpTransport:
@@ -46,7 +47,7 @@ class TcpTransport:
         self.limits = limits or Limits()
         self.counters = counters or Counters()
         self._listeners: list[tuple[asyncio.Task[None], socket.socket]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], None] = {}
         self._connections: set[TcpConnection] = set()
         self._strangers: dict[str, int] = {}
 
@@ -96,13 +97,13 @@ class TcpTransport:
 
     # ---- listening -------------------------------------------------------------------------
 
-    async def listen(self, bind: Endpoint, accept: Accept) -> Endpoint:
+    async def listen(self, bind: Endpoint, accept: Accept, tasks: Tasks) -> Endpoint:
         listener, endpoint = await sockets.listening_socket(bind)
-        task = asyncio.get_running_loop().create_task(self._accept_all(listener, accept))
+        task = tasks.start(self._accept_all(listener, accept, tasks), f"listen at {endpoint}")
         self._listeners.append((task, listener))
         return endpoint
 
-    async def _accept_all(self, listener: socket.socket, accept: Accept) -> None:
+    async def _accept_all(self, listener: socket.socket, accept: Accept, tasks: Tasks) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -111,16 +112,25 @@ class TcpTransport:
                 self.counters.reject("crowd", f"cannot accept: {sockets.reason(error)}")
                 await asyncio.sleep(0.1)
                 continue
-            host = str(address[0])
-            if self._crowded(host):
-                self.counters.reject("crowd", f"too many unauthenticated connections, {host} last")
+            try:
+                self._begin(client, str(address[0]), accept, tasks)
+            except Exception:
                 client.close()
-                continue
-            # Counted here: the next accept may come before the task has begun.
-            self._strangers[host] = self._strangers.get(host, 0) + 1
-            task = loop.create_task(self._serve(client, host, accept))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+                raise
+
+    def _begin(self, client: socket.socket, host: str, accept: Accept, tasks: Tasks) -> None:
+        """Serve an inbound connection, unless there are too many that nobody vouches for."""
+        if self._crowded(host):
+            self.counters.reject("crowd", f"too many unauthenticated connections, {host} last")
+            client.close()
+            return
+        # Counted here: the next accept may come before the task has begun.
+        self._strangers[host] = self._strangers.get(host, 0) + 1
+        work = self._serve(client, host, accept)
+        # What fails in there has closed its connection; nothing else depends on it.
+        task = tasks.start(work, f"serve {host}", on_failure=nothing_else)
+        self._serving[task] = None
+        task.add_done_callback(lambda done: self._serving.pop(done, None))
 
     def _crowded(self, host: str) -> bool:
         total = sum(self._strangers.values())
@@ -147,9 +157,9 @@ class TcpTransport:
             del self._strangers[host]
 
     async def _handshake(self, client: socket.socket, host: str) -> TcpConnection | None:
-        sockets.tune(client)
         connection = InboundConnection(self.limits, self.counters, self.credentials.name.run)
         try:
+            sockets.tune(client)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection,  # uvloop returns its own protocol, not this one
                 client,
@@ -161,6 +171,9 @@ class TcpTransport:
             self.counters.reject("handshake", f"{host}: {sockets.reason(error)}")
             client.close()
             return None
+        except Exception:
+            client.close()
+            raise
         self._adopt(connection)
         if connection.refusal is not None:
             self.counters.reject("handshake", f"{host}: {connection.refusal}")
@@ -192,7 +205,7 @@ class TcpTransport:
         connections = list(self._connections)
         for connection in connections:
             connection.close("leaving")
-        await finish(list(self._tasks), self.limits.shutdown_s)
+        await finish(list(self._serving), self.limits.shutdown_s)
         await _settle(connections, self.limits.shutdown_s)
 
 

@@ -100,6 +100,7 @@ class Agent:
                 self.node.control.run(self._messages),
                 self._beats(),
                 self._live(),
+                mesh.failed(),
             )
         except BaseExceptionGroup as group:
             raise root_cause(group) from None

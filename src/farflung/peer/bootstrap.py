@@ -7,6 +7,7 @@ remembered in `fetching.json`, its chunks are blobs of this node already.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 
@@ -30,6 +31,7 @@ from farflung.network.messages import CatalogueReply
 from farflung.peer.follower import Check
 from farflung.peer.node import Node
 from farflung.peer.outer_state import OuterState
+from farflung.tasks import first_ended
 from farflung.transfer.download import Downloader, DownloadProgress
 from farflung.transfer.download_plan import Item, Unservable
 
@@ -159,7 +161,7 @@ class Bootstrap:
                 return None
             manifest = decode_manifest(data, run)
             check(state, manifest)
-        except (msgspec.DecodeError, ValueError, CorruptState):
+        except (msgspec.DecodeError, ValueError, CorruptState, StorageError):
             return None  # a newer one replaces it
         return pointer, manifest
 
@@ -192,27 +194,26 @@ class Bootstrap:
     async def _offers(self) -> dict[str, CatalogueReply]:
         """What donors have, by donor: all who answer soon after the first one."""
         donors = self._donors()
-        tasks = {asyncio.create_task(self._exchange.catalogue(d)): d for d in donors}
         found: dict[str, CatalogueReply] = {}
-        deadline_s: float | None = None
-        waiting = set(tasks)
-        try:
-            while waiting:
-                left_s = None if deadline_s is None else deadline_s - self._clock.now()
-                if left_s is not None and left_s <= 0:
-                    break
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    if task.exception() is None and task.result().manifest:
-                        found[tasks[task]] = task.result()
-                if found and deadline_s is None:
-                    deadline_s = self._clock.now() + OFFERS_S
-        finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        first = asyncio.Event()
+
+        async def ask(donor: str) -> None:
+            with contextlib.suppress(LinkDown):
+                reply = await self._exchange.catalogue(donor)
+                if reply.manifest:
+                    found[donor] = reply
+                    first.set()
+
+        async def ask_all() -> None:
+            async with asyncio.TaskGroup() as group:
+                for donor in donors:
+                    group.create_task(ask(donor))
+
+        async def long_enough() -> None:
+            await first.wait()
+            await asyncio.sleep(OFFERS_S)
+
+        await first_ended(ask_all(), long_enough())
         return {d: found[d] for d in donors if d in found}
 
     # ---- chunks ----------------------------------------------------------------------------

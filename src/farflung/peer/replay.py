@@ -17,6 +17,7 @@ from farflung.peer.catch_up_rate import CatchUpRate
 from farflung.peer.follower import slice_lengths
 from farflung.peer.node import Node
 from farflung.swarm.records import Commit
+from farflung.tasks import Tasks, nothing_else
 from farflung.transfer.download import Downloader
 from farflung.transfer.download_plan import Item, Unservable
 
@@ -40,7 +41,9 @@ class Replay:
         self._workers = node.world.workers
         self._clock = node.world.clock
         self._emit = node.world.emit
-        self._tasks: dict[int, asyncio.Task[list[bytes]]] = {}
+        self._downloads: dict[int, asyncio.Task[list[bytes]]] = {}
+        """By round, also those that have ended and were not asked for yet."""
+        self._tasks = Tasks(self._emit, nothing_else)  # `results` raises what ended one
         self._begun: tuple[float, int] | None = None
         """When replay began, and the rounds that were resolved then."""
 
@@ -82,12 +85,12 @@ class Replay:
             try:
                 results = await asyncio.shield(task)
             except (LinkDown, StorageError, Unservable) as error:
-                del self._tasks[commit.round]
+                del self._downloads[commit.round]
                 await self._consider(commit, error)
                 await asyncio.sleep(pause_s)
                 pause_s = min(longest_s, 2 * pause_s)
                 continue
-            del self._tasks[commit.round]
+            del self._downloads[commit.round]
             return results
 
     async def _consider(self, commit: Commit, error: FarflungError) -> None:
@@ -99,16 +102,18 @@ class Replay:
                 raise LogTrimmed(f"nobody keeps the result of round {commit.round} any more")
 
     def _start(self, commit: Commit) -> asyncio.Task[list[bytes]]:
-        if commit.round not in self._tasks:
-            task = asyncio.create_task(self._get(commit))
-            task.add_done_callback(lambda t: t.cancelled() or t.exception())
-            self._tasks[commit.round] = task
-        return self._tasks[commit.round]
+        if commit.round not in self._downloads:
+            self._downloads[commit.round] = self._tasks.start(
+                self._get(commit),
+                f"fetch the result of round {commit.round}",
+                expects=(FarflungError,),
+            )
+        return self._downloads[commit.round]
 
     def _run_ahead(self, round_: int) -> None:
         for number in range(round_ + 1, round_ + 1 + AHEAD_ROUNDS):
             commit = self._follower.commit_of(number)
-            if commit is not None and len(self._tasks) <= AHEAD_ROUNDS:
+            if commit is not None and len(self._downloads) <= AHEAD_ROUNDS:
                 self._start(commit)
 
     async def _get(self, commit: Commit) -> list[bytes]:
@@ -139,7 +144,7 @@ class Replay:
         return results
 
     async def close(self) -> None:
-        tasks, self._tasks = list(self._tasks.values()), {}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End the downloads; more may begin afterwards."""
+        self._downloads = {}
+        self._tasks.cancel()
+        await self._tasks.ended()

@@ -28,6 +28,7 @@ from farflung.peer.disk_budget import (
 from farflung.peer.node import Node
 from farflung.peer.outer_state import OuterState
 from farflung.peer.pins import LONGEST_LOG, Pins
+from farflung.tasks import Tasks, nothing_else
 
 
 class Retention:
@@ -53,6 +54,7 @@ class Retention:
         self._snapshots: list[SnapshotPointer] = []
         """Complete snapshots on this disk, oldest first."""
         self._saving: asyncio.Task[None] | None = None
+        self._tasks = Tasks(self._emit, nothing_else)  # a fault costs that snapshot
         self._leftovers_until: int | None = None
         """-1: they are gone."""
         self._warned_trim = False
@@ -125,7 +127,7 @@ class Retention:
         due = (round_ + 1) % rules.snapshot_every == 0 and not behind
         idle = self._saving is None or self._saving.done()  # else the disk is slower than that
         if due and idle:
-            self._saving = asyncio.create_task(self.snapshot())
+            self._saving = self._tasks.start(self.snapshot(), "write a snapshot")
 
     def _drop_leftovers(self, round_: int) -> None:
         """Results that a former process voted for and that were not committed: gone as soon as
@@ -226,7 +228,7 @@ class Retention:
         if self._saving is not None:
             await asyncio.wait({self._saving})
         if not self._newest_is_now():
-            self._saving = asyncio.create_task(self.snapshot())
+            self._saving = self._tasks.start(self.snapshot(), "write a snapshot")
             await asyncio.wait({self._saving})
             self._saving.result()
         return self._newest_is_now()

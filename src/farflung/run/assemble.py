@@ -15,7 +15,7 @@ from farflung.checkpoint.input_log import InputLog
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk, RealDisk
-from farflung.events import EventLog
+from farflung.events import Emit, EventLog
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments
@@ -179,7 +179,7 @@ def build_agent(
 
 
 def trainer_factory(
-    folder: Path, data_folder: Path, program: tuple[str, ...] | None
+    folder: Path, data_folder: Path, program: tuple[str, ...] | None, emit: Emit
 ) -> TrainerFactory:
     """A trainer process that shares its anchor, or the NumPy one for quadratic runs."""
 
@@ -200,6 +200,7 @@ def trainer_factory(
             program=wanted,
             data_dir=data_folder,
             log_path=folder / "trainer.log",
+            emit=emit,
         )
 
     return make

@@ -11,6 +11,7 @@ from farflung.failpoints import hit
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.swarm.identity import Identity
+from farflung.tasks import failure
 
 RENEW_EVERY_S = 3600.0
 
@@ -29,5 +30,7 @@ async def keep_certified(
                 certificate = authority.issue(identity.public_key, identity.node_id, role)
                 transport.credentials.renew(certificate)
                 hit("certificate.renewed")
-            except FarflungError as error:
+            except (FarflungError, OSError) as error:
                 emit(Warned(sentence=f"certificate not renewed yet: {error}"))
+            except Exception as error:  # told; there is time for some dozens of tries
+                emit(failure("renew a certificate", error))

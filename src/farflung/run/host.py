@@ -17,7 +17,7 @@ from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator
 from farflung.coordinator.invites import InviteDesk
 from farflung.disk import RealDisk
-from farflung.errors import Forked, InviteError, StorageError
+from farflung.errors import FarflungError, Forked, InviteError, StorageError
 from farflung.events import Emit, EventLog, Warned
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, RunId, split_endpoint
@@ -47,11 +47,14 @@ from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.state import Admitted
+from farflung.tasks import Tasks, nothing_else
 
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
 KEEPER_RETRY_S = 5.0
+POLITE_S = 5.0
+"""How long the keeper may take to leave when the host stops."""
 
 
 class Host:
@@ -141,14 +144,16 @@ class Host:
     async def run(self) -> str:
         """Until the run is finished ("finished") or this is cancelled."""
         assert self.coordinator is not None and self.keeper is not None
-        keeping = asyncio.create_task(self._keep())
-        coordinating = asyncio.create_task(self.coordinator.run())
-        renewing = asyncio.create_task(
-            keep_certified(self.authority, self._certified, self.log.emit)
+        tasks = Tasks(self.log.emit, nothing_else)  # the first that fails ends this, see below
+        keeping = tasks.start(self._keep(), "keep", expects=(FarflungError,))
+        # Whatever ends it, it has told.
+        coordinating = tasks.start(self.coordinator.run(), "coordinate", expects=(Exception,))
+        renewing = tasks.start(
+            keep_certified(self.authority, self._certified, self.log.emit), "renew certificates"
         )
         try:
             done, _ = await asyncio.wait(
-                {keeping, coordinating}, return_when=asyncio.FIRST_COMPLETED
+                [keeping, coordinating, renewing], return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
                 task.result()
@@ -160,12 +165,9 @@ class Host:
                 self._save(msgspec.structs.replace(self.settings, halted=str(fork)))
             raise
         finally:
-            renewing.cancel()
             self.keeper.leave("the host stops")
-            with contextlib.suppress(TimeoutError, Exception):
-                await asyncio.wait_for(keeping, 5)
-            coordinating.cancel()
-            await asyncio.gather(coordinating, return_exceptions=True)
+            await asyncio.wait([keeping], timeout=POLITE_S)
+            await tasks.close()
             await self.coordinator.close()
             if self.index is not None:
                 self.index.close()

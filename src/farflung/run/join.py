@@ -24,12 +24,14 @@ from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node, trainer_factory
 from farflung.run.data_fetch import DataFetch, OnBytes
 from farflung.swarm.invite import Invite, parse_invite
+from farflung.tasks import Tasks, failure
 
 MEMBERSHIP = "membership.json"
 DEFAULT_BIND = "127.0.0.1:0"
 RENEW_BELOW_S = 12 * 3600.0
 RENEW_EVERY_S = 1800.0
 SKEW_TOLD_S = 60.0
+RENEWAL = "renew the certificate"
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -192,26 +194,35 @@ class Joined:
 
     async def run(self) -> str:
         """Until the run is finished or SIGINT/SIGTERM asks to leave."""
-        renewing = asyncio.create_task(self._renew())
+        tasks = Tasks(self.files.log.emit, self._without_renewal)
+        tasks.start(self._keep_renewing(), RENEWAL)
         try:
             with leaving_on_signals(self.agent.leave):
                 return await self.agent.run()
         finally:
-            renewing.cancel()
+            await tasks.close()
 
-    async def _renew(self) -> None:
+    async def _keep_renewing(self) -> None:
         """A certificate lasts a day; a run lasts longer. Open connections are not touched."""
         while True:
             await asyncio.sleep(RENEW_EVERY_S)
             try:
-                self.membership, _ = await obtain_membership(
-                    self.files, self.membership.invite, self.options
-                )
-                hit("certificate.renewed")
+                await self._renew()
             except (FarflungError, OSError) as error:
                 self.files.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
-                continue
-            self.transport.credentials.renew(self.membership.certificate_pem)
+            except Exception as error:  # told; there is time for some dozens of tries
+                self.files.log.emit(failure(RENEWAL, error))
+
+    async def _renew(self) -> None:
+        self.membership, _ = await obtain_membership(
+            self.files, self.membership.invite, self.options
+        )
+        hit("certificate.renewed")
+        self.transport.credentials.renew(self.membership.certificate_pem)
+
+    def _without_renewal(self, error: Exception) -> None:
+        """In a day nobody would talk to this node any more: it hands its work back now."""
+        self.agent.leave(f"its certificate is not renewed: {error}")
 
 
 async def prepare(
@@ -247,7 +258,7 @@ async def prepare(
         max_disk_bytes=options.max_disk_bytes,
     )
     equipment = NodeOptions(
-        make_trainer=trainer_factory(folder, data, options.trainer or None),
+        make_trainer=trainer_factory(folder, data, options.trainer or None, files.log.emit),
         provision=DataFetch(data, on_bytes).provide,
         inner_state=options.inner_state,
     )

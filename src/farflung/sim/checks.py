@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from farflung.errors import FarflungError
-from farflung.events import Applied, GenerationClosed, RunFinished, StateReported
+from farflung.events import Applied, GenerationClosed, RunFinished, StateReported, TaskFailed
 from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import CUT, Harm
 from farflung.sim.world import SimSwarm, whole_frames
@@ -28,6 +28,7 @@ NAMES = {
     "L1": "storms after which rounds went on, or the run came to its end",
     "L1e": "trainers that ended with the last round of a finished run",
     "L4": "closed stays that a fault explains",
+    "T1": "event logs without a failed task",
 }
 
 
@@ -39,6 +40,7 @@ def check(swarm: SimSwarm, harms: list[Harm] | None = None) -> Counter[str]:
     """Counts of what was checked. Raises BrokenInvariant with the first violation."""
     records = swarm.records()
     counts: Counter[str] = Counter()
+    _tasks(swarm, counts)
     _agreement(swarm, records, counts)
     _prefixes(swarm, counts)
     _ledger(swarm, records, counts)
@@ -52,6 +54,16 @@ def check(swarm: SimSwarm, harms: list[Harm] | None = None) -> Counter[str]:
 def _demand(holds: bool, sentence: str) -> None:
     if not holds:
         raise BrokenInvariant(sentence)
+
+
+def _tasks(swarm: SimSwarm, counts: Counter[str]) -> None:
+    """A fault of the program is one whatever was done to the swarm; kills end no task loudly."""
+    logs = {"coordinator": swarm.events} | {n.label: n.events for n in swarm.nodes.values()}
+    for label, events in logs.items():
+        for event in events:
+            if isinstance(event, TaskFailed):
+                raise BrokenInvariant(f"T1: {label}: {event.sentence}")
+        counts["T1"] += 1
 
 
 def _agreement(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:

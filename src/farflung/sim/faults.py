@@ -11,6 +11,7 @@ from farflung.ids import NodeId
 from farflung.sim.aim import Aim
 from farflung.sim.node import SimNode, newest_result
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
+from farflung.tasks import root_cause
 
 MOST_LATE = 2
 """Joins per storm."""
@@ -45,12 +46,14 @@ class Storm:
 
     async def rage(self, faults: int, pause_s: tuple[float, float] = (0.2, 3.0)) -> None:
         """`faults` faults with random pauses; everything is healed and running at the end."""
-        running: list[asyncio.Task[None]] = []
-        while len(self.done) < faults:
-            await asyncio.sleep(self.rng.uniform(*pause_s))
-            running.append(asyncio.create_task(self._one()))
-            await asyncio.sleep(0)
-        await asyncio.gather(*running)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while len(self.done) < faults:
+                    await asyncio.sleep(self.rng.uniform(*pause_s))
+                    group.create_task(self._one())
+                    await asyncio.sleep(0)
+        except BaseExceptionGroup as failed:
+            raise root_cause(failed) from None
         await self.calm()
 
     async def _one(self) -> None:

@@ -27,6 +27,7 @@ from farflung.inner.state_file import finite, most_bytes, read_header
 from farflung.network.link import Connection
 from farflung.network.messages import InnerOffer, InnerWanted
 from farflung.outer.layout import Layout
+from farflung.tasks import Tasks, nothing_else
 from farflung.trainers.port import TrainerDied, TrainerPort
 from farflung.trainers.resuming import ResumingTrainer
 from farflung.world import World
@@ -140,6 +141,7 @@ class InnerStates:
         self._admit = admit
         self._spec: RunSpec | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._tasks = Tasks(world.emit, nothing_else)  # a fault costs that save
         self._looked = False
         self._said: set[str] = set()
         self._tried: tuple[Hash, int] | None = None
@@ -157,12 +159,11 @@ class InnerStates:
     def save_soon(self) -> None:
         """In the background; nothing happens while a former save still runs."""
         if self._trainer is not None and (self._saving is None or self._saving.done()):
-            self._saving = asyncio.create_task(self._save(self._trainer))
+            self._saving = self._tasks.start(self._save(self._trainer), "save the inner state")
 
     async def saved(self) -> None:
         """Returns when no save is under way."""
-        if self._saving is not None:
-            await asyncio.gather(self._saving, return_exceptions=True)
+        await self._tasks.ended()
 
     async def _save(self, trainer: TrainerPort) -> None:
         file = self._next_file()

@@ -110,5 +110,7 @@ class TrainerLink(asyncio.Protocol):
             case _:
                 raise ProtocolError(f"the trainer sent {type(message).__name__} out of place")
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and not isinstance(exc, OSError):  # a fault of ours, in here
+            self.broken = self.broken or f"its channel failed: {type(exc).__name__}: {exc}"
         self.lost.set()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.errors import FarflungError, MismatchError, ProtocolError
+from farflung.events import Emit
 from farflung.inner.channel import (
     ENV_DATA,
     ENV_GENESIS,
@@ -51,6 +52,7 @@ from farflung.inner.channel import (
 )
 from farflung.inner.seam import SharedState
 from farflung.outer.layout import Layout
+from farflung.tasks import Tasks, first_ended
 from farflung.trainers.link import READY, TrainerLink
 from farflung.trainers.port import TrainerDied
 
@@ -76,6 +78,7 @@ class ProcessTrainer:
         program: Sequence[str],
         data_dir: Path,
         log_path: Path,
+        emit: Emit,
         env: Mapping[str, str] | None = None,
     ) -> None:
         """`env` is added to this process's own. The program's output goes to `log_path`."""
@@ -88,7 +91,7 @@ class ProcessTrainer:
         self._env = dict(env or {})
         self._folder: Path | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks = Tasks(emit, self._unwatched)
         self._link: TrainerLink | None = None
         self._lease_serial = 0
         self._log_start = 0
@@ -115,23 +118,14 @@ class ProcessTrainer:
         await self._end(polite=False)
         self._steps_before, speed = self.steps, self.steps_per_s
         self._progress = Progress(steps=0, steps_per_s=speed, phase="loading")
-        folder = self._folder = _private_folder()
-        with _listener(folder / "agent") as listener:
-            self._process = await self._spawn(folder)
-            accepting = asyncio.create_task(self._accept(listener))
-            ended = asyncio.create_task(self._process.wait())
-            try:
-                await asyncio.wait(
-                    {accepting, ended}, timeout=START_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                await self._attached(accepting, ended)
-            except BaseException:
-                await self._end(polite=False)
-                raise
-            finally:
-                accepting.cancel()
-                ended.cancel()
-                await asyncio.gather(accepting, ended, return_exceptions=True)
+        try:
+            process, link = await self._launch()
+            ready = link.expect(READY)
+            self._tasks.start(self._watch(process, link), "watch the trainer")
+            await ready
+        except BaseException:
+            await self._end(polite=False)
+            raise
 
     async def train(self, lease: Work) -> WorkReport:
         link = self._need_link()
@@ -179,8 +173,19 @@ class ProcessTrainer:
 
     # ---- starting --------------------------------------------------------------------------
 
+    async def _launch(self) -> tuple[asyncio.subprocess.Process, TrainerLink]:
+        """Start the program and wait for its attach(). Raises TrainerDied."""
+        try:
+            folder = self._folder = _private_folder()
+            (folder / "spec.json").write_bytes(spec_bytes(self._spec))
+            listener = _listener(folder / "agent")
+        except OSError as error:
+            raise TrainerDied(f"cannot prepare a trainer's start: {error}") from None
+        with listener:
+            process = self._process = await self._spawn(folder)
+            return process, await self._attached(listener, process)
+
     async def _spawn(self, folder: Path) -> asyncio.subprocess.Process:
-        (folder / "spec.json").write_bytes(spec_bytes(self._spec))
         try:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
             with self._log_path.open("ab") as log:
@@ -194,7 +199,6 @@ class ProcessTrainer:
                     start_new_session=True,  # Ctrl-C is the agent's to handle
                 )
         except OSError as error:
-            self._clean()
             raise TrainerDied(f"cannot run {self._program[0]!r}: {error.strerror}") from None
 
     def _environment(self, folder: Path) -> dict[str, str]:
@@ -211,23 +215,25 @@ class ProcessTrainer:
         }
 
     async def _attached(
-        self, accepting: asyncio.Task[TrainerLink], ended: asyncio.Task[int]
-    ) -> None:
-        """The link is up and the trainer is ready, or TrainerDied."""
-        assert self._process is not None
-        if not accepting.done():
-            if ended.done():
-                raise TrainerDied(self._reason(ended.result()))
-            raise TrainerDied(f"the trainer did not attach within {START_S:.0f} s")
+        self, listener: socket.socket, process: asyncio.subprocess.Process
+    ) -> TrainerLink:
+        """The link of the trainer that greeted, or TrainerDied."""
+
+        async def accept() -> None:
+            self._link = await self._accept(listener)
+
         try:
-            self._link = accepting.result()
+            async with asyncio.timeout(START_S):
+                await first_ended(accept(), process.wait())
+        except TimeoutError:
+            raise TrainerDied(f"the trainer did not attach within {START_S:.0f} s") from None
         except FarflungError as error:
             raise TrainerDied(str(error)) from None
         except OSError:
-            raise TrainerDied(self._reason(await self._process.wait())) from None
-        ready = self._link.expect(READY)
-        self._watch = asyncio.create_task(self._watcher(self._process, self._link))
-        await ready
+            raise TrainerDied(self._reason(await _end_of(process))) from None
+        if self._link is None:
+            raise TrainerDied(self._reason(await process.wait()))
+        return self._link
 
     async def _accept(self, listener: socket.socket) -> TrainerLink:
         """Greet the first connection. Raises MismatchError, ProtocolError, OSError."""
@@ -285,20 +291,16 @@ class ProcessTrainer:
             raise TrainerDied("the trainer is not running")
         return self._link
 
-    async def _watcher(self, process: asyncio.subprocess.Process, link: TrainerLink) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process, link: TrainerLink) -> None:
         """Fail everything that waits when the process ends; end it when it hangs up."""
-        ended = asyncio.create_task(process.wait())
-        hung_up = asyncio.create_task(link.lost.wait())
-        try:
-            await asyncio.wait({ended, hung_up}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({ended}, timeout=POLITE_S)
-            if not ended.done():
-                _signal(process, signal.SIGKILL)
-            code = await ended
-            link.fail(TrainerDied(link.broken or self._reason(code)))
-        finally:
-            ended.cancel()
-            hung_up.cancel()
+        await first_ended(process.wait(), link.lost.wait())
+        code = await _end_of(process)
+        link.fail(TrainerDied(link.broken or self._reason(code)))
+
+    def _unwatched(self, error: Exception) -> None:
+        """Nobody would hear of the trainer's end: it counts as ended, and is started again."""
+        if self._link is not None:
+            self._link.fail(TrainerDied(f"the trainer is not watched any more: {error}"))
 
     def _reason(self, code: int) -> str:
         """One line: how it ended and the last thing that it said."""
@@ -312,11 +314,10 @@ class ProcessTrainer:
     # ---- ending ----------------------------------------------------------------------------
 
     async def _end(self, *, polite: bool) -> None:
-        process, link, watch = self._process, self._link, self._watch
-        self._process = self._link = self._watch = None
-        if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+        process, link = self._process, self._link
+        self._process = self._link = None
+        self._tasks.cancel()
+        await self._tasks.ended()
         if process is not None:
             if polite and link is not None:
                 link.send(Shutdown())
@@ -379,6 +380,13 @@ async def _ended_within(process: asyncio.subprocess.Process, seconds: float) -> 
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await process.wait()
+
+
+async def _end_of(process: asyncio.subprocess.Process) -> int:
+    """The exit code of a process that is about to end; one that does not is killed."""
+    await _ended_within(process, POLITE_S)
+    _signal(process, signal.SIGKILL)
+    return await process.wait()
 
 
 def _last_line(path: Path, start: int) -> str:

@@ -16,6 +16,7 @@ from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.network.link import Connection
 from farflung.network.messages import Blob, Catalogue, CatalogueReply, Fetch
+from farflung.tasks import Tasks
 from farflung.transfer.download_plan import PIECE_BYTES
 
 MAX_PIECE_BYTES = 4 << 20
@@ -50,7 +51,10 @@ class _Pending:
 class BlobExchange:
     """Asks and answers for one node. Used only from its event loop."""
 
-    def __init__(self, mesh: Reacher, read: Callable[[bytes, int, int], bytes | None]) -> None:
+    def __init__(
+        self, mesh: Reacher, read: Callable[[bytes, int, int], bytes | None], tasks: Tasks
+    ) -> None:
+        """`read` says None or raises StorageError for what is not here. `tasks`: the mesh's."""
         self._mesh = mesh
         self._read = read
         self._pending: dict[_Key, _Pending] = {}
@@ -59,7 +63,7 @@ class BlobExchange:
         self._catalogues: dict[str, asyncio.Future[CatalogueReply]] = {}
         self._queues: dict[Connection, deque[Fetch]] = {}
         """Requests by link; a server task per link takes them in order, one at a time."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = tasks
         self.served_bytes = 0
 
     # ---- asking ----------------------------------------------------------------------------
@@ -205,28 +209,31 @@ class BlobExchange:
             self._queues[link].append(ask)
             return
         self._queues[link] = deque([ask])
-        task = asyncio.create_task(self._serve(link))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(
+            self._serve(link), "serve blobs", on_failure=lambda _: link.close("internal error")
+        )
 
     async def _serve(self, link: Connection) -> None:
         """Answer a link's requests in order; the frames of a round go first."""
-        while queue := self._queues.get(link):
-            ask = queue.popleft()
-            try:
-                async with asyncio.timeout(YIELD_S):
-                    await self._mesh.quiet()
-            except TimeoutError:
-                pass  # rounds that never pause must not starve a joiner
-            try:
-                data = self._read(ask.hash, ask.offset, ask.length)
-            except StorageError:
-                data = None
-            missing = data is None or len(data) != ask.length
-            header = Blob(hash=ask.hash, offset=ask.offset, missing=missing)
-            try:
-                await link.send_bulk(header, b"" if data is None or missing else data)
-            except LinkDown:
-                break
-            self.served_bytes += 0 if data is None or missing else len(data)
-        self._queues.pop(link, None)
+        try:
+            while queue := self._queues.get(link):
+                await self._answer_one(link, queue.popleft())
+        except LinkDown:
+            pass  # its reader says so
+        finally:  # whatever happens, a later request finds no server that is gone
+            self._queues.pop(link, None)
+
+    async def _answer_one(self, link: Connection, ask: Fetch) -> None:
+        try:
+            async with asyncio.timeout(YIELD_S):
+                await self._mesh.quiet()
+        except TimeoutError:
+            pass  # rounds that never pause must not starve a joiner
+        try:
+            data = self._read(ask.hash, ask.offset, ask.length)
+        except StorageError:
+            data = None
+        missing = data is None or len(data) != ask.length
+        header = Blob(hash=ask.hash, offset=ask.offset, missing=missing)
+        await link.send_bulk(header, b"" if data is None or missing else data)
+        self.served_bytes += 0 if data is None or missing else len(data)

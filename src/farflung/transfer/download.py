@@ -14,6 +14,7 @@ from farflung.clock import Clock
 from farflung.errors import LinkDown
 from farflung.events import BadBlob, Emit
 from farflung.failpoints import hit
+from farflung.tasks import Tasks
 from farflung.transfer.download_plan import STRIKES, Ask, FetchPlan, Item, Unservable
 from farflung.transfer.mesh import Mesh
 
@@ -80,7 +81,7 @@ class Downloader:
         self._donors = donors
         self._linked = mesh.linked
         self._clock = clock
-        self._emit = emit
+        self.emit = emit
         self.strikes: dict[str, int] = {}
         self.meter = DownloadMeter()
         self.moved_s = 0.0
@@ -128,7 +129,7 @@ class Downloader:
     def struck(self, node: str, item: Item, strikes: int, other: str) -> None:
         last = "it is not asked again" if strikes >= STRIKES else "one strike"
         then = f"asking {other[:8]}" if other else "nobody else has it"
-        self._emit(
+        self.emit(
             BadBlob(
                 node=node,
                 what=item.label,
@@ -177,8 +178,8 @@ class _Download:
         self._plan = FetchPlan(self._items.values(), fetcher.strikes, number)
         self._pieces: dict[int, dict[int, bytes]] = {}
         """By copy, then by offset."""
-        self._news: asyncio.Queue[_Answer | _Kept] = asyncio.Queue()
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._news: asyncio.Queue[_Answer | _Kept | Exception] = asyncio.Queue()
+        self._tasks = Tasks(fetcher.emit, self._news.put_nowait)
         self._checking = 0
         self._progress = DownloadProgress()
         self._from_s = fetcher.now()
@@ -194,14 +195,12 @@ class _Download:
                 await self._wait()
             return self._progress
         finally:
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._tasks.close()
 
     def _ask(self) -> None:
         if self._checking < MAX_CHECKING:
             for ask in self._plan.asks(self._fetcher.now()):
-                self._spawn(self._request(ask))
+                self._tasks.start(self._request(ask), f"ask {ask.source[:8]}")
 
     def _look(self) -> None:
         """Is there hope?"""
@@ -226,7 +225,9 @@ class _Download:
         while not self._news.empty():
             self._take(self._news.get_nowait())
 
-    def _take(self, news: _Answer | _Kept) -> None:
+    def _take(self, news: _Answer | _Kept | Exception) -> None:
+        if isinstance(news, Exception):
+            raise news  # of a task, told already: without it the download would never end
         if isinstance(news, _Kept):
             self._on_kept(news)
         elif news.data is not None:
@@ -257,7 +258,7 @@ class _Download:
 
     def _check(self, item: Item, source: str, data: bytes) -> None:
         self._checking += 1
-        self._spawn(self._store(_Kept(item, source), data))
+        self._tasks.start(self._store(_Kept(item, source), data), f"keep {item.label}")
 
     def _on_kept(self, kept: _Kept) -> None:
         self._checking -= 1
@@ -275,11 +276,6 @@ class _Download:
             self._fetcher.struck(kept.source, kept.item, strikes, other)
 
     # ---- tasks -----------------------------------------------------------------------------
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks[task] = None
-        task.add_done_callback(lambda t: self._tasks.pop(t, None))
 
     async def _request(self, ask: Ask) -> None:
         answer = _Answer(ask)

@@ -7,7 +7,7 @@ endpoints) dials everybody else, so all-outbound peers work.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from farflung.averaging.rates import Traffic
 from farflung.config.run import PROTOCOL_VERSION
@@ -28,6 +28,7 @@ from farflung.network.messages import (
     JournalFrames,
     Member,
 )
+from farflung.tasks import Tasks, first_ended, nothing_else
 from farflung.transfer.blobs import BlobExchange
 
 DIAL_S = 5.0
@@ -72,8 +73,10 @@ class Mesh:
         self._endpoints: dict[str, tuple[str, ...]] = {}
         self._arrived = asyncio.Event()
         self._dialling: dict[str, asyncio.Task[Connection]] = {}
-        self.blobs = BlobExchange(self, lambda *piece: self._node_services.read_blob(*piece))
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(emit)
+        self.blobs = BlobExchange(
+            self, lambda *piece: self._node_services.read_blob(*piece), self._tasks
+        )
         self._sending = 0
         self._silent = asyncio.Event()
         self._silent.set()
@@ -89,8 +92,13 @@ class Mesh:
         """
         self._services = services
         if bind is not None:
-            actual = await self._transport.listen(bind, self._accept)
+            actual = await self._transport.listen(bind, self._accept, self._tasks)
             self.endpoints = advertise or (actual,)
+
+    async def failed(self) -> NoReturn:
+        """Raises what ended this node's listening: nobody can dial it any more. What fails on a
+        link ends that link only."""
+        await self._tasks.failed()
 
     @property
     def _node_services(self) -> NodeServices:
@@ -143,14 +151,23 @@ class Mesh:
         return bool(self._links.get(node))
 
     async def _dial_shared(self, node: str) -> Connection:
-        """One dial at a time per node; others wait for it."""
+        """One dial at a time per node; others wait for it. Raises LinkDown, whatever it failed by:
+        what nobody expected has been told by then, and the next one who needs the link dials anew.
+        """
         task = self._dialling.get(node)
         if task is None:
-            task = asyncio.create_task(self._dial(node))
+            task = self._tasks.start(
+                self._dial(node), f"dial {node[:8]}", expects=(LinkDown,), on_failure=nothing_else
+            )
             self._dialling[node] = task
             task.add_done_callback(lambda _: self._dialling.pop(node, None))
-            task.add_done_callback(lambda t: t.cancelled() or t.exception())
-        return await asyncio.shield(task)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise LinkDown("this node closes its links")
+        error = task.exception()
+        if error is not None and not isinstance(error, LinkDown):
+            raise LinkDown(f"cannot dial {node[:8]}: {error}") from error
+        return task.result()
 
     async def _dial(self, node: str) -> Connection:
         failure = LinkDown(f"{node[:8]} has no endpoint")
@@ -179,17 +196,16 @@ class Mesh:
             raise ProtocolError(
                 f"data protocol {hello.protocol} is not mine ({PROTOCOL_VERSION}); upgrade"
             )
-        reader = self._adopt(link.remote, link)
-        await reader
+        self._adopt(link.remote, link)
 
-    def _adopt(self, node: str, link: Connection) -> asyncio.Task[None]:
+    def _adopt(self, node: str, link: Connection) -> None:
         link.bulk_size = lambda header: self._expected(node, header)
         self._links.setdefault(node, []).append(link)
         self._arrived.set()
-        task = asyncio.create_task(self._read(node, link))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        # A reader that ends, by whatever, closes its link: whoever needs one dials again.
+        self._tasks.start(
+            self._read(node, link), f"read from {node[:8]}", on_failure=lambda _: link.close()
+        )
 
     async def _read(self, node: str, link: Connection) -> None:
         try:
@@ -236,20 +252,10 @@ class Mesh:
     async def _send_all(
         self, link: Connection, node: str, header: BulkHeader, payload: bytes, stall_s: float
     ) -> None:
-        sending = asyncio.ensure_future(link.send_bulk(header, payload))
-        try:
-            taken, quiet_looks = -1, 0
-            while not sending.done():
-                if quiet_looks > LOOKS:
-                    link.close("stalled")
-                    raise LinkDown(f"{node[:8]} took no bytes for {stall_s:g} s")
-                await asyncio.wait({sending}, timeout=stall_s / LOOKS)
-                before, taken = taken, link.acknowledged_bytes
-                quiet_looks = quiet_looks + 1 if taken == before else 0
-            sending.result()
-        finally:
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
+        async def send() -> None:
+            await link.send_bulk(header, payload)
+
+        await first_ended(send(), _stalled(link, node, stall_s))
 
     async def quiet(self) -> None:
         """Returns when no frame of a round waits for a link: blobs go after those."""
@@ -285,8 +291,23 @@ class Mesh:
 
     async def close(self) -> None:
         """Close every link; waits for the readers. Safe to cancel."""
+        for dialling in list(self._dialling.values()):
+            dialling.cancel()
         for links in list(self._links.values()):
             for link in list(links):
                 link.close("leaving")
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._transport.close()
+        try:
+            await self._transport.close()
+        finally:
+            await self._tasks.close()
+
+
+async def _stalled(link: Connection, node: str, stall_s: float) -> None:
+    """LinkDown, and the link closed, when the other side takes no byte for so long."""
+    taken, quiet_looks = -1, 0
+    while quiet_looks <= LOOKS:
+        await asyncio.sleep(stall_s / LOOKS)
+        before, taken = taken, link.acknowledged_bytes
+        quiet_looks = quiet_looks + 1 if taken == before else 0
+    link.close("stalled")
+    raise LinkDown(f"{node[:8]} took no bytes for {stall_s:g} s")

@@ -65,7 +65,7 @@ def who(source: int, _: int) -> str:
 async def echoing() -> AsyncIterator[Echo]:
     ports = LinkPorts(next=21_000 + os.getpid() % 5_000)
     inner, outer = ports.take(), ports.take()
-    net = Net(who)
+    net = Net(who, print)
     echo = Echo(net, outer)
     server = await asyncio.start_server(echo.serve, "127.0.0.1", inner)
     await net.relay("b", outer, inner)
@@ -256,7 +256,7 @@ def test_a_listener_that_is_gone_refuses() -> None:
     async def main() -> None:
         ports = LinkPorts(next=26_000 + os.getpid() % 3_000)
         dead, outer = ports.take(), ports.take()
-        net = Net(who)
+        net = Net(who, print)
         await net.relay("b", outer, dead)
         reader, writer = await asyncio.open_connection("127.0.0.1", outer)
         async with asyncio.timeout(WAIT_S):
@@ -269,7 +269,7 @@ def test_a_listener_that_is_gone_refuses() -> None:
 
 
 def test_two_effects_on_a_pair_add_up_and_end_one_by_one() -> None:
-    net = Net(who)
+    net = Net(who, print)
     pair = ("a", "b")
     slow = net.apply(Effect(pairs=frozenset({pair}), bytes_per_s=5.0))
     cut = net.apply(Effect(pairs=frozenset({pair}), blocked=True, bytes_per_s=9.0))

@@ -25,6 +25,7 @@ async def _run(code: str, logs: Path) -> ProcessLife:
         arguments=(),
         logs=logs,
         on_end=lambda _: ended.set(),
+        emit=print,
         prefix=(sys.executable, "-c", code),
     )
     life = await program.start()

@@ -226,6 +226,7 @@ async def _average_rounds(
                 program=spec.model.program,
                 data_dir=folder,
                 log_path=folder / f"{name}.log",
+                emit=print,
             )
         )
     try:

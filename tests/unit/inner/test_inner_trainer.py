@@ -208,6 +208,7 @@ async def _under_an_agent(folder: Path, data: Path, spec: RunSpec) -> tuple[np.n
         program=BUILT_IN,
         data_dir=data,
         log_path=folder / "trainer.log",
+        emit=print,
     )
     lease = Work(
         round=0,
@@ -239,6 +240,7 @@ def test_a_mistake_of_the_built_in_trainer_reaches_the_agent(tmp_path: Path) -> 
             program=BUILT_IN,
             data_dir=tmp_path,
             log_path=tmp_path / "trainer.log",
+            emit=print,
         )
         try:
             with pytest.raises(TrainerDied, match=r"exit code 2\): farflung: unknown model.preset"):

@@ -8,11 +8,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from farflung.errors import FrameError, LinkDown, ProtocolError
+from farflung.events import Event, TaskFailed
 from farflung.ids import Endpoint, NodeId
 from farflung.network import messages as m
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.memory import MemoryConnection, MemoryNetwork
 from farflung.sim.loop import run_virtual
+from farflung.tasks import Tasks, nothing_else
 
 A, B, C = NodeId("a" * 40), NodeId("b" * 40), NodeId("c" * 40)
 PORT = Endpoint("b:7000")
@@ -21,6 +23,10 @@ HEAD = m.SliceResult(term=1, round=1, attempt=1, slice=0, first=0, stop=1)
 
 def now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def tasks() -> Tasks:
+    return Tasks(print, nothing_else)
 
 
 class Pair:
@@ -36,7 +42,7 @@ async def pair(
     network = network or MemoryNetwork()
     network.set_delay(A, B, delay_s)
     arrived: asyncio.Queue[Connection] = asyncio.Queue()
-    await network.transport(B, "peer").listen(PORT, arrived.put)
+    await network.transport(B, "peer").listen(PORT, arrived.put, tasks())
     near = await network.transport(A, role).dial(PORT, expect=B, deadline_s=5)
     return Pair(network, near, await arrived.get())
 
@@ -171,7 +177,7 @@ def test_a_killed_node_is_gone_at_once_and_can_come_back() -> None:
         with pytest.raises(LinkDown, match="refused"):
             await again.dial(PORT, expect=B, deadline_s=1)
         arrived: asyncio.Queue[Connection] = asyncio.Queue()
-        await p.network.transport(B).listen(PORT, arrived.put)
+        await p.network.transport(B).listen(PORT, arrived.put, tasks())
         assert (await again.dial(PORT, expect=B, deadline_s=1)).remote == B
 
     claim(body)
@@ -287,8 +293,8 @@ def test_two_nodes_cannot_listen_at_one_name_and_port_0_is_resolved() -> None:
         async def ignore(_: Connection) -> None: ...
 
         with pytest.raises(LinkDown, match="in use"):
-            await p.network.transport(C).listen(PORT, ignore)
-        real = await p.network.transport(C).listen(Endpoint("0.0.0.0:0"), ignore)
+            await p.network.transport(C).listen(PORT, ignore, tasks())
+        real = await p.network.transport(C).listen(Endpoint("0.0.0.0:0"), ignore, tasks())
         assert real.startswith(C)
         assert not real.endswith(":0")
 
@@ -303,12 +309,32 @@ def test_a_rule_broken_in_accept_closes_the_connection() -> None:
             await link.receive()
             raise ProtocolError("a stranger may only redeem")
 
-        await network.transport(B).listen(PORT, strict)
+        await network.transport(B).listen(PORT, strict, tasks())
         link = await network.transport(A).dial(PORT, expect=B, deadline_s=1)
         await link.send(leave(0))
         with pytest.raises(LinkDown, match="may only redeem"):
             await link.receive()
         assert network.counters.rejected["protocol"] == 1
+
+    claim(body)
+
+
+def test_a_fault_in_accept_closes_its_connection_and_is_an_event() -> None:
+    async def body() -> None:
+        network, events, ended = MemoryNetwork(), list[Event](), list[Exception]()
+
+        async def faulty(link: Connection) -> None:
+            await link.receive()
+            raise KeyError("nodes")
+
+        await network.transport(B).listen(PORT, faulty, Tasks(events.append, ended.append))
+        for _ in range(2):  # the listener goes on
+            link = await network.transport(A).dial(PORT, expect=B, deadline_s=1)
+            await link.send(leave(0))
+            with pytest.raises(LinkDown, match="internal error"):
+                await link.receive()
+        assert [type(e) for e in events] == [TaskFailed] * 2
+        assert not ended
 
     claim(body)
 
@@ -322,7 +348,7 @@ def test_closing_a_transport_ends_its_connections_and_its_listeners() -> None:
                 await link.receive()
 
         transport = network.transport(B)
-        await transport.listen(PORT, read_on)
+        await transport.listen(PORT, read_on, tasks())
         link = await network.transport(A).dial(PORT, expect=B, deadline_s=1)
         await asyncio.sleep(0.1)
         await transport.close()

@@ -14,6 +14,7 @@ import pytest
 import uvloop
 
 from farflung.errors import FarflungError, FrameError, LinkDown, ProtocolError
+from farflung.events import Event, TaskFailed
 from farflung.ids import Endpoint, NodeId, RunId, split_endpoint
 from farflung.network import messages as m
 from farflung.network.frames import encode_bulk, encode_control
@@ -24,6 +25,7 @@ from farflung.network.tcp import TcpTransport, dial_stranger, redeem
 from farflung.network.tcp_connection import TcpConnection
 from farflung.network.tls import RunAuthority, client_context, redeem_context
 from farflung.swarm.identity import Identity
+from farflung.tasks import Tasks, nothing_else
 
 RUN = RunId("0123456789abcdef")
 AUTHORITY = RunAuthority.create(RUN)
@@ -31,6 +33,10 @@ HEAD = m.SliceResult(term=1, round=1, attempt=1, slice=0, first=0, stop=1)
 MIB = 2**20
 SHORT = Limits(first_message_s=0.2, stranger_s=0.6, stall_s=0.2, handshake_s=0.3, shutdown_s=0.3)
 ANY = Endpoint("127.0.0.1:0")
+
+
+def tasks() -> Tasks:
+    return Tasks(print, nothing_else)
 
 
 def transport(
@@ -82,7 +88,7 @@ async def _with_world(body: Body, limits: Limits | None, role: str) -> None:
     counters = Counters()
     b = transport(two, role, limits=limits, counters=counters)
     arrived: asyncio.Queue[Connection] = asyncio.Queue()
-    endpoint = await b.listen(ANY, arrived.put)
+    endpoint = await b.listen(ANY, arrived.put, tasks())
     a = transport(one)
     try:
         await body(World(a, b, endpoint, arrived, counters, one.node_id, two.node_id))
@@ -397,7 +403,7 @@ def test_the_wrong_node_the_wrong_role_and_an_expired_certificate_are_refused() 
         old = TcpTransport.for_node(
             key_pem=MEMBER.private_pem, certificate_pem=late, ca_pem=AUTHORITY.ca_pem
         )
-        endpoint = await old.listen(ANY, world.arrived.put)
+        endpoint = await old.listen(ANY, world.arrived.put, tasks())
         with pytest.raises(ProtocolError, match=r"expired; check the clocks"):
             await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
         await old.close()
@@ -411,7 +417,7 @@ def test_a_renewed_certificate_serves_the_next_handshake_on_both_sides() -> None
         one = TcpTransport.for_node(
             key_pem=MEMBER.private_pem, certificate_pem=late, ca_pem=AUTHORITY.ca_pem
         )
-        endpoint = await one.listen(ANY, world.arrived.put)
+        endpoint = await one.listen(ANY, world.arrived.put, tasks())
         one.credentials.renew(AUTHORITY.issue(MEMBER.public_key, MEMBER.node_id, "peer"))
         await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
         await one.dial(world.endpoint, expect=world.node_b, deadline_s=5)
@@ -472,8 +478,11 @@ def test_what_cannot_be_reached_is_link_down_with_a_sentence() -> None:
             await world.a.dial(Endpoint("nowhere.invalid:1"), expect=None, deadline_s=5)
         with pytest.raises(LinkDown, match="HOST:PORT"):
             await world.a.dial(Endpoint("nowhere"), expect=None, deadline_s=5)
+        for host in ("a" * 70, "a..b", "a\0b"):  # a member may advertise anything
+            with pytest.raises(LinkDown):
+                await world.a.dial(Endpoint(f"{host}:1"), expect=None, deadline_s=5)
         with pytest.raises(LinkDown, match=r"cannot listen on .*in use"):
-            await world.a.listen(world.endpoint, world.arrived.put)
+            await world.a.listen(world.endpoint, world.arrived.put, tasks())
 
     claim(body)
 
@@ -500,12 +509,47 @@ def test_a_rule_broken_in_accept_closes_the_connection_and_is_counted() -> None:
             await link.receive()
             raise ProtocolError("a stranger may only redeem an invite")
 
-        endpoint = await world.b.listen(ANY, strict)
+        endpoint = await world.b.listen(ANY, strict, tasks())
         link = await world.a.dial(endpoint, expect=world.node_b, deadline_s=5)
         await link.send(m.Catalogue())
         with pytest.raises(LinkDown):
             await link.receive()
         assert world.counters.rejected["protocol"] == 1
+
+    claim(body)
+
+
+def test_a_fault_in_accept_closes_its_connection_and_is_an_event() -> None:
+    async def body(world: World) -> None:
+        events, ended = list[Event](), list[Exception]()
+
+        async def faulty(link: Connection) -> None:
+            await link.receive()
+            raise KeyError("nodes")
+
+        endpoint = await world.b.listen(ANY, faulty, Tasks(events.append, ended.append))
+        for _ in range(2):  # the listener goes on
+            link = await world.a.dial(endpoint, expect=world.node_b, deadline_s=5)
+            await link.send(m.Catalogue())
+            with pytest.raises(LinkDown):
+                await link.receive()
+        assert [type(e) for e in events] == [TaskFailed] * 2
+        assert not ended
+
+    claim(body)
+
+
+def test_a_fault_in_listening_reaches_its_owner() -> None:
+    async def body(world: World) -> None:
+        ended: list[Exception] = []
+        one = transport(MEMBER)
+        one._crowded = lambda _: {}["host"]  # type: ignore[assignment,method-assign]
+        endpoint = await one.listen(ANY, world.arrived.put, Tasks(print, ended.append))
+        with contextlib.suppress(FarflungError):
+            await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=0.2)
+        await until(lambda: bool(ended))
+        await one.close()
+        assert isinstance(ended[0], KeyError)
 
     claim(body)
 
@@ -517,7 +561,7 @@ def test_closing_a_transport_ends_its_listeners_connections_and_tasks() -> None:
                 await link.receive()
 
         one = transport(MEMBER)
-        endpoint = await one.listen(ANY, read_on)
+        endpoint = await one.listen(ANY, read_on, tasks())
         link = await world.a.dial(endpoint, expect=MEMBER.node_id, deadline_s=5)
         await link.send(m.Catalogue())
         await one.close()

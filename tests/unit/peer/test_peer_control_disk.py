@@ -16,6 +16,7 @@ from farflung.network.memory import MemoryNetwork
 from farflung.network.messages import Control, Donors, Welcome
 from farflung.peer.control_link import ControlLink
 from farflung.sim.loop import run_virtual
+from farflung.tasks import Tasks, nothing_else
 
 WELCOME = Welcome(protocol=1, term=3, journal_length=0)
 AT = Endpoint("coordinator:7000")
@@ -34,7 +35,7 @@ class Side:
 
     async def start(self) -> asyncio.Task[None]:
         transport = self.network.transport(NodeId("coordinator"), COORDINATOR)
-        await transport.listen(AT, self._accept)
+        await transport.listen(AT, self._accept, Tasks(print, nothing_else))
         return asyncio.create_task(self.control.run(self.handler))
 
     async def _accept(self, link: Connection) -> None:

@@ -24,6 +24,7 @@ from farflung.network.messages import (
 )
 from farflung.peer.control_link import ControlLink
 from farflung.sim.loop import run_virtual
+from farflung.tasks import Tasks, nothing_else
 
 ONE, TWO = Endpoint("one:1"), Endpoint("two:1")
 HEAD = HELLO.journal_head
@@ -47,7 +48,8 @@ class Node:
 
 async def listen(network: MemoryNetwork, at: Endpoint, serve: object) -> None:
     node = NodeId(at.split(":")[0])
-    await network.transport(node, COORDINATOR).listen(at, serve)  # type: ignore[arg-type]
+    transport, tasks = network.transport(node, COORDINATOR), Tasks(print, nothing_else)
+    await transport.listen(at, serve, tasks)  # type: ignore[arg-type]
 
 
 async def welcome(link: Connection) -> None:

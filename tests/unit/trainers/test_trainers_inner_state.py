@@ -121,6 +121,7 @@ def toy(folder: Path) -> ProcessTrainer:
         program=TOY,
         data_dir=folder,
         log_path=folder / "trainer.log",
+        emit=print,
         env={"TOY_ADAMW": "1"},
     )
 

@@ -49,6 +49,7 @@ async def toy(
         program=program,
         data_dir=folder,
         log_path=folder / "trainer.log",
+        emit=print,
         env=env,
     )
     try:

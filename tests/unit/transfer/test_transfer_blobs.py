@@ -58,6 +58,7 @@ class Pair:
     def __init__(self, blobs: dict[bytes, bytes]) -> None:
         self.network = MemoryNetwork()
         self.events: list[Event] = []
+        self.failures: list[Exception] = []
         self.plants = {"joiner": Plant({}), "donor": Plant(blobs)}
         self.meshes = {name: self._mesh(name) for name in self.plants}
         self.joiner, self.donor = self.meshes["joiner"], self.meshes["donor"]
