@@ -93,7 +93,7 @@ SLOW = 70_000.0
 def test_a_transfer_that_makes_progress_is_waited_for_and_its_link_gets_a_smaller_slice() -> None:
     async def story(swarm: SimSwarm) -> None:
         slow_uplink(swarm, "p2", SLOW)
-        await swarm.committed(4, 3000)
+        await swarm.committed(6, 3000)
 
     run_spec = spec(BIG, codec="fp32", chunk_elements=65_536)
     rules = msgspec.structs.replace(run_spec.swarm, min_peers=3)  # nobody can be done without

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from farflung.network.messages import Slice
 
 Edge = tuple[str, str]
-UNMEASURED = 10.0
-"""How much faster than the fastest measured owner one counts whose transfers are too short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,15 +58,14 @@ def choose_owners(
 def shares(owners: Sequence[str], rates: Mapping[str, float], candidates: int) -> dict[str, float]:
     """Share of the fragment that each owner reduces; they add up to 1.
 
-    Equal while no owner's rate (bytes/s) is known; those that are not count as much faster, for
-    only transfers that take a while are measured. Otherwise the smallest time T for which
-    f_i = max(0, (T * b_i / V - 1) / (N - 2)) adds up to 1, found by bisection with V = 1.
-    `candidates` is N, everybody who gets the result.
+    `rates` may have any unit; an owner without one counts as the fastest. Equal rates give equal
+    shares. Otherwise the smallest time T for which f_i = max(0, (T * b_i / V - 1) / (N - 2)) adds
+    up to 1, found by bisection with V = 1. `candidates` is N, everybody who gets the result.
     """
     best = max((rates.get(o, 0.0) for o in owners), default=0.0)
-    if candidates <= 2 or best <= 0:
+    known = [rates.get(o, 0.0) or best for o in owners]
+    if candidates <= 2 or best <= 0 or min(known) == best:
         return {o: 1 / len(owners) for o in owners}
-    known = [rates.get(o, 0.0) or UNMEASURED * best for o in owners]
 
     def total(time_s: float) -> float:
         return sum(max(0.0, (time_s * b - 1) / (candidates - 2)) for b in known)

@@ -63,6 +63,7 @@ def connect(step: Step, event: Connected) -> None:
             step_s=step.now_s,
             suspect=False,
             kept=False,
+            uplink_seen=() if event.session != node.session else node.uplink_seen,
         )
     )
     step.state = replace(step.state, dead_edges=_without(step.state.dead_edges, event.node))

@@ -59,6 +59,10 @@ class Node:
     up_bytes_per_s: float = 0.0
     """Measured by the node; 0: unknown."""
     down_bytes_per_s: float = 0.0
+    uplink_level: int = 0
+    """How much slower than the fastest its uplink counts when slices are cut (uplinks.py)."""
+    uplink_seen: tuple[int, ...] = ()
+    """The levels that its last rounds showed, newest last."""
     slower: int = 0
     """Rounds in a row that opened with it below the fastest's speed."""
     pace: float = 1.0

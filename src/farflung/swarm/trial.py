@@ -30,10 +30,11 @@ from farflung.network.messages import (
     Vote,
 )
 from farflung.swarm import ranges
-from farflung.swarm.deadlines import attempt_s
+from farflung.swarm.deadlines import attempt_s, wire_bytes
 from farflung.swarm.membership import present
 from farflung.swarm.records import Rejected, Return
 from farflung.swarm.state import Phase, Round, State, Step, Trial
+from farflung.swarm.uplinks import observe, relative_rates
 
 MAX_ATTEMPTS = 3
 NO_CLIP = int(np.float32(1.0).view(np.uint32))
@@ -109,9 +110,10 @@ def _send_attempt(
     elements = step.state.fragment_elements[round_.fragment]
     chunks = chunk_count(elements, step.spec.outer.chunk_elements)
     number = round_.attempts + 1
+    if number == 1:
+        observe(step, able, wire_bytes(step.state, round_))
     members = step.state.active_members()
-    rates = {m.node: m.up_bytes_per_s for m in members if m.up_bytes_per_s > 0}
-    share = shares(owners, rates, len(members))
+    share = shares(owners, relative_rates(members), len(members))
     duration_s = attempt_s(step.state, round_, share, able)
     message = Attempt(
         term=step.state.term,

@@ -67,10 +67,21 @@ def test_shares_are_equal_until_a_rate_is_known() -> None:
     assert shares("ab", {"a": 9.0, "b": 1.0}, 2) == {"a": 0.5, "b": 0.5}
 
 
-def test_an_owner_whose_transfers_are_too_short_to_measure_counts_as_fast() -> None:
-    share = shares("abcd", {"a": 9.0}, 5)
+def test_an_owner_whose_transfers_are_too_short_to_measure_counts_as_the_fastest() -> None:
+    assert shares("abcd", {"a": 9.0}, 5) == dict.fromkeys("abcd", 0.25)
+    share = shares("abcd", {"a": 1.0, "b": 9.0}, 5)
     assert share["a"] < 0.1
     assert share["b"] == share["c"] == share["d"] > 0.3
+
+
+@given(st.integers(1, 400), st.integers(1, 9), st.integers(0, 9), st.floats(1e-3, 1e12))
+def test_equal_or_unknown_rates_give_slices_equal_within_one_chunk(
+    chunks: int, owners: int, known: int, rate: float
+) -> None:
+    names = [f"n{i}" for i in range(owners)]
+    share = shares(names, dict.fromkeys(names[:known], rate), owners + 1)
+    sizes = {s.owner: s.stop - s.first for s in cut_slices(chunks, share)}
+    assert max(sizes.values()) - min(sizes.get(n, 0) for n in names) <= 1
 
 
 def test_the_slowest_member_sets_the_time_of_an_exchange() -> None:
