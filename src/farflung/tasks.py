@@ -93,6 +93,18 @@ async def first_ended(*works: Coroutine[Any, Any, Any]) -> int:
     return min(index for index, task in enumerate(tasks) if task in done)
 
 
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await work of a thread, which nothing can stop: when cancelled, wait for its end first."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # nobody waits for the outcome any more
+        raise
+
+
 def failure(name: str, error: BaseException) -> TaskFailed:
     """The event of an exception that nobody expected."""
     cause = root_cause(error)

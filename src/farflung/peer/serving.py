@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from farflung.averaging.reduce import Bytes
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.input_log import InputLog
 from farflung.checkpoint.snapshot import newest
@@ -90,7 +91,7 @@ class Serving:
         return JournalFrames(first=first, frames=tuple(replica.frames(first, JOURNAL_BYTES)))
 
     def keep_inputs(
-        self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]
+        self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[Bytes]]
     ) -> None:
         """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
         try:

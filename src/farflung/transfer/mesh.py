@@ -205,7 +205,7 @@ class Mesh:
     # ---- bulk ------------------------------------------------------------------------------
 
     async def send_bulk(
-        self, node: str, header: BulkHeader, payload: bytes, stall_s: float
+        self, node: str, header: BulkHeader, payload: bytes | memoryview, stall_s: float
     ) -> None:
         """A frame of a round. Raises LinkDown when there is no link, or when the node took no
         byte, of this frame or of those before it, for `stall_s`."""
@@ -220,7 +220,12 @@ class Mesh:
                 self._silent.set()
 
     async def _send_all(
-        self, link: Connection, node: str, header: BulkHeader, payload: bytes, stall_s: float
+        self,
+        link: Connection,
+        node: str,
+        header: BulkHeader,
+        payload: bytes | memoryview,
+        stall_s: float,
     ) -> None:
         sending = asyncio.ensure_future(link.send_bulk(header, payload))
         try:
