@@ -124,3 +124,15 @@ async def first_ended(*works: Coroutine[Any, Any, Any]) -> int:
         if task in done:
             task.result()
     return min(index for index, task in enumerate(tasks) if task in done)
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Await work of a thread, which nothing can stop: when cancelled, wait for its end first."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # nobody waits for the outcome any more
+        raise

@@ -6,6 +6,9 @@
     gather:     collect every slice's result
 
 The exchange ends with the result bytes or with an accusation; it decides nothing by itself.
+
+Arriving frames are kept as they are: their payloads belong to the receiver. Comparing hashes,
+joining and arithmetic are the pool's; what is in its hands is never written to again.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from farflung.averaging.reduce import ChunkGrid, reduce_slice, statistics
+from farflung.averaging.inbox import Inbox, check_size
+from farflung.averaging.reduce import Bytes, ChunkGrid, Encoded, reduce_slice, statistics
 from farflung.clock import Workers
 from farflung.errors import LinkDown, ProtocolError
 from farflung.failpoints import sent
-from farflung.hashing import digest, merkle_root
+from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.network.messages import (
     Accuse,
@@ -47,22 +51,24 @@ LOOKS = 20
 class ExchangePorts:
     """What an exchange may do to the world; all awaitables raise LinkDown for a lost peer."""
 
-    send_bulk: Callable[[str, BulkHeader, bytes], Awaitable[None]]
+    send_bulk: Callable[[str, BulkHeader, Bytes], Awaitable[None]]
     """To a member's data plane; dials or waits for it until the attempt's deadline."""
     tell: Callable[[Control], Awaitable[None]]
     """To the coordinator."""
-    keep_inputs: Callable[[Attempt, int, Mapping[str, Sequence[bytes]]], None] | None = None
+    keep_inputs: Callable[[Attempt, int, Mapping[str, Sequence[Bytes]]], None] | None = None
     """With `--record all`: store what an owner reduced."""
     heard: Callable[[str], int] = lambda _: 0
     """Bytes that have arrived from a member so far, those of unfinished frames included."""
+    refused: Callable[[str, ProtocolError], None] = lambda _, __: None
+    """Told of a sender whose chunks are not what it committed to."""
 
 
 @dataclass
-class _Incoming:
-    """Chunks of one slice from one sender."""
+class _Arriving:
+    """Frames of one slice's result, by first chunk."""
 
-    chunks: dict[int, bytes] = field(default_factory=dict)
-    hashes: tuple[bytes, ...] = ()
+    frames: dict[int, memoryview] = field(default_factory=dict)
+    claimed: set[int] = field(default_factory=set)
 
 
 class Exchange:
@@ -74,7 +80,7 @@ class Exchange:
         node: str,
         attempt: Attempt,
         grid: ChunkGrid,
-        mine: Sequence[bytes] | None,
+        mine: Encoded | None,
         ports: ExchangePorts,
         workers: Workers,
         stall_s: float = STALL_S,
@@ -87,13 +93,16 @@ class Exchange:
         self._ports = ports
         self._workers = workers
         self._stall_s = stall_s
-        self._hashes = tuple(digest(c) for c in mine or ())
         self._candidates = {c.node: c for c in attempt.candidates}
-        self._inputs: dict[tuple[int, str], _Incoming] = {}
-        self._results: dict[int, dict[int, bytes]] = {}
+        self._inbox = Inbox(grid, {n: c.commitment for n, c in self._candidates.items()})
+        self._arriving = [_Arriving() for _ in attempt.slices]
+        self._done: dict[int, tuple[bytes, Hash]] = {}
+        """Whole results and their digests, by slice."""
         self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.results: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
         """Encoded result of every slice, in order; cancelled when the attempt fails."""
+        self.arrived: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        """(slice, its result) once for every slice, as each becomes whole; for one reader."""
         self.over = False
         """All that this node had to send and to get is through, or the attempt failed here."""
         self._changed = asyncio.Event()
@@ -107,30 +116,35 @@ class Exchange:
             self._verdict.set_result(verdict)
             self._changed.set()
 
+    @property
+    def hashes(self) -> list[Hash]:
+        """Digest of every slice's result, in order. Only when `results` are there."""
+        return [self._done[i][1] for i in range(len(self.attempt.slices))]
+
     def deliver_contribution(self, sender: str, head: Contribution, payload: memoryview) -> None:
-        """Store chunks. Raises ProtocolError when they are not what the plan allows."""
+        """Take chunks; the pool compares them with their commitment, in order of arrival.
+
+        Raises ProtocolError when they are not what the plan allows. Bad chunks count as a lost
+        sender, and `ports.refused` is told why; what it still sends is dropped.
+        """
         place = self._slice(head.slice, head.first, head.stop)
         if place.owner != self._node or sender not in self._candidates:
             raise ProtocolError(f"slice {head.slice} of round {head.round} is not for me")
-        incoming = self._inputs.setdefault((head.slice, sender), _Incoming())
-        if head.hashes:
-            self._check_commitment(sender, head.hashes)
-            incoming.hashes = head.hashes
-        for i, chunk in enumerate(self._grid.split(payload, head.first, head.stop), head.first):
-            if not incoming.hashes or digest(chunk) != incoming.hashes[i]:
-                raise ProtocolError(f"chunk {i} does not match its commitment")
-            incoming.chunks[i] = chunk
-        self._deliveries[sender] += 1
+        self._inbox.take(sender, head, payload)
         self._changed.set()
 
     def deliver_result(self, sender: str, head: SliceResult, payload: memoryview) -> None:
+        """Take a part of a slice's result. Raises ProtocolError as `deliver_contribution`."""
         place = self._slice(head.slice, head.first, head.stop)
         if place.owner != sender:
             raise ProtocolError(f"slice {head.slice} is not owned by its sender")
-        chunks = self._grid.split(payload, head.first, head.stop)
-        self._results.setdefault(head.slice, {}).update(dict(enumerate(chunks, start=head.first)))
-        self._deliveries[sender] += 1
-        self._changed.set()
+        check_size(self._grid, head, payload)
+        arriving, chunks = self._arriving[head.slice], range(head.first, head.stop)
+        if arriving.claimed.isdisjoint(chunks):
+            arriving.frames[head.first] = payload
+            arriving.claimed.update(chunks)
+            self._deliveries[sender] += 1
+            self._changed.set()
 
     def lost(self, node: str) -> None:
         """The data link to a node broke: accuse it if something is still missing from it."""
@@ -162,12 +176,12 @@ class Exchange:
     async def _run_tasks(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._contribute())
+            group.create_task(self._check_frames())
             for index, place in enumerate(self.attempt.slices):
-                if place.owner == self._node:
-                    group.create_task(self._own(index, place))
+                own = place.owner == self._node
+                group.create_task(self._own(index, place) if own else self._receive(index, place))
             group.create_task(self._watch_accusations())
             group.create_task(self._watch_stalls())
-            group.create_task(self._gather())
 
     async def _contribute(self) -> None:
         """Send every slice to its owner, starting at my own place so that nobody is flooded."""
@@ -181,6 +195,10 @@ class Exchange:
 
     async def _send_slice(self, index: int, place: Slice) -> None:
         assert self._mine is not None
+        if place.owner == self._node:
+            self._inbox.take_own(index, self._node, place, self._mine)
+            self._changed.set()
+            return
         for first, stop in self._frames(place):
             head = Contribution(
                 term=self.attempt.term,
@@ -189,42 +207,56 @@ class Exchange:
                 slice=index,
                 first=first,
                 stop=stop,
-                hashes=self._hashes if first == place.first else (),
+                hashes=self._mine.hashes if first == place.first else (),
             )
-            payload = b"".join(self._mine[first:stop])
-            if place.owner == self._node:
-                self.deliver_contribution(self._node, head, memoryview(payload))
-            else:
-                await sent("contribution.before-frame")
-                if not await self._try_send(place.owner, head, payload):
-                    return
+            await sent("contribution.before-frame")
+            payload = b"".join(self._mine.chunks[first:stop])
+            if not await self._try_send(place.owner, head, payload):
+                return
+
+    async def _check_frames(self) -> None:
+        """One job at a time, so that checking takes one thread; until all my slices are whole."""
+        mine = [(i, p) for i, p in enumerate(self.attempt.slices) if p.owner == self._node]
+        while not all(self._complete(i, place) for i, place in mine):
+            if not self._inbox.unchecked:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            job = self._inbox.job()
+            for sender, error in self._inbox.enter(await self._workers.run(job)):
+                if error is None:
+                    self._deliveries[sender] += 1
+                else:
+                    self._ports.refused(sender, error)
+                    self.lost(sender)
+            self._changed.set()
 
     async def _own(self, index: int, place: Slice) -> None:
         """Reduce one slice. The order of contributors is the verdict's, never the arrival's."""
         await self._until(lambda: self._complete(index, place))
         inputs = {
-            node: [self._inputs[index, node].chunks[c] for c in range(place.first, place.stop)]
+            node: self._inbox.chunks(index, node, place.first, place.stop)
             for node in self._candidates
         }
         sums = await self._workers.run(lambda: statistics(self._grid, place.first, inputs))
         await self._ports.tell(Statistics(**self._fence(), slice=index, partials=sums))
         await sent("statistics.sent")
         verdict = await self._verdict
-        encoded = await self._workers.run(
-            lambda: reduce_slice(self._grid, place.first, inputs, verdict.included, verdict.divisor)
+        encoded, name = await self._workers.run(
+            lambda: _joined(
+                reduce_slice(self._grid, place.first, inputs, verdict.included, verdict.divisor)
+            )
         )
         if self._ports.keep_inputs is not None:
             self._ports.keep_inputs(self.attempt, index, inputs)
-        await self._ports.tell(Result(**self._fence(), slice=index, hash=digest(b"".join(encoded))))
+        await self._ports.tell(Result(**self._fence(), slice=index, hash=name))
         await sent("result.sent")
-        self._results[index] = dict(enumerate(encoded, start=place.first))
-        self._changed.set()
+        self._finish(index, encoded, name)
         others = [m.node for m in self.attempt.members if m.node != self._node]
         await asyncio.gather(*(self._send_result(o, index, place, encoded) for o in others))
 
-    async def _send_result(
-        self, to: str, index: int, place: Slice, encoded: Sequence[bytes]
-    ) -> None:
+    async def _send_result(self, to: str, index: int, place: Slice, encoded: bytes) -> None:
+        at, view = 0, memoryview(encoded)
         for first, stop in self._frames(place):
             head = SliceResult(
                 term=self.attempt.term,
@@ -234,25 +266,26 @@ class Exchange:
                 first=first,
                 stop=stop,
             )
-            payload = b"".join(encoded[first - place.first : stop - place.first])
+            n_bytes = self._grid.bytes_between(first, stop)
+            payload, at = view[at : at + n_bytes], at + n_bytes
             # A member that cannot be reached now fetches the result by hash later.
             if not await self._try_send(to, head, payload, accuse=False):
                 return
 
-    async def _gather(self) -> None:
-        def done() -> bool:
-            return all(
-                len(self._results.get(i, ())) == s.stop - s.first
-                for i, s in enumerate(self.attempt.slices)
-            )
+    async def _receive(self, index: int, place: Slice) -> None:
+        """Another owner's result: joined and hashed as soon as it is whole."""
+        await self._until(lambda: not self._lacks_result(index, place))
+        frames = self._arriving[index].frames
+        parts = [frames[first] for first in sorted(frames)]
+        data, name = await self._workers.run(lambda: _joined(parts))
+        self._finish(index, data, name)
 
-        await self._until(done)
-        self.results.set_result(
-            [
-                b"".join(self._results[i][c] for c in range(s.first, s.stop))
-                for i, s in enumerate(self.attempt.slices)
-            ]
-        )
+    def _finish(self, index: int, data: bytes, name: Hash) -> None:
+        self._done[index] = (data, name)
+        self._arriving[index].frames.clear()
+        self.arrived.put_nowait((index, data))
+        if len(self._done) == len(self.attempt.slices):
+            self.results.set_result([self._done[i][0] for i in range(len(self._done))])
         self._changed.set()
 
     async def _watch_accusations(self) -> None:
@@ -298,10 +331,10 @@ class Exchange:
         owing: dict[str, float] = {}
         for i, place in enumerate(self.attempt.slices):
             size = place.stop - place.first
-            if place.owner == self._node and i not in self._results:
-                late = {n for n in self._candidates if len(self._incoming(i, n).chunks) < size}
+            if place.owner == self._node and i not in self._done:
+                late = {n for n in self._candidates if self._inbox.count(i, n) < size}
                 owing |= dict.fromkeys(late - {self._node}, self._stall_s)
-            if self._verdict.done() and len(self._results.get(i, ())) < size:
+            if self._verdict.done() and self._lacks_result(i, place):
                 work = size * self._grid.chunk_elements * len(self._candidates)
                 owing.setdefault(place.owner, self._stall_s + work / REDUCED_PER_S)
         owing.pop(self._node, None)
@@ -315,7 +348,7 @@ class Exchange:
             await self._changed.wait()
 
     async def _try_send(
-        self, to: str, head: BulkHeader, payload: bytes, *, accuse: bool = True
+        self, to: str, head: BulkHeader, payload: Bytes, *, accuse: bool = True
     ) -> bool:
         try:
             await self._ports.send_bulk(to, head, payload)
@@ -335,22 +368,24 @@ class Exchange:
         """Nodes from which this node still needs bytes."""
         missing: set[str] = set()
         for i, place in enumerate(self.attempt.slices):
-            if len(self._results.get(i, ())) < place.stop - place.first:
+            if self._lacks_result(i, place):
                 missing.add(place.owner)
-            if place.owner == self._node and i not in self._results:
+            if place.owner == self._node and i not in self._done:
                 missing |= {
                     n
                     for n in self._candidates
-                    if len(self._incoming(i, n).chunks) < place.stop - place.first
+                    if self._inbox.count(i, n) < place.stop - place.first
                 }
         return missing
 
-    def _incoming(self, index: int, node: str) -> _Incoming:
-        return self._inputs.get((index, node)) or _Incoming()
+    def _lacks_result(self, index: int, place: Slice) -> bool:
+        """Whether bytes of it have still to come, or have still to be reduced here."""
+        arrived = len(self._arriving[index].claimed)
+        return index not in self._done and arrived < place.stop - place.first
 
     def _complete(self, index: int, place: Slice) -> bool:
         size = place.stop - place.first
-        return all(len(self._incoming(index, n).chunks) == size for n in self._candidates)
+        return all(self._inbox.count(index, n) == size for n in self._candidates)
 
     def _frames(self, place: Slice) -> list[tuple[int, int]]:
         each = max(1, FRAME_BYTES // max(1, self._grid.bytes_of(place.first)))
@@ -364,15 +399,14 @@ class Exchange:
             raise ProtocolError(f"chunks [{first}, {stop}) are outside slice {index}")
         return place
 
-    def _check_commitment(self, sender: str, hashes: tuple[bytes, ...]) -> None:
-        if len(hashes) != self._grid.chunks:
-            raise ProtocolError(f"{len(hashes)} chunk hashes, {self._grid.chunks} expected")
-        if merkle_root(hashes) != Hash(self._candidates[sender].commitment):
-            raise ProtocolError("chunk hashes do not match the commitment")
-
     def _fence(self) -> dict[str, int]:
         return {
             "term": self.attempt.term,
             "round": self.attempt.round,
             "attempt": self.attempt.attempt,
         }
+
+
+def _joined(parts: Sequence[Bytes]) -> tuple[bytes, Hash]:
+    data = b"".join(parts)
+    return data, digest(data)

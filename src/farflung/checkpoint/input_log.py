@@ -35,7 +35,7 @@ class InputLog:
         term: int,
         attempt: int,
         index: int,
-        inputs: Mapping[str, Sequence[bytes]],
+        inputs: Mapping[str, Sequence[bytes | memoryview]],
     ) -> None:
         """What was reduced for one slice: chunks by contributor. Raises StorageError."""
         name = attempt_name(round_, term, attempt)

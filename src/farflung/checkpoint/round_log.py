@@ -31,20 +31,19 @@ class RoundLog:
 
     def store(self, round_: int, results: Sequence[bytes]) -> Hash:
         """Write and sync one attempt's results; returns their bytes root. Raises StorageError."""
-        hashes = self.write(results)
+        hashes = [digest(r) for r in results]
+        self.write(hashes, results)
         self.note(round_, hashes, [len(r) for r in results])
         return merkle_root(hashes)
 
-    def write(self, results: Sequence[bytes]) -> list[Hash]:
+    def write(self, hashes: Sequence[bytes], results: Sequence[bytes]) -> None:
         """The file alone, in any thread: within `writing`, and `note` makes it known.
 
-        Returns the slices' hashes. Raises StorageError.
+        `hashes`: the digest of each result. Raises StorageError.
         """
-        hashes = [digest(r) for r in results]
         path = _path(merkle_root(hashes))
         if self._disk.size(path) is None:
             self._disk.replace(path, b"".join(results))
-        return hashes
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,23 @@ def make_fragments(layout: Layout, fragments: int) -> Fragments:
 def size(fragment: Fragment) -> int:
     """Elements of a fragment."""
     return sum(stop - first for first, stop in fragment)
+
+
+def offsets(fragment: Fragment) -> list[int]:
+    """Where each range begins in the fragment's own order."""
+    return list(accumulate((stop - first for first, stop in fragment[:-1]), initial=0))
+
+
+def view_or_gather(flat_N: Float32, fragment: Fragment) -> Float32:
+    """The fragment's elements, float32[F]: a view when it is one range, else a copy.
+
+    Whoever holds it sees later writes to the flat vector, or does not: only for reading while
+    nobody writes.
+    """
+    if len(fragment) == 1:
+        first, stop = fragment[0]
+        return flat_N[first:stop]
+    return gather(flat_N, fragment)
 
 
 def gather(flat_N: Float32, fragment: Fragment, out: Float32 | None = None) -> Float32:

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.rates import WINDOW_S
+from farflung.averaging.reduce import Bytes, Encoded
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.events import Voted, Warned
 from farflung.failpoints import hit, sent
-from farflung.hashing import digest, merkle_root
+from farflung.hashing import merkle_root
+from farflung.ids import Hash
 from farflung.network.messages import (
     Attempt,
     BulkHeader,
@@ -22,7 +24,9 @@ from farflung.network.messages import (
     Verdict,
     Vote,
 )
+from farflung.outer.candidate import StepAhead
 from farflung.outer.nesterov import bits_of
+from farflung.peer.candidates import AttemptKey, Candidate
 from farflung.peer.node import Node
 from farflung.swarm.records import Commit
 from farflung.swarm.votes import vote_body
@@ -33,9 +37,6 @@ PUSH_PATIENCE_S = 2.0
 MAX_EARLY_BYTES = 64 << 20
 """Frames that overtake their ATTEMPT (another link) are held up to this many bytes."""
 
-_Key = tuple[int, int, int]
-"""(term, round, attempt)."""
-
 
 class Averager:
     """All attempts of one stay. Owned by the agent's loop."""
@@ -43,7 +44,7 @@ class Averager:
     def __init__(
         self,
         node: Node,
-        contribution: Callable[[int], Sequence[bytes] | None],
+        contribution: Callable[[int], Encoded | None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         """`contribution`: encoded chunks of a round that this peer has trained. `on_failure`: an
@@ -57,16 +58,16 @@ class Averager:
         self._emit = node.world.emit
         self._contribution = contribution
         self._attempts = Tasks(node.world.emit, on_failure)
-        self._exchanges: dict[_Key, Exchange] = {}
-        self._tasks: dict[_Key, asyncio.Task[None]] = {}
-        self._early: dict[_Key, list[tuple[str, BulkHeader, bytes]]] = {}
+        self._exchanges: dict[AttemptKey, Exchange] = {}
+        self._tasks: dict[AttemptKey, asyncio.Task[None]] = {}
+        self._early: dict[AttemptKey, list[tuple[str, BulkHeader, memoryview]]] = {}
         self._early_bytes = 0
 
     # ---- from the coordinator --------------------------------------------------------------
 
     def on_attempt(self, attempt: Attempt) -> None:
         """Begin an attempt; an older one of the same round ends."""
-        key = (attempt.term, attempt.round, attempt.attempt)
+        key = _key(attempt)
         if key in self._exchanges or attempt.round < self._follower.state.next_round:
             return
         self._end(lambda k: k[1] == attempt.round and k < key)
@@ -82,6 +83,7 @@ class Averager:
                 tell=self._control.send,
                 keep_inputs=self._keep,
                 heard=self._mesh.heard,
+                refused=self._refused,
             ),
             workers=self._workers,
             stall_s=stall_s,
@@ -90,14 +92,14 @@ class Averager:
         self._tasks[key] = self._attempts.start(self._attempt(key, exchange), "attempt")
         for sender, header, payload in self._early.pop(key, []):
             self._early_bytes -= len(payload)
-            self._deliver(exchange, sender, header, memoryview(payload))
+            self._deliver(exchange, sender, header, payload)
 
     def on_verdict(self, verdict: Verdict) -> None:
         exchange = self._exchanges.get((verdict.term, verdict.round, verdict.attempt))
         if exchange is not None:
             exchange.deliver_verdict(verdict)
 
-    async def _attempt(self, key: _Key, exchange: Exchange) -> None:
+    async def _attempt(self, key: AttemptKey, exchange: Exchange) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._open_links(exchange.attempt))
@@ -114,10 +116,11 @@ class Averager:
         """Without a durable result no vote; the others still get what this node owes them."""
         try:
             await self._vote(exchange)
-        except (CorruptState, StorageError) as error:
-            self._emit(Warned(sentence=f"no vote for round {exchange.attempt.round}: {error}"))
+        except* (CorruptState, StorageError) as errors:
+            for error in _leaves(errors):
+                self._emit(Warned(sentence=f"no vote for round {exchange.attempt.round}: {error}"))
 
-    def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]) -> None:
+    def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[Bytes]]) -> None:
         """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
         if self._follower.spec.record != "all":
             return
@@ -146,23 +149,14 @@ class Averager:
                 continue  # a sender that needs this link will accuse it
 
     async def _vote(self, exchange: Exchange) -> None:
-        attempt, outer = exchange.attempt, self._follower.state.outer
-        results = await exchange.results
-        await self._follower.reached(attempt.round - len(self._follower.state.fragments) + 1)
-        state = self._follower.state
-        bytes_root = await self._follower.keep(attempt.round, results)
-        hit("vote.stored")
-        async with self._follower.lock:
-            if state.next_round > attempt.round:
-                return  # committed meanwhile by the others' votes
-            gradient = await self._workers.run(
-                lambda: state.decode(attempt.fragment, attempt.slices, results)
-            )
-            fragment_hash = await self._workers.run(
-                lambda: state.candidate(
-                    attempt.fragment, gradient, bits_of(outer.lr), bits_of(outer.momentum)
-                )
-            )
+        """The file is written beside the step; the vote leaves when both are done."""
+        attempt = exchange.attempt
+        async with asyncio.TaskGroup() as group:
+            stepping = group.create_task(self._step_ahead(exchange))
+            storing = group.create_task(self._store(exchange))
+        fragment_hash, bytes_root = stepping.result(), storing.result()
+        if fragment_hash is None:
+            return
         body = vote_body(
             self._node.config.run,
             attempt.term,
@@ -192,6 +186,62 @@ class Averager:
             )
         )
 
+    async def _store(self, exchange: Exchange) -> Hash:
+        """Results on disk, synced; their bytes root."""
+        results = await exchange.results
+        root = await self._follower.keep(exchange.attempt.round, results, exchange.hashes)
+        hit("vote.stored")
+        return root
+
+    async def _step_ahead(self, exchange: Exchange) -> Hash | None:
+        """The hash to vote for; the outer step is kept for the commit.
+
+        Slices are decoded, stepped and hashed as they become whole. None when the round was
+        committed meanwhile by the others' votes.
+        """
+        attempt, follower = exchange.attempt, self._follower
+        await follower.reached(attempt.round - len(follower.state.fragments) + 1)
+        state, ahead, left = follower.state, None, len(attempt.slices)
+        while left:
+            index, data = await exchange.arrived.get()
+            async with follower.lock:
+                if state.next_round > attempt.round:
+                    return None
+                ahead = ahead or self._begin_step(attempt)
+                await self._feed(ahead, attempt, index, data)
+                left -= 1
+                # What is here already goes on at once: a commit that waits for the lock would
+                # have to begin anew.
+                while not exchange.arrived.empty():
+                    await self._feed(ahead, attempt, *exchange.arrived.get_nowait())
+                    left -= 1
+                if not left:
+                    return await self._keep_step(exchange, ahead)
+        return None
+
+    async def _feed(self, ahead: StepAhead, attempt: Attempt, index: int, data: bytes) -> None:
+        state, place = self._follower.state, attempt.slices[index]
+        await self._workers.run(lambda: state.feed(ahead, attempt.fragment, place, data))
+
+    def _begin_step(self, attempt: Attempt) -> StepAhead:
+        outer = self._follower.state.outer
+        lr, momentum = bits_of(outer.lr), bits_of(outer.momentum)
+        return self._follower.state.ahead(attempt.fragment, lr, momentum)
+
+    async def _keep_step(self, exchange: Exchange, ahead: StepAhead) -> Hash:
+        attempt, state = exchange.attempt, self._follower.state
+        stepped = await self._workers.run(ahead.finish)
+        self._follower.candidates.keep(
+            Candidate(
+                key=_key(attempt),
+                fragment=attempt.fragment,
+                base=state.hashes[attempt.fragment],
+                bytes_root=merkle_root(exchange.hashes),
+                stepped=stepped,
+            )
+        )
+        return stepped.hash
+
     # ---- from the data plane ---------------------------------------------------------------
 
     def on_bulk(self, sender: str, header: BulkHeader, payload: memoryview) -> None:
@@ -202,9 +252,9 @@ class Averager:
             self._deliver(exchange, sender, header, payload)
         elif self._is_early(key) and self._early_bytes + len(payload) <= MAX_EARLY_BYTES:
             self._early_bytes += len(payload)
-            self._early.setdefault(key, []).append((sender, header, bytes(payload)))
+            self._early.setdefault(key, []).append((sender, header, payload))
 
-    def _is_early(self, key: _Key) -> bool:
+    def _is_early(self, key: AttemptKey) -> bool:
         """Rounds that I cannot be in yet are dropped: I fetch their results when I get there."""
         state = self._follower.state
         if not state.next_round <= key[1] <= state.next_round + state.outer.window + 1:
@@ -221,8 +271,11 @@ class Averager:
             elif isinstance(header, SliceResult):
                 exchange.deliver_result(sender, header, payload)
         except ProtocolError as error:
-            self._emit(Warned(sentence=f"{sender[:8]}: {error}"))
+            self._refused(sender, error)
             exchange.lost(sender)
+
+    def _refused(self, sender: str, error: ProtocolError) -> None:
+        self._emit(Warned(sentence=f"{sender[:8]}: {error}"))
 
     def on_link_lost(self, node: str) -> None:
         for exchange in list(self._exchanges.values()):
@@ -240,7 +293,7 @@ class Averager:
         if not exchange.results.done() or exchange.results.cancelled():
             return None
         results = exchange.results.result()
-        return results if merkle_root([digest(r) for r in results]) == commit.bytes_root else None
+        return results if merkle_root(exchange.hashes) == commit.bytes_root else None
 
     def resolved(self, round_: int) -> None:
         """A round is over: its attempts end, what they held is dropped."""
@@ -250,10 +303,11 @@ class Averager:
         """Attempts of older terms are void."""
         self._end(lambda key: key[0] < term)
 
-    def _end(self, over: Callable[[_Key], bool]) -> None:
+    def _end(self, over: Callable[[AttemptKey], bool]) -> None:
         for key in [k for k in self._exchanges if over(k)]:
             del self._exchanges[key]
             self._tasks.pop(key).cancel()
+        self._follower.candidates.drop(over)
         for key in [k for k in self._early if over(k)]:
             self._early_bytes -= sum(len(p) for _, _, p in self._early.pop(key))
 
@@ -261,6 +315,10 @@ class Averager:
         """End all attempts; returns when none of them runs any more, or looks at the state."""
         self._end(lambda _: True)
         await self._attempts.close()
+
+
+def _key(attempt: Attempt) -> AttemptKey:
+    return attempt.term, attempt.round, attempt.attempt
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

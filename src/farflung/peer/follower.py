@@ -22,9 +22,11 @@ from farflung.errors import CorruptState
 from farflung.failpoints import hit
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
+from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import Float32, OuterState
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+from farflung.tasks import to_the_end
 
 Check = Callable[[OuterState, SnapshotManifest], None]
 """Raises CorruptState unless every fragment version is one that the journal has."""
@@ -39,7 +41,7 @@ class AnchorChange:
 
     commit: Commit
     old_anchor: Float32
-    """The fragment before the step."""
+    """The fragment before the step; nobody else holds these arrays."""
     new_anchor: Float32
 
 
@@ -68,6 +70,8 @@ class Follower:
         self.log = RoundLog(disk)
         self.lock = asyncio.Lock()
         """Held while anchor or momentum are read for a vote or changed by a commit."""
+        self.candidates = Candidates()
+        """Steps that were computed for votes."""
         self._workers = workers
         self._state: OuterState | None = None
         self._genesis: Genesis | None = None
@@ -190,6 +194,7 @@ class Follower:
     def forget(self) -> None:
         """The state is not of use any more; `bring_up` brings another."""
         self._state = None
+        self.candidates.drop(lambda _: True)
 
     def _check(self, state: OuterState, manifest: SnapshotManifest) -> None:
         """Every fragment version must be the one that the journal has."""
@@ -207,13 +212,14 @@ class Follower:
             if fragment.hash != expected:
                 raise CorruptState(f"fragment {index} differs from the journal")
 
-    async def keep(self, round_: int, results: Sequence[bytes]) -> Hash:
+    async def keep(self, round_: int, results: Sequence[bytes], hashes: Sequence[bytes]) -> Hash:
         """Store and sync one attempt's results and serve them; their bytes root.
 
-        The pool writes the file; the log's tables belong to this loop. Raises StorageError.
+        `hashes`: the digest of each result. The pool writes the file; the log's tables belong to
+        this loop. Raises StorageError.
         """
         with self.log.writing():
-            hashes = await self._workers.run(lambda: self.log.write(results))
+            await self._workers.run(lambda: self.log.write(hashes, results))
             self.log.note(round_, hashes, [len(r) for r in results])
         return merkle_root(hashes)
 
@@ -231,28 +237,26 @@ class Follower:
         before: Callable[[], None],
         after: Callable[[], None],
     ) -> AnchorChange:
-        """One outer step, in place. `before` and `after` bracket the writing (seqlock).
+        """One outer step. `before` and `after` bracket the writing (seqlock).
 
-        Raises CorruptState when the outcome is not what the journal says: resync then.
+        The step that was computed for a vote is copied in; `results` are used without one. Raises
+        CorruptState when the outcome is not what the journal says: nothing changed then, resync.
         """
         state = self.state
         async with self.lock:
-            gradient = await self._workers.run(
-                lambda: state.decode(commit.fragment, commit.slices, results)
-            )
-            old = state.anchor_of(commit.fragment)
+            new = self.candidates.take(commit, state.hashes[commit.fragment])
+            if new is None:
+                new = await self._workers.run(lambda: state.stepped(commit, results))
+            root = state.root_with(commit.fragment, new.hash)
+            if new.hash != commit.fragment_hash or root != commit.state_root:
+                raise CorruptState(f"my state after round {commit.round} is not the journal's")
             hit("apply.before-step")
             before()
             try:
-                new_hash = await self._workers.run(
-                    lambda: state.step(
-                        commit.fragment, gradient, commit.outer_lr, commit.outer_momentum
-                    )
-                )
+                old = await to_the_end(self._workers.run(lambda: state.write(commit.fragment, new)))
             finally:
                 after()
-            if new_hash != commit.fragment_hash or state.root != commit.state_root:
-                raise CorruptState(f"my state after round {commit.round} is not the journal's")
+            state.hashes[commit.fragment] = new.hash
             hit("apply.stepped")
             await self._workers.run(self.journal.sync)
             hit("replica.synced")
@@ -261,7 +265,7 @@ class Follower:
             # Last, with no await up to the caller's landing: this wakes the training of the next
             # round, which must find that landing and wait for it.
             self._advance(commit.round)
-        return AnchorChange(commit, old, state.anchor_of(commit.fragment))
+        return AnchorChange(commit, old, new.anchor)
 
     def skip(self, round_: int) -> None:
         """A journalled abandon: only the round number moves on."""
@@ -269,6 +273,7 @@ class Follower:
         self._advance(round_)
 
     def _advance(self, round_: int) -> None:
+        self.candidates.drop(lambda key: key[1] <= round_)
         self.state.next_round = round_ + 1
         self._moved.set()
         while self._oldest < round_ - KEPT_COMMITS:

@@ -7,8 +7,9 @@ departed contributions, the averager with its attempts, the landings. Nothing of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
+from farflung.averaging.reduce import Encoded
 from farflung.errors import FarflungError
 from farflung.peer.averager import Averager
 from farflung.peer.node import Node
@@ -68,7 +69,7 @@ class Generation:
             await self.runner.run()
         await self._over.wait()
 
-    def _contribution(self, round_: int) -> Sequence[bytes] | None:
+    def _contribution(self, round_: int) -> Encoded | None:
         return None if self.runner is None else self.runner.contribution(round_)
 
     def _fail(self, error: Exception) -> None:

@@ -1,7 +1,7 @@
 """Anchor and momentum of one node, and the outer step on wire bytes.
 
-Owner: the agent's apply loop. The candidate is never materialised: a vote streams step and hash,
-the commit recomputes the step in place from the kept bytes.
+Owner: the agent's apply loop. A step is computed beside the state, for a vote or for a commit, and
+copied in when the journal has it: a wrong one changes nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,24 @@ from farflung.errors import CorruptState
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.network.messages import Slice
+from farflung.outer.candidate import StepAhead, Stepped
 from farflung.outer.codecs import get_codec
-from farflung.outer.fragments import Fragments, gather, make_fragments, scatter, size
+from farflung.outer.fragments import (
+    Fragments,
+    gather,
+    make_fragments,
+    scatter,
+    size,
+    view_or_gather,
+)
 from farflung.outer.layout import Layout
-from farflung.outer.nesterov import outer_step
-from farflung.outer.state_hash import candidate_hash, fragment_hash
-from farflung.swarm.records import SliceHash
+from farflung.outer.state_hash import fragment_hash
+from farflung.swarm.records import Commit, SliceHash
 
 Float32 = npt.NDArray[np.float32]
+
+_COPY_ELEMENTS = 65_536
+"""An anchor piece is read, then written while it is in the cache."""
 
 
 class SharedAnchor(Protocol):
@@ -69,10 +79,16 @@ class OuterState:
     def root(self) -> Hash:
         return merkle_root(self.hashes)
 
+    def anchor_view(self, fragment: int) -> Float32:
+        """For reading while nobody writes: see `view_or_gather`."""
+        return view_or_gather(self.anchor, self.fragments[fragment])
+
     def anchor_of(self, fragment: int) -> Float32:
+        """A copy."""
         return gather(self.anchor, self.fragments[fragment])
 
     def momentum_of(self, fragment: int) -> Float32:
+        """A copy."""
         return gather(self.momentum, self.fragments[fragment])
 
     def put(self, fragment: int, round_: int, anchor: Float32, momentum: Float32) -> None:
@@ -82,37 +98,55 @@ class OuterState:
         self.hashes[fragment] = fragment_hash(anchor, momentum)
         self.rounds[fragment] = round_
 
-    def decode(
-        self, fragment: int, slices: Sequence[Slice | SliceHash], results: Sequence[bytes]
-    ) -> Float32:
-        """The averaged pseudo-gradient of a fragment from its slices' wire bytes.
+    def ahead(self, fragment: int, lr: int, momentum: int) -> StepAhead:
+        """An outer step on the fragment as it is now, to be fed with slices. Scalars: fp32 bits."""
+        return StepAhead(self.anchor, self.momentum, self.fragments[fragment], lr, momentum)
 
-        Raises CorruptState when sizes do not fit or a value is not finite.
+    def feed(self, ahead: StepAhead, fragment: int, place: Slice | SliceHash, data: bytes) -> None:
+        """Decode one slice's wire bytes chunk by chunk and step with it. Changes nothing here.
+
+        Raises CorruptState when the size does not fit or a value is not finite.
         """
         grid = self.grid(fragment)
-        out = np.empty(grid.elements, np.float32)
-        for place, data in zip(slices, results, strict=True):
-            if len(data) != grid.bytes_between(place.first, place.stop):
-                raise CorruptState(f"slice [{place.first}, {place.stop}) has {len(data)} bytes")
-            chunks = grid.split(memoryview(data), place.first, place.stop)
-            for chunk, encoded in enumerate(chunks, place.first):
-                at = chunk * grid.chunk_elements
-                self.codec.decode(encoded, out[at : at + grid.elements_of(chunk)])
-        if not np.isfinite(out).all():
-            raise CorruptState("the averaged fragment holds non-finite values")
-        return out
+        if len(data) != grid.bytes_between(place.first, place.stop):
+            raise CorruptState(f"slice [{place.first}, {place.stop}) has {len(data)} bytes")
+        scratch = np.empty(grid.elements_of(place.first), np.float32)
+        for chunk, encoded in enumerate(
+            grid.split(memoryview(data), place.first, place.stop), place.first
+        ):
+            gradient = scratch[: grid.elements_of(chunk)]
+            self.codec.decode(encoded, gradient)
+            if not np.isfinite(gradient).all():
+                raise CorruptState("the averaged fragment holds non-finite values")
+            ahead.add(chunk * grid.chunk_elements, gradient)
 
-    def candidate(self, fragment: int, gradient: Float32, lr: int, momentum: int) -> Hash:
-        """Hash that the fragment would have after the outer step. Changes nothing."""
-        return candidate_hash(
-            self.anchor_of(fragment), self.momentum_of(fragment), gradient, lr, momentum
-        )
+    def stepped(self, commit: Commit, results: Sequence[bytes]) -> Stepped:
+        """The commit's fragment after its outer step, from the slices' wire bytes.
 
-    def step(self, fragment: int, gradient: Float32, lr: int, momentum: int) -> Hash:
-        """Apply the outer step to one fragment; returns its new hash. Scalars are fp32 bits."""
-        anchor, moment = self.anchor_of(fragment), self.momentum_of(fragment)
-        outer_step(anchor, moment, gradient, lr, momentum, out_anchor=anchor, out_momentum=moment)
-        scatter(anchor, self.anchor, self.fragments[fragment])
-        scatter(moment, self.momentum, self.fragments[fragment])
-        self.hashes[fragment] = fragment_hash(anchor, moment)
-        return self.hashes[fragment]
+        Raises CorruptState as `feed`.
+        """
+        ahead = self.ahead(commit.fragment, commit.outer_lr, commit.outer_momentum)
+        for place, data in zip(commit.slices, results, strict=True):
+            self.feed(ahead, commit.fragment, place, data)
+        return ahead.finish()
+
+    def root_with(self, fragment: int, new: Hash) -> Hash:
+        """The state root if this fragment had this hash."""
+        return merkle_root([new if i == fragment else h for i, h in enumerate(self.hashes)])
+
+    def write(self, fragment: int, new: Stepped) -> Float32:
+        """Copy the step's outcome into the state; returns the old anchor of the fragment.
+
+        `new.momentum` is used up: its memory holds the old anchor afterwards, so that a commit
+        allocates nothing. The caller enters the hash.
+        """
+        old, at = new.momentum, 0
+        for first, stop in self.fragments[fragment]:
+            for start in range(first, stop, _COPY_ELEMENTS):
+                flat = slice(start, min(stop, start + _COPY_ELEMENTS))
+                own = slice(at, at + flat.stop - start)
+                self.momentum[flat] = new.momentum[own]
+                old[own] = self.anchor[flat]
+                self.anchor[flat] = new.anchor[own]
+                at = own.stop
+        return old

@@ -138,7 +138,7 @@ class Replay:
         hit("results.fetched")
         results = [here[bytes(place.hash)] for place in commit.slices]
         try:
-            await self._follower.keep(commit.round, results)
+            await self._follower.keep(commit.round, results, [s.hash for s in commit.slices])
         except StorageError as error:  # only a vote promises that they are kept
             self._emit(Warned(sentence=f"result of round {commit.round} not kept: {error}"))
         return results

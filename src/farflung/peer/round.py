@@ -11,17 +11,17 @@ ABANDON   nothing moved: the progress stays and leaves with the next round
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
+from farflung.averaging.reduce import Encoded
 from farflung.errors import FarflungError
 from farflung.events import Trained, Warned
 from farflung.failpoints import hit, sent
 from farflung.network.messages import Plan, Ready
-from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
+from farflung.outer.gradient import commitment, encode_departure
 from farflung.peer.follower import AnchorChange
 from farflung.peer.node import Node
 from farflung.swarm import ranges
@@ -39,7 +39,8 @@ class Departed:
     """What left with READY(r), kept until the round is resolved."""
 
     ready: Ready
-    chunks: Sequence[bytes]
+    encoded: Encoded | None
+    """None: this peer abstained."""
     tokens_before: int
     """Tokens trained in this generation when it left."""
 
@@ -83,9 +84,9 @@ class RoundRunner:
         self._owed = (*self._owed, *ranges.subtract(plan.ranges, known))
         self._news.set()
 
-    def contribution(self, round_: int) -> Sequence[bytes] | None:
+    def contribution(self, round_: int) -> Encoded | None:
         departed = self._departed.get(round_)
-        return departed.chunks if departed and departed.ready.commitment else None
+        return None if departed is None else departed.encoded
 
     # ---- the loop --------------------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class RoundRunner:
     async def _depart(self, plan: Plan, report: WorkReport) -> Departed:
         """Pseudo-gradient = anchor - local, encoded; the trainer's copy is the send snapshot."""
         local = self._trainer.shared.sent(plan.round % self._spec.outer.window, plan.fragment)
-        chunks, root, note = await self._encode(plan.fragment, local, report)
+        encoded, note = await self._encode(plan.fragment, local, report)
         ready = Ready(
             term=plan.term,
             round=plan.round,
@@ -171,14 +172,14 @@ class RoundRunner:
             trained=self._trained,
             base_round=self._bases[plan.fragment],
             tokens=self._tokens - self._since[plan.fragment],
-            commitment=root,
+            commitment=b"" if encoded is None else commitment(encoded.hashes),
             steps=report.steps,
             loss_sum=report.loss_sum if np.isfinite(report.loss_sum) else 0.0,
             compute_s=report.compute_s,
             wait_s=report.wait_s,
             note=note,
         )
-        departed = Departed(ready, chunks, self._tokens)
+        departed = Departed(ready, encoded, self._tokens)
         self._departed[plan.round] = departed
         return departed
 
@@ -187,22 +188,22 @@ class RoundRunner:
         fragment: int,
         local: np.ndarray[tuple[int], np.dtype[np.float32]],
         report: WorkReport,
-    ) -> tuple[Sequence[bytes], bytes, str]:
-        """(chunks, commitment, note); empty commitment when this peer abstains."""
-        state = self._follower.state
-        async with self._follower.lock:
-            delta = np.empty(state.elements(fragment), np.float32)
-            await self._workers.run(
-                lambda: pseudo_gradient(state.anchor_of(fragment), local, delta)
-            )
-        if not report.finite or not all_finite(delta):
+    ) -> tuple[Encoded | None, str]:
+        """(contribution, note); None and why when this peer abstains."""
+        state, encoded = self._follower.state, None
+        if report.finite:
+            async with self._follower.lock:
+                encoded = await self._workers.run(
+                    lambda: encode_departure(
+                        state.anchor_view(fragment), local, state.codec, state.outer.chunk_elements
+                    )
+                )
+        if encoded is None:
             note = report.note or "non-finite parameters"
             self._emit(Warned(sentence=f"abstaining from this round: {note}"))
-            return (), b"", note
-        chunks, hashes = await self._workers.run(
-            lambda: encode_chunks(delta, state.codec, state.outer.chunk_elements)
-        )
-        return chunks, commitment(hashes), ""
+            return None, note
+        chunks, hashes = encoded
+        return Encoded(chunks, tuple(hashes)), ""
 
     async def _announce(self, plan: Plan, departed: Departed) -> None:
         """READY(r), under the term of the newest plan; pointless once the round is resolved."""

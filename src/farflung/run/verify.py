@@ -260,10 +260,10 @@ def _check_step(state: OuterState, commit: Commit, results: list[bytes]) -> None
         raise Violation(f"round {commit.round} does not start from the state before it")
     if state.rounds[commit.fragment] != commit.base_round:
         raise Violation(f"round {commit.round} names base round {commit.base_round}")
-    gradient = state.decode(commit.fragment, commit.slices, results)
-    new = state.step(commit.fragment, gradient, commit.outer_lr, commit.outer_momentum)
-    state.rounds[commit.fragment] = commit.round
-    if new != commit.fragment_hash:
+    new = state.stepped(commit, results)
+    state.write(commit.fragment, new)
+    state.hashes[commit.fragment], state.rounds[commit.fragment] = new.hash, commit.round
+    if new.hash != commit.fragment_hash:
         raise Violation(f"round {commit.round}: the recomputed fragment differs from the commit")
     if state.root != commit.state_root:
         raise Violation(f"round {commit.round}: the recomputed state root differs")
@@ -281,7 +281,7 @@ def _check_reduction(
     included = [Included(node=c.node, weight=c.tokens, clip=c.clip) for c in commit.contributors]
     hashes: dict[str, list[bytes]] = {c.node: [] for c in commit.contributors}
     for index, place in enumerate(commit.slices):
-        inputs: dict[str, list[bytes]] = {}
+        inputs: dict[str, list[memoryview]] = {}
         for c in commit.contributors:
             path = input_path(commit.round, commit.term, commit.attempt, index, c.node)
             data = _input(disks, path)

@@ -235,7 +235,7 @@ class Mesh:
     # ---- bulk ------------------------------------------------------------------------------
 
     async def send_bulk(
-        self, node: str, header: BulkHeader, payload: bytes, stall_s: float
+        self, node: str, header: BulkHeader, payload: bytes | memoryview, stall_s: float
     ) -> None:
         """A frame of a round. Raises LinkDown when there is no link, or when the node took no
         byte, of this frame or of those before it, for `stall_s`."""
@@ -250,7 +250,12 @@ class Mesh:
                 self._silent.set()
 
     async def _send_all(
-        self, link: Connection, node: str, header: BulkHeader, payload: bytes, stall_s: float
+        self,
+        link: Connection,
+        node: str,
+        header: BulkHeader,
+        payload: bytes | memoryview,
+        stall_s: float,
     ) -> None:
         async def send() -> None:
             await link.send_bulk(header, payload)

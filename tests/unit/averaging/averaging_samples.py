@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farflung.averaging.plan import cut_slices
-from farflung.averaging.reduce import ChunkGrid
+from farflung.averaging.reduce import ChunkGrid, Encoded
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Attempt, Candidate, Included, Member, Verdict
 from farflung.outer.codecs import get_codec
@@ -32,6 +32,10 @@ def encoded(x: Float32, codec: str = "int8") -> list[bytes]:
         get_codec(codec).encode(x[c * CHUNK : c * CHUNK + g.elements_of(c)])
         for c in range(g.chunks)
     ]
+
+
+def hashed(chunks: Sequence[bytes]) -> Encoded:
+    return Encoded(chunks, tuple(digest(c) for c in chunks))
 
 
 def decoded(chunks: Sequence[bytes], codec: str = "int8") -> Float32:

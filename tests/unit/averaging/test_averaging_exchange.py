@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from averaging_samples import attempt, decoded, encoded, grid, included, values, verdict
+from averaging_samples import attempt, decoded, encoded, grid, hashed, included, values, verdict
 
 from farflung.averaging.exchange import Exchange, ExchangePorts
-from farflung.averaging.reduce import reduce_slice
+from farflung.averaging.reduce import Bytes, reduce_slice
 from farflung.clock import InlineWorkers
 from farflung.errors import LinkDown, ProtocolError
 from farflung.hashing import digest
@@ -41,10 +41,11 @@ class Mesh:
         self.told: list[tuple[str, Control]] = []
         self.cut: set[tuple[str, str]] = set()
         self.kept: dict[int, Any] = {}
+        self.refused: list[tuple[str, str, str]] = []
         self.exchanges = {m.node: self._exchange(m.node) for m in plan.members}
 
     def _exchange(self, node: str) -> Exchange:
-        async def send(to: str, head: BulkHeader, data: bytes) -> None:
+        async def send(to: str, head: BulkHeader, data: Bytes) -> None:
             await asyncio.sleep(0.01)
             if (node, to) in self.cut:
                 raise LinkDown("cut")
@@ -62,16 +63,17 @@ class Mesh:
             node=node,
             attempt=self.plan,
             grid=grid(),
-            mine=CHUNKS.get(node),
+            mine=hashed(CHUNKS[node]) if node in CHUNKS else None,
             ports=ExchangePorts(
                 send_bulk=send,
                 tell=tell,
                 keep_inputs=lambda _, i, inputs: self.kept.update({i: inputs}),
+                refused=lambda sender, error: self.refused.append((node, sender, str(error))),
             ),
             workers=InlineWorkers(),
         )
 
-    def deliver(self, sender: str, to: str, head: BulkHeader, data: bytes) -> None:
+    def deliver(self, sender: str, to: str, head: BulkHeader, data: Bytes) -> None:
         if isinstance(head, Contribution):
             self.exchanges[to].deliver_contribution(sender, head, memoryview(data))
         elif isinstance(head, SliceResult):
@@ -138,8 +140,8 @@ def test_owners_publish_the_hash_of_their_bytes_and_keep_their_inputs() -> None:
     assert not mesh.accusations()
 
 
-def frame(mesh: Mesh, index: int, sender: str, **changes: object) -> tuple[Contribution, bytes]:
-    place = mesh.plan.slices[index]
+def frame(plan: Attempt, index: int, sender: str, **changes: object) -> tuple[Contribution, bytes]:
+    place = plan.slices[index]
     fields: dict[str, Any] = {
         "term": 1,
         "round": 3,
@@ -149,8 +151,8 @@ def frame(mesh: Mesh, index: int, sender: str, **changes: object) -> tuple[Contr
         "stop": place.stop,
         "hashes": tuple(digest(c) for c in CHUNKS[sender]),
     }
-    data = b"".join(CHUNKS[sender][place.first : place.stop])
-    return Contribution(**{**fields, **changes}), data
+    fields |= changes
+    return Contribution(**fields), b"".join(CHUNKS[sender][fields["first"] : fields["stop"]])
 
 
 def refuse(change: Callable[[Mesh], tuple[str, Contribution, bytes]], sentence: str) -> None:
@@ -162,32 +164,112 @@ def refuse(change: Callable[[Mesh], tuple[str, Contribution, bytes]], sentence: 
     play(story)
 
 
-def test_a_chunk_that_is_not_the_committed_one_is_refused() -> None:
-    def change(mesh: Mesh) -> tuple[str, Contribution, bytes]:
-        head, data = frame(mesh, 0, "b")
-        return "b", head, data[:-1] + bytes([data[-1] ^ 1])
+def refused_later(*frames: tuple[str, Contribution, bytes]) -> list[str]:
+    """a is sent frames that only their hashes betray: what it says of whom it accuses."""
 
-    refuse(change, "does not match its commitment")
+    async def story(mesh: Mesh) -> None:
+        for sender, head, data in frames:
+            mesh.deliver(sender, "a", head, data)
+        running = asyncio.create_task(mesh.exchanges["a"].run())
+        await asyncio.sleep(0.1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    mesh = play(story, PLAN)
+    senders = {s for _, s, _ in mesh.refused}
+    assert mesh.accusations().get("a", []) == [((s,), "unreachable") for s in sorted(senders)]
+    return [sentence for _, _, sentence in mesh.refused]
+
+
+PLAN = attempt(CHUNKS, "abc", MEMBERS)
+
+
+def bad(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def test_a_chunk_that_is_not_the_committed_one_loses_its_sender() -> None:
+    head, data = frame(PLAN, 0, "b")
+    assert refused_later(("b", head, data)) == []
+    wrong = f"chunk {PLAN.slices[0].stop - 1} does not match its commitment"
+    assert refused_later(("b", head, bad(data))) == [wrong]
+
+
+def test_nothing_of_a_sender_counts_after_its_first_bad_chunk() -> None:
+    plan = attempt(CHUNKS, "a", MEMBERS)
+
+    async def story(mesh: Mesh) -> None:
+        exchange = mesh.exchanges["a"]
+        for first in range(5):
+            head, data = frame(plan, 0, "b", first=first, stop=first + 1)
+            mesh.deliver("b", "a", head, bad(data) if first == 1 else data)
+        head, data = frame(plan, 0, "c")
+        mesh.deliver("c", "a", head, data)
+        running = asyncio.create_task(exchange.run())
+        await asyncio.sleep(0.1)
+        head, data = frame(plan, 0, "b", first=1, stop=2)
+        mesh.deliver("b", "a", head, data)  # the right one, too late
+        await asyncio.sleep(0.1)
+        assert [exchange._inbox.count(0, n) for n in "abc"] == [5, 1, 5]
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    mesh = play(story, plan)
+    assert mesh.refused == [("a", "b", "chunk 1 does not match its commitment")]
+    assert mesh.accusations() == {"a": [(("b",), "unreachable")]}
+
+
+def test_frames_that_come_again_are_dropped_and_pile_up_nowhere() -> None:
+    async def story(mesh: Mesh) -> None:
+        head, data = frame(PLAN, 0, "b")
+        for _ in range(9):
+            mesh.deliver("b", "a", head, data)
+        mesh.deliver("b", "a", head, bad(data))  # nor do they replace what waits
+        assert mesh.exchanges["a"]._inbox.unchecked == 1
+        assert await run_all(mesh) == [None] * 4
+        place = PLAN.slices[1]
+        again = SliceResult(term=1, round=3, attempt=1, slice=1, first=place.first, stop=place.stop)
+        result = mesh.exchanges["a"].results.result()
+        mesh.deliver("b", "a", again, bad(result[1]))
+        assert b"".join(mesh.exchanges["a"].results.result()) == b"".join(the_mean())
+
+    mesh = play(story, PLAN)
+    assert not mesh.refused
+    assert not mesh.accusations()
+
+
+def test_slices_are_handed_over_as_each_is_whole_with_the_digests_of_their_bytes() -> None:
+    async def story(mesh: Mesh) -> None:
+        assert await run_all(mesh) == [None] * 4
+        for exchange in mesh.exchanges.values():
+            results = exchange.results.result()
+            assert exchange.hashes == [digest(r) for r in results]
+            arrived = [exchange.arrived.get_nowait() for _ in results]
+            assert sorted(arrived) == list(enumerate(results))
+            assert exchange.arrived.empty()
+
+    play(story)
 
 
 def test_a_short_payload_is_refused() -> None:
     def change(mesh: Mesh) -> tuple[str, Contribution, bytes]:
-        head, data = frame(mesh, 0, "b")
+        head, data = frame(mesh.plan, 0, "b")
         return "b", head, data[:-1]
 
-    refuse(change, "does not match its commitment")
+    refuse(change, "bytes, .* expected")
 
 
 def test_other_chunk_hashes_than_the_committed_are_refused() -> None:
     hashes = tuple(digest(c) for c in CHUNKS["c"])
-    refuse(lambda m: ("b", *frame(m, 0, "b", hashes=hashes)), "do not match the commitment")
-    refuse(lambda m: ("b", *frame(m, 0, "b", hashes=hashes[:2])), "2 chunk hashes, 5 expected")
-    refuse(lambda m: ("b", *frame(m, 0, "b", hashes=())), "does not match its commitment")
+    other = ("b", *frame(PLAN, 0, "b", hashes=hashes))
+    assert refused_later(other) == ["chunk hashes do not match the commitment"]
+    refuse(lambda m: ("b", *frame(m.plan, 0, "b", hashes=hashes[:2])), "2 chunk hashes, 5 expected")
+    refuse(lambda m: ("b", *frame(m.plan, 0, "b", hashes=())), "0 chunk hashes, 5 expected")
 
 
 def test_a_contribution_to_another_owner_or_from_a_stranger_is_refused() -> None:
-    refuse(lambda m: ("b", *frame(m, 1, "b")), "is not for me")
-    refuse(lambda m: ("k", *frame(m, 0, "b")), "is not for me")
+    refuse(lambda m: ("b", *frame(m.plan, 1, "b")), "is not for me")
+    refuse(lambda m: ("k", *frame(m.plan, 0, "b")), "is not for me")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +283,7 @@ def test_a_contribution_to_another_owner_or_from_a_stranger_is_refused() -> None
     ],
 )
 def test_a_frame_outside_the_plan_is_refused(changes: dict[str, int], sentence: str) -> None:
-    refuse(lambda m: ("b", *frame(m, 0, "b", **changes)), sentence)
+    refuse(lambda m: ("b", *frame(m.plan, 0, "b", **changes)), sentence)
 
 
 def test_a_result_from_a_node_that_does_not_own_the_slice_is_refused() -> None:
@@ -288,11 +370,11 @@ def slow_link(plan_s: float, quiet_s: float) -> Mesh:
         exchange = mesh.exchanges["a"]
         exchange._ports = dataclasses.replace(exchange._ports, heard=heard)
         for sender in "ac":
-            head, data = frame(mesh, 0, sender)
+            head, data = frame(mesh.plan, 0, sender)
             mesh.deliver(sender, "a", head, data)
         running = asyncio.create_task(exchange.run())
         await asyncio.sleep(60)
-        head, data = frame(mesh, 0, "b")
+        head, data = frame(mesh.plan, 0, "b")
         mesh.deliver("b", "a", head, data)
         await asyncio.sleep(1)
         running.cancel()

@@ -163,10 +163,10 @@ def test_a_file_of_another_thread_is_not_known_until_it_is_noted_and_not_a_lefto
     RoundLog(disk).store(3, [b"of a former process"])
     log = RoundLog(disk)
     with log.writing():
-        hashes = log.write(SLICES)
-        assert (hashes, log.n_bytes, log.rounds()) == (HASHES, 0, [])
+        log.write(HASHES, SLICES)
+        assert (log.n_bytes, log.rounds()) == (0, [])
         assert log.busy
-        log.note(4, hashes, LENGTHS)
+        log.note(4, HASHES, LENGTHS)
     assert not log.busy
     assert log.rounds() == [4]
     assert log.drop_unknown() == 1

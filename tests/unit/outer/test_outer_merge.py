@@ -10,7 +10,7 @@ from outer_samples import Float32, sample
 
 from farflung.hashing import digest, merkle_root
 from farflung.outer.codecs import get_codec
-from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
+from farflung.outer.gradient import all_finite, commitment, encode_departure, pseudo_gradient
 from farflung.outer.merge import blend, carry, overwrite, rebase
 
 N = 70_000
@@ -99,11 +99,26 @@ def test_a_diverged_worker_raises_no_warning() -> None:
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "int8-sigma"])
-def test_chunks_are_encoded_alone_and_committed_in_order(local: Float32, name: str) -> None:
-    codec = get_codec(name)
-    chunks, hashes = encode_chunks(local, codec, 32_768)
+def test_a_departure_is_the_encoded_pseudo_gradient_chunk_by_chunk(
+    local: Float32, name: str
+) -> None:
+    anchor = local[::-1].copy()
+    codec, delta = get_codec(name), anchor - local
+    encoded = encode_departure(anchor, local, codec, 32_768)
+    assert encoded is not None
+    chunks, hashes = encoded
+    assert chunks == [codec.encode(delta[a : a + 32_768]) for a in (0, 32_768, 65_536)]
     assert [len(c) for c in chunks] == [codec.encoded_size(n) for n in (32_768, 32_768, 4464)]
-    assert chunks[2] == codec.encode(local[65_536:])
     assert hashes == [digest(c) for c in chunks]
     assert commitment(hashes) == merkle_root(hashes)
-    assert encode_chunks(local[:0], codec, 32_768) == ([], [])
+    assert encode_departure(local[:0], local[:0], codec, 32_768) == ([], [])
+    with pytest.raises(ValueError, match="differ"):
+        encode_departure(anchor, local[:-1], codec, 32_768)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 65_536, N - 1])
+def test_a_diverged_worker_departs_with_nothing(local: Float32, bad: float, at: int) -> None:
+    anchor = local.copy()
+    local[at] = bad
+    assert encode_departure(anchor, local, get_codec("int8"), 32_768) is None
