@@ -8,7 +8,7 @@ own but go where they keep the fragments balanced, so that no round sends much m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -50,6 +50,14 @@ def make_fragments(layout: Layout, fragments: int) -> Fragments:
 def size(fragment: Fragment) -> int:
     """Elements of a fragment."""
     return sum(stop - first for first, stop in fragment)
+
+
+def places(fragment: Fragment) -> Iterator[tuple[slice, slice]]:
+    """(place in the flat vector, place in the fragment's own vector) of each range, in order."""
+    at = 0
+    for first, stop in fragment:
+        yield slice(first, stop), slice(at, at + stop - first)
+        at += stop - first
 
 
 def gather(flat_N: Float32, fragment: Fragment, out: Float32 | None = None) -> Float32:

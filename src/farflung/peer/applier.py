@@ -8,6 +8,7 @@ from farflung.errors import Refused
 from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
 from farflung.network.messages import Moved
+from farflung.peer.anchor_write import AnchorWrite
 from farflung.peer.averager import Averager
 from farflung.peer.control_link import ControlLink
 from farflung.peer.follower import Follower
@@ -70,18 +71,12 @@ class Applier:
         results = await self._results(commit)
         if self.runner is not None:
             await self.runner.settled()
-        shared = None if self.trainer is None else self.trainer.shared
-        applied = await self._follower.apply(
-            commit,
-            results,
-            before=lambda: shared.begin_write(commit.fragment) if shared else None,
-            after=lambda: shared.end_write(commit.fragment) if shared else None,
-        )
+        mine = self._mine(commit)
+        await self._follower.apply(commit, results, self._writing(commit, mine))
         if self.averager is not None:
             self.averager.resolved(commit.round)
-        mine = self._mine(commit)
         if self.runner is not None:
-            self.runner.on_commit(applied, None if mine is None else mine.credited)
+            self.runner.on_commit(commit, None if mine is None else mine.credited)
         self._world.emit(
             Applied(
                 round=commit.round,
@@ -95,6 +90,16 @@ class Applier:
         await self._report(commit.round)
         self._house.after_round(
             commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
+        )
+
+    def _writing(self, commit: Commit, mine: Contributor | None) -> AnchorWrite:
+        runner = self.runner
+        return AnchorWrite(
+            self._follower.state,
+            commit.fragment,
+            keep=self._house.before_write,
+            trainer=self.trainer,
+            addend=None if runner is None else runner.addend(commit, contributed=mine is not None),
         )
 
     async def _results(self, commit: Commit) -> Sequence[bytes]:

@@ -6,8 +6,8 @@ Owner: the agent's apply loop. A trainer's agent and a keeper follow in the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -22,22 +22,12 @@ from farflung.failpoints import hit
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.peer.bootstrap import Bootstrap, sizes_fit
-from farflung.peer.outer_state import Float32, OuterState
+from farflung.peer.outer_state import OuterState
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
 
 KEPT_COMMITS = 64
 """Rounds behind the state whose records stay in memory; older ones are on the disk."""
-
-
-@dataclass(frozen=True)
-class AnchorChange:
-    """What a commit did to the anchor, for the trainer."""
-
-    commit: Commit
-    old_anchor: Float32
-    """The fragment before the step."""
-    new_anchor: Float32
 
 
 class Follower:
@@ -215,10 +205,9 @@ class Follower:
         self,
         commit: Commit,
         results: Sequence[bytes],
-        before: Callable[[], None],
-        after: Callable[[], None],
-    ) -> AnchorChange:
-        """One outer step, in place. `before` and `after` bracket the writing (seqlock).
+        writing: AbstractContextManager[object],
+    ) -> None:
+        """One outer step, in place, inside the context `writing`; both in one job of the pool.
 
         Raises CorruptState when the outcome is not what the journal says: resync then.
         """
@@ -227,17 +216,15 @@ class Follower:
             gradient = await self._workers.run(
                 lambda: state.decode(commit.fragment, commit.slices, results)
             )
-            old = state.anchor_of(commit.fragment)
             hit("apply.before-step")
-            before()
-            try:
-                new_hash = await self._workers.run(
-                    lambda: state.step(
+
+            def step() -> Hash:
+                with writing:
+                    return state.step(
                         commit.fragment, gradient, commit.outer_lr, commit.outer_momentum
                     )
-                )
-            finally:
-                after()
+
+            new_hash = await self._workers.run(step)
             if new_hash != commit.fragment_hash or state.root != commit.state_root:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
             hit("apply.stepped")
@@ -248,7 +235,6 @@ class Follower:
             # Last, with no await up to the caller's landing: this wakes the training of the next
             # round, which must find that landing and wait for it.
             self._advance(commit.round)
-        return AnchorChange(commit, old, state.anchor_of(commit.fragment))
 
     def skip(self, round_: int) -> None:
         """A journalled abandon: only the round number moves on."""
