@@ -139,7 +139,7 @@ class Peer:
         self._resumed_s = time.perf_counter()
         self._phase = ""
         self._reported_s = -PROGRESS_S
-        self._rebase()
+        self._take_anchor()
         self._send(ResetDone(serial=0))
 
     def lease(self) -> TrainLease | None:
@@ -265,7 +265,7 @@ class Peer:
                 self._granted = None
                 if self._lease is not None:
                     self._lease.over = True
-                self._rebase()
+                self._take_anchor()
                 if forget_unless_finite(self._optimizer):
                     self._rate.restart()
                 self._send(ResetDone(serial=message.serial))
@@ -304,18 +304,16 @@ class Peer:
 
     def _merge(self, landing: Landing) -> None:
         fragment, shared = landing.fragment, self._shared
-        ranges = shared.fragments[fragment]
-        if landing.op == "add":
-            self._flat.add(ranges, shared.land(landing.slot, fragment))
-        elif landing.op == "replace":
-            self._flat.replace(ranges, shared.read_fragment(fragment))
+        if landing.reads_anchor:
+            values_F = shared.read_fragment(fragment)
         else:
-            self._flat.blend(ranges, shared.read_fragment(fragment), landing.alpha)
+            values_F = shared.land(landing.slot, fragment)
+        self._flat.land(shared.fragments[fragment], landing.op, values_F, landing.alpha)
 
-    def _rebase(self) -> None:
-        """local := anchor"""
+    def _take_anchor(self) -> None:
+        """Local parameters start from the anchor, all fragments."""
         for fragment, ranges in enumerate(self._shared.fragments):
-            self._flat.replace(ranges, self._shared.read_fragment(fragment))
+            self._flat.land(ranges, "overwrite", self._shared.read_fragment(fragment))
 
     # ---- the line to the agent -------------------------------------------------------------
 

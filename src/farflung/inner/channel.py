@@ -14,13 +14,13 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 import msgspec
 
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
+from farflung.outer.merge import Operation, reads_anchor
 
-TRAINER_PROTOCOL_VERSION = 2
+TRAINER_PROTOCOL_VERSION = 3
 FRAME_CAP = 1 << 20
 ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
 ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
@@ -77,10 +77,16 @@ class Landing(_Part, frozen=True, kw_only=True):
 
     round: int
     fragment: int
-    op: Literal["replace", "blend", "add"]
-    """replace: the anchor's; blend: alpha * local + (1 - alpha) * anchor; add: local + slot."""
+    op: Operation
+    """overwrite, blend: with the shared anchor. carry, rebase: the addend lies in the slot."""
     alpha: float
+    """Of a blend."""
     slot: int
+
+    @property
+    def reads_anchor(self) -> bool:
+        """Else the addend lies in the slot."""
+        return reads_anchor(self.op)
 
 
 class TrainerMessage(

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from farflung.errors import MismatchError
 from farflung.inner.channel import Entry, check_layout
 from farflung.inner.seam import Float32
+from farflung.outer import merge
+from farflung.outer.merge import Operation
 
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """What torch.compile, activation checkpointing and FSDP put into names."""
@@ -81,29 +83,14 @@ class FlatParameters:
             target[at : at + stop - start].copy_(piece)
 
     @torch.no_grad()
-    def replace(self, ranges: Ranges, values_F: Float32) -> None:
-        """local := values."""
+    def land(
+        self, ranges: Ranges, operation: Operation, values_F: Float32, alpha: float = 0.0
+    ) -> None:
+        """Merge a fragment as outer/merge.py says; `values_F`: the new anchor, or the addend."""
         source = torch.from_numpy(values_F)
         for parameter, start, stop, at in self._pieces(ranges):
             with _Window(parameter, start, stop) as local:
-                local.copy_(source[at : at + stop - start])
-
-    @torch.no_grad()
-    def add(self, ranges: Ranges, addend_F: Float32) -> None:
-        """local := local + addend."""
-        source = torch.from_numpy(addend_F)
-        for parameter, start, stop, at in self._pieces(ranges):
-            with _Window(parameter, start, stop) as local:
-                local.add_(source[at : at + stop - start].to(local.device))
-
-    @torch.no_grad()
-    def blend(self, ranges: Ranges, anchor_F: Float32, alpha: float) -> None:
-        """local := alpha * local + (1 - alpha) * anchor (Streaming DiLoCo, arXiv 2501.18512)."""
-        source = torch.from_numpy(anchor_F)
-        for parameter, start, stop, at in self._pieces(ranges):
-            with _Window(parameter, start, stop) as local:
-                theirs = source[at : at + stop - start].to(local.device)
-                local.mul_(alpha).add_(theirs * (1.0 - alpha))
+                land_tensor(local, operation, source[at : at + stop - start], alpha)
 
     def _pieces(self, ranges: Ranges) -> Iterator[tuple[nn.Parameter, int, int, int]]:
         """(parameter, start and stop inside it, offset inside the fragment)."""
@@ -117,6 +104,28 @@ class FlatParameters:
                     at += end - first
                     first = end
                 index += 1
+
+
+def land_tensor(local: Tensor, operation: Operation, value: Tensor, alpha: float) -> None:
+    """`merge.land` on vectors of torch, in place; `value` is fp32 on the CPU."""
+    if local.device.type == "cpu" and local.dtype == torch.float32:
+        merge.land(local.numpy(), operation, value.numpy(), alpha)
+    else:
+        land_elsewhere(local, operation, value.to(local.device), alpha)
+
+
+def land_elsewhere(local: Tensor, operation: Operation, value: Tensor, alpha: float) -> None:
+    """The same arithmetic where NumPy does not reach: other devices and types.
+
+    In fp32 it gives the bits of `merge.land`. A type below fp32 is rounded once, at the end.
+    """
+    if not merge.reads_anchor(operation):
+        local.add_(value)
+    elif (keep := merge.kept_share(operation, alpha)) == 0:
+        local.copy_(value)
+    elif keep < 1:
+        wide = torch.promote_types(local.dtype, value.dtype)
+        local.copy_(local.to(wide) * keep + value * (1 - keep))
 
 
 class _Window:

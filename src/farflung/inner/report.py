@@ -37,7 +37,7 @@ def load_weights(built: BuiltIn, path: Path) -> None:
             f"{path} holds {weights.size} weights, model.preset="
             f"{built.spec.model.preset!r} has {flat.size}; give the run's own spec"
         )
-    flat.replace([(0, flat.size)], weights)
+    flat.land([(0, flat.size)], "overwrite", weights)
 
 
 def sample_text(built: BuiltIn, n: int, prompt: str) -> str:

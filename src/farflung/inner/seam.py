@@ -124,7 +124,7 @@ class SharedState:
         return self._sent[slot, : self._sizes[fragment]]
 
     def land(self, slot: int, fragment: int) -> Float32:
-        """float32[fragment size]: what a landing with `add` adds."""
+        """float32[fragment size]: what a landing with `carry` or `rebase` adds."""
         return self._land[slot, : self._sizes[fragment]]
 
     def begin_write(self, fragment: int) -> None:

@@ -8,7 +8,7 @@ own but go where they keep the fragments balanced, so that no round sends much m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
 import numpy as np
@@ -55,6 +55,14 @@ def size(fragment: Fragment) -> int:
 def offsets(fragment: Fragment) -> list[int]:
     """Where each range begins in the fragment's own order."""
     return list(accumulate((stop - first for first, stop in fragment[:-1]), initial=0))
+
+
+def places(fragment: Fragment) -> Iterator[tuple[slice, slice]]:
+    """(place in the flat vector, place in the fragment's own vector) of each range, in order."""
+    at = 0
+    for first, stop in fragment:
+        yield slice(first, stop), slice(at, at + stop - first)
+        at += stop - first
 
 
 def view_or_gather(flat_N: Float32, fragment: Fragment) -> Float32:

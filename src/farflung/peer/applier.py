@@ -8,6 +8,7 @@ from farflung.errors import Refused
 from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
 from farflung.network.messages import Moved
+from farflung.peer.anchor_write import AnchorWrite
 from farflung.peer.generations import Generations
 from farflung.peer.node import Node
 from farflung.peer.replay import Replay
@@ -57,18 +58,12 @@ class Applier:
         results = await self._results(commit)
         if (runner := self._runner) is not None:
             await runner.settled()
-        shared = self._follower.state.shared
-        applied = await self._follower.apply(
-            commit,
-            results,
-            before=lambda: shared.begin_write(commit.fragment) if shared else None,
-            after=lambda: shared.end_write(commit.fragment) if shared else None,
-        )
         mine = self._mine(commit)
+        await self._follower.apply(commit, results, self._writing(commit, mine))
         if (generation := self._generations.current) is not None:
             generation.averager.resolved(commit.round)
             if generation.runner is not None:
-                generation.runner.on_commit(applied, None if mine is None else mine.credited)
+                generation.runner.on_commit(commit, None if mine is None else mine.credited)
         self._node.world.emit(
             Applied(
                 round=commit.round,
@@ -82,6 +77,15 @@ class Applier:
         await self._report(commit.round)
         self._retention.after_round(
             commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
+        )
+
+    def _writing(self, commit: Commit, mine: Contributor | None) -> AnchorWrite:
+        runner = self._runner
+        return AnchorWrite(
+            self._follower.state,
+            commit.fragment,
+            keep=self._retention.before_write,
+            addend=None if runner is None else runner.addend(commit, contributed=mine is not None),
         )
 
     async def _results(self, commit: Commit) -> Sequence[bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -23,7 +23,7 @@ from farflung.failpoints import hit
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.peer.candidates import Candidates
-from farflung.peer.outer_state import Float32, OuterState
+from farflung.peer.outer_state import OuterState
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
 from farflung.tasks import to_the_end
@@ -33,16 +33,6 @@ Check = Callable[[OuterState, SnapshotManifest], None]
 
 KEPT_COMMITS = 64
 """Rounds behind the state whose records stay in memory; older ones are on the disk."""
-
-
-@dataclass(frozen=True)
-class AnchorChange:
-    """What a commit did to the anchor, for the trainer."""
-
-    commit: Commit
-    old_anchor: Float32
-    """The fragment before the step; nobody else holds these arrays."""
-    new_anchor: Float32
 
 
 class StateSource(Protocol):
@@ -234,10 +224,9 @@ class Follower:
         self,
         commit: Commit,
         results: Sequence[bytes],
-        before: Callable[[], None],
-        after: Callable[[], None],
-    ) -> AnchorChange:
-        """One outer step. `before` and `after` bracket the writing (seqlock).
+        writing: AbstractContextManager[object],
+    ) -> None:
+        """One outer step, inside the context `writing`; both in one job of the pool.
 
         The step that was computed for a vote is copied in; `results` are used without one. Raises
         CorruptState when the outcome is not what the journal says: nothing changed then, resync.
@@ -251,11 +240,12 @@ class Follower:
             if new.hash != commit.fragment_hash or root != commit.state_root:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
             hit("apply.before-step")
-            before()
-            try:
-                old = await to_the_end(self._workers.run(lambda: state.write(commit.fragment, new)))
-            finally:
-                after()
+
+            def write() -> None:
+                with writing:
+                    state.write(commit.fragment, new)
+
+            await to_the_end(self._workers.run(write))
             state.hashes[commit.fragment] = new.hash
             hit("apply.stepped")
             await self._workers.run(self.journal.sync)
@@ -265,7 +255,6 @@ class Follower:
             # Last, with no await up to the caller's landing: this wakes the training of the next
             # round, which must find that landing and wait for it.
             self._advance(commit.round)
-        return AnchorChange(commit, old, new.anchor)
 
     def skip(self, round_: int) -> None:
         """A journalled abandon: only the round number moves on."""

@@ -34,9 +34,6 @@ from farflung.swarm.records import Commit, SliceHash
 
 Float32 = npt.NDArray[np.float32]
 
-_COPY_ELEMENTS = 65_536
-"""An anchor piece is read, then written while it is in the cache."""
-
 
 class SharedAnchor(Protocol):
     """An anchor in memory that a trainer reads (inner/seam.py); writes are bracketed (seqlock)."""
@@ -134,19 +131,7 @@ class OuterState:
         """The state root if this fragment had this hash."""
         return merkle_root([new if i == fragment else h for i, h in enumerate(self.hashes)])
 
-    def write(self, fragment: int, new: Stepped) -> Float32:
-        """Copy the step's outcome into the state; returns the old anchor of the fragment.
-
-        `new.momentum` is used up: its memory holds the old anchor afterwards, so that a commit
-        allocates nothing. The caller enters the hash.
-        """
-        old, at = new.momentum, 0
-        for first, stop in self.fragments[fragment]:
-            for start in range(first, stop, _COPY_ELEMENTS):
-                flat = slice(start, min(stop, start + _COPY_ELEMENTS))
-                own = slice(at, at + flat.stop - start)
-                self.momentum[flat] = new.momentum[own]
-                old[own] = self.anchor[flat]
-                self.anchor[flat] = new.anchor[own]
-                at = own.stop
-        return old
+    def write(self, fragment: int, new: Stepped) -> None:
+        """Copy the step's outcome into the state, at memory speed. The caller enters the hash."""
+        scatter(new.anchor, self.anchor, self.fragments[fragment])
+        scatter(new.momentum, self.momentum, self.fragments[fragment])

@@ -157,6 +157,9 @@ class Retention:
 
     # ---- snapshots -------------------------------------------------------------------------
 
+    def before_write(self, fragment: int) -> None:
+        """In the pool: a commit is about to change this fragment."""
+
     async def snapshot(self) -> None:
         """Write the state; a full disk skips this snapshot and says so."""
         state = self._follower.state

@@ -22,7 +22,8 @@ from farflung.events import Trained, Warned
 from farflung.failpoints import hit, sent
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import commitment, encode_departure
-from farflung.peer.follower import AnchorChange
+from farflung.outer.merge import operation_of, reads_anchor
+from farflung.peer.anchor_write import Addend
 from farflung.peer.node import Node
 from farflung.swarm import ranges
 from farflung.swarm.records import Commit, Ranges
@@ -128,7 +129,7 @@ class RoundRunner:
             steps=ranges.count(todo) // self._spec.inner.batch_rows,
             progress_start=plan.progress_start,
             progress_end=plan.progress_end,
-            slot=plan.round % self._spec.outer.window,
+            slot=self._slot(plan.round),
         )
         self._training = plan.round
         self._fresh = False
@@ -162,7 +163,7 @@ class RoundRunner:
 
     async def _depart(self, plan: Plan, report: WorkReport) -> Departed:
         """Pseudo-gradient = anchor - local, encoded; the trainer's copy is the send snapshot."""
-        local = self._trainer.shared.sent(plan.round % self._spec.outer.window, plan.fragment)
+        local = self._trainer.shared.sent(self._slot(plan.round), plan.fragment)
         encoded, note = await self._encode(plan.fragment, local, report)
         ready = Ready(
             term=plan.term,
@@ -214,25 +215,35 @@ class RoundRunner:
 
     # ---- after the resolution --------------------------------------------------------------
 
-    def on_commit(self, applied: AnchorChange, credited: Ranges | None) -> None:
+    def addend(self, commit: Commit, *, contributed: bool) -> Addend | None:
+        """What must be formed while the anchor changes, so that `on_commit` can land it.
+
+        Also for a peer that has not begun to train: it may do so while the commit is applied.
+        """
+        operation = operation_of(self._spec.outer.merge, contributed=contributed, fresh=False)
+        if reads_anchor(operation):
+            return None
+        shared, slot = self._trainer.shared, self._slot(commit.round)
+        return Addend(
+            out=shared.land(slot, commit.fragment),
+            sent=shared.sent(slot, commit.fragment) if operation == "carry" else None,
+        )
+
+    def on_commit(self, commit: Commit, credited: Ranges | None) -> None:
         """Land the new fragment. `credited`: what the commit credits me; None: not in it."""
-        commit = applied.commit
         self._stop_if_late(commit.round)
         departed = self._departed.pop(commit.round, None)
-        if credited is None:
-            landing = self._rebase(applied)
-        else:
+        if credited is not None:
             self._trained = ranges.subtract(self._trained, credited)
-            landing = self._merge(applied)
             kept = departed is not None and self._spec.outer.merge == "carry"
             self._since[commit.fragment] = (
                 departed.tokens_before if departed is not None and kept else self._tokens
             )
         self._bases[commit.fragment] = commit.round
+        landing = self._landing(commit, contributed=credited is not None)
         # A trainer's death is reported by `train`; a landing that dies with it says nothing new.
         task = self._tasks.start(self._trainer.land(landing), "land", expects=(TrainerDied,))
-        fresh = landing.op == "replace" and self._fresh
-        (self._replacements if fresh else self._landings).append(task)
+        (self._replacements if self._fresh else self._landings).append(task)
         hit("landing.started")
 
     def on_abandon(self, round_: int) -> None:
@@ -244,29 +255,19 @@ class RoundRunner:
         if self._training is not None and self._training <= round_:
             self._trainer.stop_early()
 
-    def _merge(self, applied: AnchorChange) -> Landing:
-        """My progress is in the average: overwrite, blend or carry."""
-        commit, merge = applied.commit, self._spec.outer.merge
-        slot = commit.round % self._spec.outer.window
-        op: str = {"overwrite": "replace", "blend": "blend", "carry": "add"}[merge]
-        if merge == "carry":  # local += new - sent keeps what was trained since departure
-            sent = self._trainer.shared.sent(slot, commit.fragment)
-            land = self._trainer.shared.land(slot, commit.fragment)
-            np.subtract(applied.new_anchor, sent, out=land)
-        return _landing(commit, op, self._spec.outer.blend_alpha, slot)
+    def _landing(self, commit: Commit, *, contributed: bool) -> Landing:
+        outer = self._spec.outer
+        return Landing(
+            round=commit.round,
+            fragment=commit.fragment,
+            op=operation_of(outer.merge, contributed=contributed, fresh=self._fresh),
+            alpha=outer.blend_alpha,
+            slot=self._slot(commit.round),
+        )
 
-    def _rebase(self, applied: AnchorChange) -> Landing:
-        """My progress is not in it: local += anchor_new - anchor_old, so that it stays mine.
-
-        Without progress local := anchor, whatever the trainer's reset has read of it by now.
-        """
-        commit = applied.commit
-        slot = commit.round % self._spec.outer.window
-        if self._fresh:
-            return _landing(commit, "replace", 0.0, slot)
-        land = self._trainer.shared.land(slot, commit.fragment)
-        np.subtract(applied.new_anchor, applied.old_anchor, out=land)
-        return _landing(commit, "add", 0.0, slot)
+    def _slot(self, round_: int) -> int:
+        """Of the shared block, for what departs with a round and for what it lands."""
+        return round_ % self._spec.outer.window
 
     async def settled(self, *, replacements: bool = False) -> None:
         """Wait until the trainer has merged everything that was sent to it.
@@ -279,16 +280,3 @@ class RoundRunner:
             await asyncio.gather(*waiting, return_exceptions=True)
             self._landings = [t for t in self._landings if not t.done()]
             self._replacements = [t for t in self._replacements if not t.done()]
-
-
-def _landing(commit: Commit, op: str, alpha: float, slot: int) -> Landing:
-    return msgspec.convert(
-        {
-            "round": commit.round,
-            "fragment": commit.fragment,
-            "op": op,
-            "alpha": alpha,
-            "slot": slot,
-        },
-        Landing,
-    )

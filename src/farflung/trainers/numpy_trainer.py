@@ -32,6 +32,8 @@ from farflung.inner.state_file import (
     encode_header,
     read_header,
 )
+from farflung.outer import merge
+from farflung.outer.fragments import gather, places
 from farflung.trainers.port import TrainerDied
 
 LAYERS = 8
@@ -115,7 +117,7 @@ class NumpyTrainer:
         finally:
             self.phase = "waiting"
         local = self.shared.sent(lease.slot, lease.fragment)
-        self._copy_out(lease.fragment, local)
+        gather(self.local, self.shared.fragments[lease.fragment], local)
         finite = all(math.isfinite(x) for x in losses) and bool(np.isfinite(local).all())
         wait_s, self._idle_since_s = started_s - self._idle_since_s, self._now()
         return WorkReport(
@@ -137,19 +139,18 @@ class NumpyTrainer:
         """At once: a step never awaits in its middle."""
         self._check_alive()
         fragment = landing.fragment
-        if landing.op == "add":
-            self._merge(fragment, 1.0, self.shared.land(landing.slot, fragment), 1.0)
-            return
-        anchor = await self._anchor(fragment)
-        keep = landing.alpha if landing.op == "blend" else 0.0
-        self._merge(fragment, keep, anchor, 1.0 - keep)
+        if landing.reads_anchor:
+            values = await self._anchor(fragment)
+        else:
+            values = self.shared.land(landing.slot, fragment)
+        self._land(fragment, landing.op, values, landing.alpha)
 
     async def reset(self) -> None:
         self._check_alive()
         self._stopping = True
         self._resets += 1
         for fragment in range(len(self.shared.fragments)):
-            self._merge(fragment, 0.0, await self._anchor(fragment), 1.0)
+            self._land(fragment, "overwrite", await self._anchor(fragment))
 
     async def save_inner(self, file: str) -> str:
         self._check_alive()
@@ -228,23 +229,11 @@ class NumpyTrainer:
         start = row * 2654435761 % NOISE_PERIOD
         return self._centre + self._noise[start : start + self.shared.n]
 
-    def _copy_out(self, fragment: int, out: Float32) -> None:
-        at = 0
-        for start, stop in self.shared.fragments[fragment]:
-            out[at : at + stop - start] = self.local[start:stop]
-            at += stop - start
-
-    def _merge(self, fragment: int, keep: float, values: Float32, share: float) -> None:
-        """local := keep * local + share * values; a factor of 1 or 0 is exact."""
-        at = 0
-        for start, stop in self.shared.fragments[fragment]:
-            part = values[at : at + stop - start]
-            if keep == 0.0:
-                self.local[start:stop] = part
-            else:
-                self.local[start:stop] *= np.float32(keep)
-                self.local[start:stop] += part * np.float32(share)
-            at += stop - start
+    def _land(
+        self, fragment: int, operation: merge.Operation, values: Float32, alpha: float = 0.0
+    ) -> None:
+        for there, here in places(self.shared.fragments[fragment]):
+            merge.land(self.local[there], operation, values[here], alpha)
 
     async def _anchor(self, fragment: int) -> Float32:
         """The writer may need this very loop to finish, so waiting must not block it."""

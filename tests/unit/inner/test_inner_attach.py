@@ -73,13 +73,13 @@ def test_ranges_across_parameters_read_and_merge_exactly() -> None:
     where = np.r_[2:14, 17:26]
     values = np.random.Generator(np.random.PCG64(1)).standard_normal(size, np.float32)
     expected = whole(flat)
-    flat.replace(ranges, values)
+    flat.land(ranges, "overwrite", values)
     expected[where] = values
     np.testing.assert_array_equal(whole(flat), expected)
-    flat.add(ranges, values)
+    flat.land(ranges, "rebase", values)
     expected[where] += values
     np.testing.assert_array_equal(whole(flat), expected)
-    flat.blend(ranges, values, 0.25)
+    flat.land(ranges, "blend", values, 0.25)
     expected[where] = expected[where] * np.float32(0.25) + values * np.float32(0.75)
     np.testing.assert_array_equal(whole(flat), expected)
     out = np.empty(size, np.float32)
@@ -92,7 +92,7 @@ def test_parameters_of_any_memory_format_and_width_are_written() -> None:
     conv = nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last).to(torch.bfloat16)
     flat = FlatParameters(conv)
     values = np.arange(flat.size, dtype=np.float32)
-    flat.replace([(0, flat.size)], values)
+    flat.land([(0, flat.size)], "overwrite", values)
     np.testing.assert_array_equal(whole(flat), values)
     assert conv.weight.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(conv.weight.detach().float().flatten().numpy(), values[:24])
@@ -259,6 +259,6 @@ async def _round(peers: list[ProcessTrainer], number: int) -> list[WorkReport]:
         peer.shared.begin_write(0)
         peer.shared.anchor[:] = mean
         peer.shared.end_write(0)
-    landing = Landing(round=number, fragment=0, op="replace", alpha=0.0, slot=0)
+    landing = Landing(round=number, fragment=0, op="overwrite", alpha=0.0, slot=0)
     await asyncio.gather(*(p.land(landing) for p in peers))
     return list(reports)

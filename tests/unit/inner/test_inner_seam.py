@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
 from farflung.inner import channel as ch
 from farflung.inner.seam import SharedState
+from farflung.outer.merge import Operation
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "seam_messages.json"
 FRAGMENTS = (((0, 3), (7, 10)), ((3, 7),))
@@ -43,16 +45,19 @@ TRAINED = ch.WorkReport(
 )
 LAYOUT = (("a.weight", (2, 3)), ("b", (4,)))
 MESSAGES: dict[str, ch.Message] = {
-    "Attach": ch.Attach(version=2, layout=LAYOUT),
+    "Attach": ch.Attach(version=3, layout=LAYOUT),
     "AcceptAttach": ch.AcceptAttach(
-        version=2, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
+        version=3, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
     ),
     "RefuseAttach": ch.RefuseAttach(sentence="no"),
     "StartWork": ch.StartWork(serial=1, lease=LEASE),
     "Done": ch.Done(serial=1, trained=TRAINED),
-    "Land": ch.Land(
-        serial=2, landing=ch.Landing(round=7, fragment=1, op="blend", alpha=0.5, slot=1)
-    ),
+    **{
+        f"Land {op}": ch.Land(
+            serial=2, landing=ch.Landing(round=7, fragment=1, op=op, alpha=0.5, slot=1)
+        )
+        for op in get_args(Operation)
+    },
     "Landed": ch.Landed(serial=2),
     "Reset": ch.Reset(serial=3),
     "ResetDone": ch.ResetDone(serial=3),
@@ -84,16 +89,16 @@ def test_unknown_fields_and_kinds_are_refused() -> None:
     with pytest.raises(ProtocolError, match="unknown field"):
         ch.decode_from_trainer(b"\x83\xa4kind\xa6Landed\xa6serial\x01\xa3new\x01")
     with pytest.raises(ProtocolError):
-        ch.decode_from_trainer(ch.encode(MESSAGES["Grant"])[4:])  # wrong direction
+        ch.decode_from_trainer(ch.encode(MESSAGES["StartWork"])[4:])  # wrong direction
     with pytest.raises(ProtocolError):
         ch.decode_from_agent(b"\x82\xa4kind\xa6Landed\xa6serial\xc3")
 
 
 def test_a_version_mismatch_is_one_sentence_with_both_values() -> None:
-    body = ch.encode(ch.Attach(version=3, layout=()))[4:]
-    with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 3, this") as e:
+    body = ch.encode(ch.Attach(version=4, layout=()))[4:]
+    with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 4, this") as e:
         ch.check_version(body, "trainer")
-    assert "farflung 2; install" in str(e.value)
+    assert "farflung 3; install" in str(e.value)
     ch.check_version(ch.encode(MESSAGES["Attach"])[4:], "trainer")
 
 

@@ -15,7 +15,7 @@ from farflung.outer.codecs import get_codec
 from farflung.outer.fragments import gather, make_fragments, scatter
 from farflung.outer.gradient import pseudo_gradient
 from farflung.outer.layout import Layout
-from farflung.outer.merge import blend, carry
+from farflung.outer.merge import difference, land
 from farflung.outer.nesterov import bits_of, outer_step
 
 Float32 = npt.NDArray[np.float32]
@@ -133,7 +133,9 @@ class Streaming:
         for theta, sent_F in zip(self.local, sent, strict=True):
             local_F = gather(theta, self.parts[p])
             if self.carried:
-                carry(local_F, new_F, sent_F)
+                addend_F = np.empty_like(new_F)
+                difference(new_F, sent_F, addend_F)
+                land(local_F, "carry", addend_F)
             else:
-                blend(local_F, new_F, self.alpha)
+                land(local_F, "blend", new_F, self.alpha)
             scatter(local_F, theta, self.parts[p])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from outer_samples import Float32, sample
 from farflung.hashing import digest, merkle_root
 from farflung.outer.codecs import get_codec
 from farflung.outer.gradient import all_finite, commitment, encode_departure, pseudo_gradient
-from farflung.outer.merge import blend, carry, overwrite, rebase
+from farflung.outer.merge import Mode, Operation, difference, land, operation_of, reads_anchor
 
 N = 70_000
 
@@ -21,10 +21,24 @@ def local() -> Float32:
     return sample(N, 1)
 
 
+@pytest.mark.parametrize("mode", get_args(Mode))
+def test_a_contributor_merges_by_the_runs_mode_and_others_rebase(mode: Mode) -> None:
+    assert operation_of(mode, contributed=True, fresh=False) == mode
+    assert operation_of(mode, contributed=False, fresh=False) == "rebase"
+    assert operation_of(mode, contributed=False, fresh=True) == "overwrite"
+    assert operation_of(mode, contributed=True, fresh=True) == "overwrite"
+
+
+def test_every_operation_reads_the_anchor_or_adds_a_difference() -> None:
+    assert set(get_args(Operation)) == {*get_args(Mode), "rebase"}
+    assert [op for op in get_args(Operation) if reads_anchor(op)] == ["overwrite", "blend"]
+
+
 def test_overwrite_and_alpha_zero_are_the_anchor(local: Float32) -> None:
     new, other = sample(N, 2), local.copy()
-    overwrite(local, new)
-    blend(other, new, 0.0)
+    other[0] = np.nan
+    land(local, "overwrite", new, 0.5)
+    land(other, "blend", new, 0.0)
     np.testing.assert_array_equal(local, new)
     np.testing.assert_array_equal(other, new)
     assert not np.shares_memory(local, new)
@@ -32,46 +46,54 @@ def test_overwrite_and_alpha_zero_are_the_anchor(local: Float32) -> None:
 
 def test_alpha_one_changes_no_bit(local: Float32) -> None:
     before = local.tobytes()
-    blend(local, np.full(N, np.nan, np.float32), 1.0)
+    land(local, "blend", np.full(N, np.nan, np.float32), 1.0)
     assert local.tobytes() == before
 
 
 def test_blend_weighs_the_local_parameters_with_alpha(local: Float32) -> None:
     new = sample(N, 2)
     expected = np.float32(0.25) * local + np.float32(0.75) * new
-    blend(local, new, 0.25)
+    land(local, "blend", new, 0.25)
     np.testing.assert_array_equal(local, expected)
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_outside_the_unit_interval_is_refused(local: Float32, alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha"):
-        blend(local, local, alpha)
+        land(local, "blend", local, alpha)
 
 
 def test_carry_leaves_exactly_the_progress_since_departure(local: Float32) -> None:
     sent, new = sample(N, 2), sample(N, 3)
-    progress = local - sent
-    carry(local, new, sent)
+    progress, addend = local - sent, np.empty_like(local)
+    difference(new, sent, addend)
+    land(local, "carry", addend)
     np.testing.assert_allclose(local - new, progress, rtol=0, atol=1e-5)
 
 
 def test_rebase_keeps_the_pseudo_gradient(local: Float32) -> None:
     old, new = sample(N, 2), sample(N, 3)
-    before, after = np.empty_like(local), np.empty_like(local)
+    before, after, addend = np.empty_like(local), np.empty_like(local), old.copy()
     pseudo_gradient(old, local, before)
-    rebase(local, new, old)
+    difference(new, addend, addend)
+    land(local, "rebase", addend)
     pseudo_gradient(new, local, after)
     np.testing.assert_allclose(after, before, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("op", [carry, rebase, lambda x, y, _: overwrite(x, y),
-                                lambda x, y, _: blend(x, y, 0.5)])  # fmt: skip
-def test_a_vector_of_one_element_is_not_broadcast(
-    local: Float32, op: Callable[[Float32, Float32, Float32], None]
-) -> None:
+def test_carry_and_rebase_land_as_the_same_addition(local: Float32) -> None:
+    addend, other = sample(N, 2), local.copy()
+    land(local, "carry", addend)
+    land(other, "rebase", addend)
+    assert local.tobytes() == other.tobytes()
+
+
+@pytest.mark.parametrize("operation", get_args(Operation))
+def test_a_vector_of_one_element_is_not_broadcast(local: Float32, operation: Operation) -> None:
     with pytest.raises(ValueError, match="one length"):
-        op(local, sample(1, 1), local)
+        land(local, operation, sample(1, 1), 0.5)
+    with pytest.raises(ValueError, match="one length"):
+        difference(local, sample(1, 1), local)
 
 
 def test_pseudo_gradient_is_anchor_minus_local_also_in_place(local: Float32) -> None:

@@ -90,7 +90,7 @@ def test_landings_are_exact_and_touch_one_fragment() -> None:
         await port.train(lease(0))
         before = port.local.copy()
         port.shared.land(0, 0)[:] = np.arange(30, dtype=np.float32)
-        await port.land(landing("add"))
+        await port.land(landing("carry"))
         np.testing.assert_array_equal(
             part(port.local, 0), part(before, 0) + np.arange(30, dtype=np.float32)
         )
@@ -100,7 +100,7 @@ def test_landings_are_exact_and_touch_one_fragment() -> None:
         half = np.float32(0.5)
         expected = part(before, 0) * half + part(port.shared.anchor, 0) * half
         np.testing.assert_array_equal(part(port.local, 0), expected)
-        await port.land(landing("replace"))
+        await port.land(landing("overwrite"))
         np.testing.assert_array_equal(part(port.local, 0), part(port.shared.anchor, 0))
 
     run_virtual(main())
@@ -135,7 +135,7 @@ def test_a_landing_waits_until_the_anchor_is_whole() -> None:
         port = trainer()
         await port.start()
         port.shared.begin_write(0)
-        task = asyncio.create_task(port.land(landing("replace")))
+        task = asyncio.create_task(port.land(landing("overwrite")))
         await asyncio.sleep(0.1)
         assert not task.done()
         port.shared.anchor[:] = 7.0

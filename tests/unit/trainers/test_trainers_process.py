@@ -99,9 +99,9 @@ def test_two_leases_and_every_landing_are_exact(tmp_path: Path) -> None:
             np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.75)
 
             port.shared.anchor[:] += 100.0
-            await port.land(landing("replace", 0))
+            await port.land(landing("overwrite", 0))
             port.shared.land(1, 1)[:] = 0.125
-            await port.land(landing("add", 1))
+            await port.land(landing("carry", 1))
             report = await port.train(lease(1, rows=0))
             np.testing.assert_array_equal(port.shared.sent(1, 1), part(start, 1) - 0.625)
             assert (report.steps, report.rows) == (0, 0)
@@ -129,7 +129,7 @@ def test_a_lease_ends_early_and_a_landing_arrives_between_steps(tmp_path: Path) 
             training = asyncio.create_task(port.train(lease(0, rows=400)))
             await asyncio.sleep(0.3)
             port.shared.land(1, 1)[:] = 1000.0
-            await port.land(landing("add", 1))
+            await port.land(landing("rebase", 1))
             assert not training.done() and port.phase == "training"
             port.stop_early()
             report = await training
