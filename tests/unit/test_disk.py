@@ -41,6 +41,22 @@ def test_reading_a_piece_of_a_missing_file_is_a_storage_error(disk: Disk) -> Non
         disk.read_at("nothing", 0, 1)
 
 
+def test_whatever_the_system_refuses_is_a_storage_error(tmp_path: Path) -> None:
+    disk = RealDisk(tmp_path)
+    disk.replace("file", b"data")
+    with pytest.raises(StorageError, match="file"):
+        disk.size("file/below")
+    with pytest.raises(StorageError, match="file"):
+        disk.remove("file/below")
+    with pytest.raises(StorageError, match="file"):
+        disk.read("file/below")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match="folder"):
+        disk.remove("folder")
+    with pytest.raises(StorageError):
+        RealDisk(tmp_path / "file" / "below")
+
+
 def test_truncate_cuts_and_appending_goes_on_there(disk: Disk) -> None:
     disk.append("log", b"onetwo")
     disk.truncate("log", 3)

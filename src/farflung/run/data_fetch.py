@@ -9,7 +9,8 @@ from pathlib import Path
 from blake3 import blake3
 
 from farflung.data.shards import blobs, needed
-from farflung.errors import CorruptState, LinkDown, StorageError
+from farflung.disk import storage_errors
+from farflung.errors import CorruptState, LinkDown
 from farflung.events import Warned
 from farflung.ids import Hash
 from farflung.peer.node import Node
@@ -33,10 +34,16 @@ class DataFetch:
         self._on_bytes = on_bytes
 
     async def provide(self, node: Node, genesis: Genesis) -> None:
-        """Return when every file is here and intact. Tries until a donor delivers."""
-        if not genesis.data:
-            return
-        self._make()
+        """Return when every file is here and intact. Tries until a donor delivers.
+
+        Raises StorageError when the disk refuses.
+        """
+        if genesis.data:
+            with storage_errors(self.folder):
+                await self._provide(node, genesis)
+
+    async def _provide(self, node: Node, genesis: Genesis) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         manifest = await self._blob(node, Hash(genesis.data), genesis.data_bytes)
         files = needed(manifest)
         total, here = sum(n for _, _, n in files), 0
@@ -46,12 +53,6 @@ class DataFetch:
         (self.folder / MANIFEST).write_bytes(manifest)
         for name_hash, path in blobs(self.folder).items():
             node.follower.blobs.add_file(name_hash, path)  # from now on this node serves them too
-
-    def _make(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(f"{self.folder}: {error.strerror}") from None
 
     async def _blob(self, node: Node, name: Hash, n_bytes: int) -> bytes:
         while True:

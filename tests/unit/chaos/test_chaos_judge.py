@@ -36,6 +36,7 @@ from farflung.events import (
     PeerSuspect,
     RoundCommitted,
     RunStarted,
+    TaskFailed,
     Voted,
 )
 from farflung.swarm.journal import HEADER
@@ -273,6 +274,11 @@ def stuck(found: Evidence) -> Evidence:
     return replace(found, stuck=["p2 ended with code -9: killed"])
 
 
+def failed_task(found: Evidence) -> Evidence:
+    event = TaskFailed(task="serve blobs", error="KeyError: 'x'", where="blobs.py:7")
+    return say(found, "p1", 75, event)
+
+
 FORGERIES: list[tuple[Callable[[Evidence], Evidence], str]] = [
     (another_root, "S1"),
     (a_disagreement, "S1"),
@@ -309,6 +315,7 @@ FORGERIES: list[tuple[Callable[[Evidence], Evidence], str]] = [
     (ended_by_itself, "P1"),
     (traceback, "P1"),
     (stuck, "P1"),
+    (failed_task, "P1"),
 ]
 
 

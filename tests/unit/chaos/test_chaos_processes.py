@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from farflung.chaos.processes import ProcessLife, Program
+from farflung.events import Event, TaskFailed
 
 PLAIN = "raise ValueError"
 GROUP = "import asyncio\nasync def a(): raise ValueError\nasync def b():\n"
@@ -31,6 +32,27 @@ async def _run(code: str, logs: Path) -> ProcessLife:
     life = await program.start()
     await asyncio.wait_for(ended.wait(), 30)
     return life
+
+
+def test_a_process_that_cannot_be_watched_is_told_and_killed(tmp_path: Path) -> None:
+    async def main() -> None:
+        events: list[Event] = []
+        program = Program(
+            name="p0",
+            home=tmp_path,
+            arguments=(),
+            logs=tmp_path / "nowhere",
+            on_end=lambda _: None,
+            emit=events.append,
+            prefix=(sys.executable, "-c", "import time; time.sleep(60)"),
+        )
+        await program.start()
+        await asyncio.wait_for(program.gone(), 30)
+        (failed,) = events
+        assert isinstance(failed, TaskFailed) and failed.task == "watch p0"
+        assert program._process is not None and await program._process.wait() < 0
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize(("code", "told"), [(PLAIN, True), (GROUP, True), (WORDS, False)])

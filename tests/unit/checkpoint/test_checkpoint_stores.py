@@ -52,6 +52,16 @@ def test_an_unknown_blob_and_impossible_pieces_are_not_there(disk: Disk) -> None
     assert store.read(name, 99, 2) == b""
 
 
+def test_a_file_that_vanished_is_a_storage_error(disk: Disk, tmp_path: Path) -> None:
+    store, name = BlobStore(disk), digest(b"tokens")
+    store.add_file(name, tmp_path / "shard.bin")
+    with pytest.raises(StorageError, match=r"shard\.bin: No such file"):
+        store.get(name)
+    with pytest.raises(StorageError, match=r"shard\.bin: No such file"):
+        store.read(name, 0, 1)
+    assert store.file_bytes() == 0
+
+
 def test_files_are_served_from_where_they_are(disk: Disk, tmp_path: Path) -> None:
     path = tmp_path / "shard.bin"
     path.write_bytes(b"tokens")

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 
 from farflung.config.run import DataSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec
+from farflung.events import Event, TaskFailed
 from farflung.inner import channel
 from farflung.inner.seam import SharedState
 from farflung.outer.layout import Layout
+from farflung.tasks import Tasks
 from farflung.trainers import process as process_trainer
+from farflung.trainers.link import TrainerLink
 from farflung.trainers.port import Landing, TrainerDied, Work
 from farflung.trainers.process import ProcessTrainer
 
@@ -173,6 +176,25 @@ def test_a_killed_trainer_is_noticed_and_can_be_started_again(tmp_path: Path) ->
             await port.start()
             assert (await port.train(lease(0))).steps == 3
             assert port.steps == before + 3
+
+    within(60, main)
+
+
+def test_a_trainer_that_nobody_can_watch_counts_as_dead(tmp_path: Path) -> None:
+    class Unwatchable:
+        async def wait(self) -> int:
+            await asyncio.sleep(0.01)
+            raise KeyError("no such child")
+
+    async def main() -> None:
+        async with toy(tmp_path) as port:
+            events: list[Event] = []
+            port._tasks = Tasks(events.append, port._unwatched)
+            link = port._link = TrainerLink(lambda _: None)
+            port._tasks.start(port._watch(Unwatchable(), link), "watch")  # type: ignore[arg-type]
+            with pytest.raises(TrainerDied, match="no such child"):
+                await port.reset()
+            assert [type(e) for e in events] == [TaskFailed]
 
     within(60, main)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.disk import MemoryDisk
 from farflung.errors import LinkDown, StorageError
-from farflung.events import Event
+from farflung.events import Event, TaskFailed
 from farflung.hashing import digest
 from farflung.ids import Endpoint, NodeId
 from farflung.network.memory import MemoryNetwork
@@ -30,7 +33,8 @@ class Plant:
     def __init__(self, blobs: dict[bytes, bytes]) -> None:
         self.blobs = blobs
         self.arrived_s: list[float] = []
-        self.breaks = False
+        self.breaks: Exception | None = None
+        self.store = BlobStore(MemoryDisk())
 
     def expected_bytes(self, header: BulkHeader) -> int:
         assert isinstance(header, SliceResult)
@@ -43,12 +47,16 @@ class Plant:
     def on_link_lost(self, node: str) -> None: ...
 
     def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
-        if self.breaks:
-            raise StorageError("the disk is broken")
+        if self.breaks is not None:
+            raise self.breaks
         data = self.blobs.get(name)
-        return None if data is None else data[offset : offset + length]
+        if data is None:
+            return self.store.read(name, offset, length)
+        return data[offset : offset + length]
 
     def catalogue(self) -> CatalogueReply:
+        if self.breaks is not None:
+            raise self.breaks
         return CatalogueReply(manifest=b"", manifest_bytes=0, next_round=0)
 
 
@@ -148,7 +156,7 @@ def test_a_blob_asked_twice_at_a_time_is_sent_once_and_other_lengths_are_right()
 
 def test_a_disk_that_fails_answers_missing() -> None:
     async def story(pair: Pair) -> None:
-        pair.plants["donor"].breaks = True
+        pair.plants["donor"].breaks = StorageError("the disk is broken")
         assert await pair.joiner.blobs.ask("donor", NAME, 0, 1000) is None
 
     play(story, {NAME: BIG})
@@ -168,5 +176,110 @@ def test_a_slow_source_is_waited_for_and_a_silent_one_is_not() -> None:
         with pytest.raises(LinkDown, match="sent nothing for 30 s"):
             await pair.joiner.blobs.ask("donor", NAME, 0, 1000)
         assert asyncio.get_running_loop().time() - started_s == pytest.approx(PIECE_S, abs=0.1)
+
+    play(story, {NAME: BIG})
+
+
+# ---- faults --------------------------------------------------------------------------------
+
+
+def failures(pair: Pair) -> list[str]:
+    return [e.task for e in pair.events if isinstance(e, TaskFailed)]
+
+
+def test_a_shard_that_vanished_is_missing_and_its_link_serves_on(tmp_path: Path) -> None:
+    """Its file was removed under the node that serves it from where it is."""
+    there, gone = tmp_path / "there.bin", tmp_path / "gone.bin"
+    there.write_bytes(b"tokens")
+    gone.write_bytes(b"more tokens")
+
+    async def story(pair: Pair) -> None:
+        for path in (there, gone):
+            pair.plants["donor"].store.add_file(digest(path.read_bytes()), path)
+        name = digest(gone.read_bytes())
+        gone.unlink()
+        ask = pair.joiner.blobs.ask
+        answers = await asyncio.gather(
+            ask("donor", name, 0, 11), ask("donor", digest(b"tokens"), 0, 6)
+        )
+        assert answers == [None, b"tokens"]
+        assert await ask("donor", digest(b"tokens"), 2, 4) == b"kens"
+        assert not pair.events and not pair.failures
+
+    play(story, {})
+
+
+def test_a_fault_while_serving_closes_the_link_and_the_next_one_serves() -> None:
+    async def story(pair: Pair) -> None:
+        ask, donor = pair.joiner.blobs.ask, pair.plants["donor"]
+        assert await ask("donor", NAME, 0, 10) == BIG[:10]
+        donor.breaks = KeyError("no such table")
+        started_s = asyncio.get_running_loop().time()
+        with pytest.raises(LinkDown, match="lost the data link"):
+            await asyncio.gather(ask("donor", NAME, 0, 20), ask("donor", NAME, 20, 20))
+        assert asyncio.get_running_loop().time() - started_s < 1.0
+        donor.breaks = None
+        assert await ask("donor", NAME, 0, 20) == BIG[:20]
+        assert failures(pair) == ["serve blobs"] and not pair.failures
+
+    play(story, {NAME: BIG})
+
+
+def test_a_fault_in_a_reader_closes_its_link_and_the_next_one_reads() -> None:
+    async def story(pair: Pair) -> None:
+        donor = pair.plants["donor"]
+        donor.breaks = KeyError("no such table")
+        with pytest.raises(LinkDown, match="lost the data link"):
+            await pair.joiner.blobs.catalogue("donor")
+        assert not pair.joiner.linked("donor") and not pair.donor.linked("joiner")
+        donor.breaks = None
+        assert (await pair.joiner.blobs.catalogue("donor")).next_round == 0
+        assert failures(pair) == ["read from joiner"] and not pair.failures
+
+    play(story, {})
+
+
+def test_a_fault_in_a_dial_is_a_lost_link_for_all_who_wait_and_the_next_dial_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story(pair: Pair) -> None:
+        async def faulty(*_: object, **__: object) -> None:
+            await asyncio.sleep(0.1)
+            raise UnicodeError("label too long")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pair.joiner._transport, "dial", faulty)
+            reaches = [pair.joiner.reach("donor", 1.0) for _ in range(3)]
+            for error in await asyncio.gather(*reaches, return_exceptions=True):
+                assert isinstance(error, LinkDown) and "label too long" in str(error)
+        await pair.joiner.reach("donor", 1.0)
+        assert failures(pair) == ["dial donor"] and not pair.failures
+
+    play(story, {})
+
+
+def test_a_mesh_that_closes_leaves_no_dial_and_nobody_waiting() -> None:
+    async def story(pair: Pair) -> None:
+        pair.network.partition(NodeId("joiner"), NodeId("donor"))
+        reaching = asyncio.create_task(pair.joiner.reach("donor", 60.0))
+        await asyncio.sleep(0.1)
+        await pair.joiner.close()
+        with pytest.raises(LinkDown, match="closes its links"):
+            await reaching
+        assert not len(pair.joiner._tasks)
+        assert not pair.events
+
+    play(story, {})
+
+
+def test_a_fault_while_asking_ends_the_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(pair: Pair) -> None:
+        async def faulty(*_: object) -> None:
+            raise KeyError("no such table")
+
+        monkeypatch.setattr(pair.joiner.blobs, "ask", faulty)
+        with pytest.raises(KeyError, match="no such table"):
+            await pair.fetcher().fetch([Item(NAME, len(BIG), "chunk 0")], keep)
+        assert failures(pair)[0] == "ask donor"
 
     play(story, {NAME: BIG})
