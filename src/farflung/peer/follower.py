@@ -9,8 +9,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import SnapshotManifest
@@ -25,6 +23,7 @@ from farflung.peer.bootstrap import Bootstrap, sizes_fit
 from farflung.peer.outer_state import Float32, OuterState
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.replay import genesis_spec
 
 KEPT_COMMITS = 64
 """Rounds behind the state whose records stay in memory; older ones are on the disk."""
@@ -60,6 +59,7 @@ class Follower:
         self._workers = workers
         self._state: OuterState | None = None
         self._genesis: Genesis | None = None
+        self._spec: RunSpec | None = None
         self._commits: dict[int, Commit | None] = {}
         """Resolutions by round; None: abandoned. Those from `_oldest` on."""
         self._oldest = 0
@@ -97,6 +97,7 @@ class Follower:
 
     def _note(self, record: AnyRecord) -> None:
         if isinstance(record, Genesis):
+            self._spec = genesis_spec(record)  # raises ConfigError: this version cannot take part
             self._genesis = record
         elif isinstance(record, Commit):
             self._commits[record.round] = record
@@ -116,8 +117,8 @@ class Follower:
 
     @property
     def spec(self) -> RunSpec:
-        assert self._genesis is not None
-        return msgspec.json.decode(self._genesis.spec, type=RunSpec)
+        assert self._spec is not None
+        return self._spec
 
     @property
     def state(self) -> OuterState:
