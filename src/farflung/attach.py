@@ -19,11 +19,10 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-import msgspec
 import numpy as np
 from torch import Tensor, nn
 
-from farflung.config.run import RunSpec
+from farflung.config.run import spec_from_bytes
 from farflung.errors import LinkDown, ProtocolError, UserError
 from farflung.inner.channel import (
     ENV_GENESIS,
@@ -121,7 +120,7 @@ class Peer:
         optimizer: HasParamGroups,
         welcome: AcceptAttach,
     ) -> None:
-        self.spec = msgspec.json.decode(welcome.spec, type=RunSpec)
+        self.spec = spec_from_bytes(welcome.spec)
         self.data_dir = Path(welcome.data_dir)
         """The run's token shards, if it has any."""
         self._channel = channel

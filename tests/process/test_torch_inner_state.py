@@ -11,7 +11,6 @@ import pytest
 from processes import DEADLINE_S, Swarm, assert_one_sentence, until
 from torch_runs import twin_spec
 
-from farflung.config.run import check
 from farflung.events import AgentStarted, Applied, InnerStateLoaded, RoundCommitted, Trained
 
 pytestmark = pytest.mark.slow
@@ -24,7 +23,7 @@ ROUNDS = 200
 def test_a_joiner_takes_a_donors_state_and_a_restarted_peer_its_own(tmp_path: Path) -> None:
     spec = twin_spec(peers=2, rounds=ROUNDS, seed=0, size="tiny", inner_steps=8, rows=4)
     rules = msgspec.structs.replace(spec.swarm, snapshot_every=4)
-    spec = check(msgspec.structs.replace(spec, swarm=rules))
+    spec = msgspec.structs.replace(spec, swarm=rules)
     with Swarm(tmp_path, spec) as swarm:
         swarm.host()
         swarm.join("a")

@@ -19,7 +19,7 @@ import msgspec
 from processes import Running, Swarm, environment
 
 from farflung.cli.demo import demo_spec
-from farflung.config.run import RunSpec, check
+from farflung.config.run import RunSpec
 from farflung.events import RoundCommitted
 from farflung.run.demo import final_anchor
 from farflung.run.verify import verify_folder
@@ -87,7 +87,7 @@ def twin_spec(
     steps = int(spec.steps_per_round * rounds)
     tokens = steps * peers * spec.inner_batch_tokens
     outer = msgspec.structs.replace(outer, tokens=tokens)
-    return check(msgspec.structs.replace(spec, outer=outer))
+    return msgspec.structs.replace(spec, outer=outer)
 
 
 def round_tokens(spec: RunSpec) -> int:

@@ -7,12 +7,14 @@ import asyncio
 import pytest
 from test_sim_swarm import assert_sound, play, spec
 
-from farflung.errors import CorruptState, StorageError
+from farflung.config.run import spec_from_bytes
+from farflung.errors import ConfigError, CorruptState, StorageError
 from farflung.events import GenerationClosed, GenerationOpened
 from farflung.network.messages import Attempt, Control, Plan, Synced, Welcome
 from farflung.peer.averager import Averager
 from farflung.peer.control_messages import ControlMessages
 from farflung.sim.world import SimSwarm
+from farflung.swarm.records import Genesis
 
 END_S = 30.0
 
@@ -144,3 +146,26 @@ def test_an_agent_that_fails_while_it_is_told_to_end_ends(failure: Exception) ->
     assert_sound(swarm)
     opened = [e for e in swarm.events if isinstance(e, GenerationOpened) and e.name == "p1"]
     assert len(opened) == 1
+
+
+def test_an_agent_whose_version_refuses_the_runs_spec_ends_with_the_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def of_another_version(genesis: Genesis) -> None:
+        spec_from_bytes(genesis.spec.replace(b'"rounds":14', b'"rounds":0'), "the run's spec")
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        monkeypatch.setattr("farflung.peer.follower.genesis_spec", of_another_version)
+        late = swarm.add("late", "trainer")
+        for _ in ("told by the coordinator", "read from its own replica"):
+            swarm.spawn("late")
+            assert late.task is not None
+            with pytest.raises(ConfigError, match=r"^the run's spec is not valid: outer\.rounds=0"):
+                await asyncio.wait_for(late.task, END_S)
+            swarm.strike("late")
+            late.task = None
+        monkeypatch.undo()
+        await swarm.finished()
+
+    assert_sound(play(story, spec(rounds=14), peers=3))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from farflung.config import run as module
 from farflung.config.load import check_endpoints, from_table, load_json, load_spec
-from farflung.config.run import RunSpec, spec_bytes, spec_hash
+from farflung.config.run import (
+    OuterSpec,
+    RunSpec,
+    SwarmSpec,
+    spec_bytes,
+    spec_from_bytes,
+    spec_hash,
+)
 from farflung.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "swarm_spec.json"
@@ -104,6 +115,69 @@ def test_a_wrong_value_is_answered_with_value_and_rule(
 @pytest.mark.parametrize("override", ["outer.rounds", "=5", ""])
 def test_an_override_without_key_or_value_is_explained(override: str) -> None:
     assert "must look like outer.rounds=50" in mistake(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("inner.beta2=1.0", ("inner.beta2=1.0", "try 0.95")),
+        ("inner.warmup_steps=-1", ("inner.warmup_steps=-1", "0 or above")),
+        ("outer.lr=inf", ("outer.lr=inf", "finite")),
+        ("inner.z_loss=nan", ("inner.z_loss=nan", "finite")),
+        ("swarm.norm_band=0.0", ("swarm.norm_band=0.0", "above 0")),
+        ("swarm.attempt_s=-1.0", ("swarm.attempt_s=-1.0", "0 or above")),
+        ("swarm.keep_rounds=0", ("swarm.keep_rounds=0", "at least 1")),
+        ("swarm.snapshot_every=0", ("swarm.snapshot_every=0", "at least 1")),
+        ("model.parameters=0", ("model.parameters=0", "at least 1")),
+    ],
+)
+def test_a_value_that_would_fail_later_is_refused_now(
+    override: str, words: tuple[str, ...]
+) -> None:
+    sentence = mistake(override)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_a_spec_that_breaks_a_rule_cannot_be_built() -> None:
+    words = r"outer\.rounds=0 must be at least 1"
+    with pytest.raises(ConfigError, match=words):
+        OuterSpec(rounds=0)
+    with pytest.raises(ConfigError, match=words):
+        msgspec.structs.replace(RunSpec().outer, rounds=0)
+    with pytest.raises(ConfigError, match=words):
+        msgspec.convert({"outer": {"rounds": 0}}, RunSpec)
+    with pytest.raises(ConfigError, match="name='a/b'"):
+        RunSpec(name="a/b")
+    with pytest.raises(ConfigError, match=r"swarm\.beat_s=9.0 < suspect_s=3.0"):
+        SwarmSpec(beat_s=9.0)
+
+
+def test_bytes_of_another_version_or_with_a_broken_rule_are_explained() -> None:
+    known = spec_bytes(RunSpec())
+    assert spec_from_bytes(known) == RunSpec()
+    for changed, words in [
+        (known.replace(b'"rounds":50', b'"rounds":0'), r"outer\.rounds=0 must be"),
+        (known.replace(b'"rounds":50', b'"laps":50'), "another version.*laps"),
+        (known[:-9], "damaged"),
+        (b"\xff", "damaged"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            spec_from_bytes(changed)
+
+
+def test_every_setting_is_explained() -> None:
+    tree = ast.parse(inspect.getsource(module))
+    classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Spec")]
+    assert len(classes) == 6
+    bare = []
+    for each in classes:
+        for field, after in zip(each.body, [*each.body[1:], None], strict=True):
+            if not isinstance(field, ast.AnnAssign) or "ClassVar" in ast.unparse(field.annotation):
+                continue
+            text = after.value if isinstance(after, ast.Expr) else None
+            if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
+                bare.append(f"{each.name}.{ast.unparse(field.target)}")
+    assert bare == []
 
 
 def test_an_override_below_a_value_is_explained() -> None:

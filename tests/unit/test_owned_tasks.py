@@ -8,8 +8,6 @@ from source_files import modules
 
 BARE = {"create_task", "ensure_future"}
 OWNERS = {"tasks"}
-NOT_YET = {"peer.agent", "peer.supervisor", "peer.averager", "peer.round", "sim.world"}
-"""To be emptied: these still start tasks by hand."""
 
 
 def bare(tree: ast.AST) -> list[int]:
@@ -33,11 +31,7 @@ def bare(tree: ast.AST) -> list[int]:
 
 def test_no_task_is_started_without_an_owner() -> None:
     found = {name for name, tree in modules().items() if bare(tree)}
-    assert found - OWNERS - NOT_YET == set()
-
-
-def test_the_allowance_names_only_modules_that_need_it() -> None:
-    assert {name for name in NOT_YET if not bare(modules()[name])} == set()
+    assert found - OWNERS == set()
 
 
 def test_the_rule_sees_every_way_to_start_one() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from farflung.config.run import RunSpec, check
+from farflung.config.run import RunSpec
 from farflung.errors import ConfigError
 from farflung.ids import split_endpoint
 
@@ -36,7 +36,7 @@ def from_table(table: dict[str, Any], overrides: Iterable[str] = ()) -> RunSpec:
     for override in overrides:
         _override(table, override)
     try:
-        return check(msgspec.convert(table, RunSpec, strict=True))
+        return msgspec.convert(table, RunSpec, strict=True)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error))) from None
 

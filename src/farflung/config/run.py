@@ -1,18 +1,24 @@
 """The run spec: what all peers share. It is hashed into GENESIS and never changes silently.
 
-Plain msgspec structs (no pydantic, no torch): the agent must start in 0.6 s and 70 MB.
-Units are in the names; every cross-field rule is checked once, in `check`.
+Plain msgspec structs (no pydantic, no torch): the agent must start in 0.6 s and 70 MB. Units are in
+the names. A spec that breaks a rule cannot be built: every section checks itself, whether it is
+written in Python, read from TOML or decoded from a journal, and raises ConfigError with one
+sentence of value, rule and remedy.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import ClassVar, Literal
 
 import msgspec
 from blake3 import blake3
 
 from farflung.errors import ConfigError
 from farflung.ids import Hash
+
+Rule = tuple[bool, str]
+"""Whether it holds, and what to tell a person if it does not."""
 
 PROTOCOL_VERSION = 1
 """Version of the messages between nodes."""
@@ -21,7 +27,32 @@ ARITHMETIC_VERSION = 1
 """Version of codecs + outer step: the same inputs give the same bits."""
 
 
-class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of the spec. msgspec calls `__post_init__` for every way of building one."""
+
+    _TITLE: ClassVar[str] = ""
+    """How the section is called in TOML; empty for the spec itself."""
+
+    def __post_init__(self) -> None:
+        title = f"{self._TITLE}." if self._TITLE else ""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{title}{name}={value} must be a finite number")
+        for holds, sentence in self._rules():
+            if not holds:
+                raise ConfigError(title + sentence)
+
+    def _rules(self) -> list[Rule]:
+        """What must hold, each with the sentence for a person without the section's name."""
+        return []
+
+
+class ModelSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[model]`: what is trained."""
+
+    _TITLE: ClassVar[str] = "model"
+
     preset: str = "demo"
     """A name of model/presets.py, or `custom` with `program`, or `quadratic` (NumPy, for tests)."""
     program: tuple[str, ...] = ()
@@ -31,8 +62,23 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     step_s: float = 0.0
     """With `quadratic`: seconds that one inner step takes at least."""
 
+    def _rules(self) -> list[Rule]:
+        return [
+            (self.step_s >= 0, f"step_s={self.step_s} must be 0 or above"),
+            (self.parameters >= 1, f"parameters={self.parameters} must be at least 1"),
+            (
+                (self.preset == "custom") == bool(self.program),
+                "program belongs to model.preset='custom', and that needs it; "
+                "give the trainer's command line",
+            ),
+        ]
 
-class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[data]`: what it is trained on, and in which order."""
+
+    _TITLE: ClassVar[str] = "data"
+
     source: str = "shakespeare"
     """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or a folder that
     `farflung data prepare` wrote."""
@@ -45,35 +91,93 @@ class DataSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     seed: int = 0
     """Key of the permutation of rows."""
 
+    def _rules(self) -> list[Rule]:
+        return [
+            (self.seq_len >= 2, f"seq_len={self.seq_len} must be at least 2"),
+            (self.rows >= 1, f"rows={self.rows} must be at least 1"),
+        ]
 
-class InnerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[inner]`: what each peer does by itself between two synchronisations."""
+
+    _TITLE: ClassVar[str] = "inner"
+
     optimizer: Literal["muon", "adamw"] = "muon"
+    """Muon for matrices with AdamW for the rest, or AdamW for everything. Not for custom programs:
+    they bring their own."""
     lr: float = 4e-3
     """AdamW's peak learning rate (with Muon: for embeddings, head and norms)."""
     muon_lr: float = 0.02
+    """Muon's peak learning rate, for the matrices of the blocks."""
     beta1: float = 0.9
+    """AdamW's decay of the mean gradient per step."""
     beta2: float = 0.95
+    """AdamW's decay of the mean squared gradient per step; higher for small batches."""
     muon_momentum: float = 0.95
+    """Muon's decay of the mean gradient per step."""
     weight_decay: float = 0.1
+    """Decoupled decay of the matrices, per step times the learning rate; 0 switches it off."""
     clip_norm: float = 1.0
     """Global gradient norm limit of one peer's step; 0 switches it off."""
     z_loss: float = 0.0
+    """Weight of the mean squared log-sum-exp of the logits in the loss; try 1e-4 when logits grow
+    without bound."""
     batch_rows: int = 8
     """Rows of one inner batch; batch_rows * seq_len tokens is a constant of the run."""
     schedule: Literal["wsd", "cosine", "constant"] = "wsd"
+    """Of the learning rate over the run: warm-up, stable, linear decay; or warm-up and cosine; or
+    warm-up and constant, for runs whose end is open."""
     warmup_steps: int = 30
     """In inner steps of one peer at full speed."""
     decay_fraction: float = 0.3
     """Part of the run in which WSD decays linearly to `final_lr_fraction`."""
     final_lr_fraction: float = 0.0
+    """Learning rate at the run's end over its peak; above 0 when training will be continued."""
     join_warmup_steps: int = 20
     """Private learning-rate ramp of a peer with fresh inner state."""
     autocast: Literal["auto", "off"] = "auto"
+    """bf16 products on a GPU (`auto`), or fp32 everywhere (`off`), for comparisons."""
+
+    def _rules(self) -> list[Rule]:
+        return [
+            (self.batch_rows >= 1, f"batch_rows={self.batch_rows} must be at least 1"),
+            (self.lr > 0, f"lr={self.lr} must be above 0"),
+            (self.muon_lr > 0, f"muon_lr={self.muon_lr} must be above 0"),
+            (0 <= self.beta1 < 1, f"beta1={self.beta1} must be in [0, 1); try 0.9"),
+            (0 <= self.beta2 < 1, f"beta2={self.beta2} must be in [0, 1); try 0.95"),
+            (
+                0 <= self.muon_momentum < 1,
+                f"muon_momentum={self.muon_momentum} must be in [0, 1); try 0.95",
+            ),
+            (self.weight_decay >= 0, f"weight_decay={self.weight_decay} must be 0 (off) or above"),
+            (self.clip_norm >= 0, f"clip_norm={self.clip_norm} must be 0 (off) or above"),
+            (self.z_loss >= 0, f"z_loss={self.z_loss} must be 0 (off) or above"),
+            (self.warmup_steps >= 0, f"warmup_steps={self.warmup_steps} must be 0 or above"),
+            (
+                0 <= self.decay_fraction <= 1,
+                f"decay_fraction={self.decay_fraction} must be in [0, 1]",
+            ),
+            (
+                0 <= self.final_lr_fraction <= 1,
+                f"final_lr_fraction={self.final_lr_fraction} must be in [0, 1]",
+            ),
+            (
+                self.join_warmup_steps >= 0,
+                f"join_warmup_steps={self.join_warmup_steps} must be 0 (off) or above",
+            ),
+        ]
 
 
-class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OuterSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[outer]`: what peers do together (DiLoCo)."""
+
+    _TITLE: ClassVar[str] = "outer"
+
     lr: float = 1.0
+    """Factor on the averaged pseudo-gradient; below 1 damps, and suits larger momentum."""
     momentum: float = 0.3
+    """Nesterov momentum of the outer step, per round; larger for more peers."""
     inner_steps: int = 20
     """H: inner steps between two synchronisations of the same fragment, at full speed."""
     fragments: int = 1
@@ -86,14 +190,42 @@ class OuterSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """With a value above 0: the run finishes, and schedules progress, by committed swarm tokens
     instead of committed rounds."""
     codec: Literal["fp32", "bf16", "int8", "int8-sigma"] = "int8"
+    """How pseudo-gradients and averages travel: 4, 2, or about 1 byte per parameter."""
     merge: Literal["overwrite", "blend", "carry"] = "overwrite"
+    """What a peer does with what it trained while its fragment was averaged (`window` above 1):
+    drop it, mix it with the result, or add it to the result."""
     blend_alpha: float = 0.5
     """With `blend`: the share of the local parameters that is kept."""
     chunk_elements: int = 65_536
     """Codec chunk; slices align with it. A multiple of 256."""
 
+    def _rules(self) -> list[Rule]:
+        return [
+            (self.inner_steps >= 1, f"inner_steps={self.inner_steps} must be at least 1"),
+            (self.fragments >= 1, f"fragments={self.fragments} must be at least 1"),
+            (
+                1 <= self.window <= self.fragments,
+                f"window={self.window} must be in 1..outer.fragments={self.fragments}: a fragment "
+                f"may have one unresolved round",
+            ),
+            (self.rounds >= 1, f"rounds={self.rounds} must be at least 1"),
+            (self.tokens >= 0, f"tokens={self.tokens} must be 0 (count rounds) or above"),
+            (self.lr > 0, f"lr={self.lr} must be above 0; try 0.7"),
+            (0 <= self.momentum < 1, f"momentum={self.momentum} must be in [0, 1); try 0.9"),
+            (0 <= self.blend_alpha < 1, f"blend_alpha={self.blend_alpha} must be in [0, 1)"),
+            (
+                self.chunk_elements >= 256 and self.chunk_elements % 256 == 0,
+                f"chunk_elements={self.chunk_elements} must be a multiple of 256; "
+                f"try {max(1, round(self.chunk_elements / 256)) * 256}",
+            ),
+        ]
 
-class SwarmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class SwarmSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[swarm]`: who takes part, how long everybody waits, what is kept."""
+
+    _TITLE: ClassVar[str] = "swarm"
+
     min_peers: int = 1
     """Below this many live trainers the run pauses."""
     start_peers: int = 1
@@ -103,8 +235,12 @@ class SwarmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     grace_s: float = 3.0
     """How long a round waits for the others after the quorum."""
     beat_s: float = 1.0
+    """Seconds between two signs of life of a node; longer for hundreds of peers."""
     suspect_s: float = 3.0
+    """Seconds of silence after which `status` calls a peer suspect. Between `beat_s` and `dead_s`.
+    """
     dead_s: float = 6.0
+    """Seconds without link or beat after which a stay ends; longer where links break often."""
     progress_s: float = 10.0
     """Floor of the time without a step after which a live peer counts as hung."""
     attempt_s: float = 10.0
@@ -120,19 +256,58 @@ class SwarmSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     keep_rounds: int = 64
     """Rounds of the round log that every peer keeps."""
 
+    def _rules(self) -> list[Rule]:
+        durations = ("grace_s", "beat_s", "progress_s", "attempt_s", "round_s", "restart_grace_s")
+        return [
+            (self.min_peers >= 1, f"min_peers={self.min_peers} must be at least 1"),
+            (self.start_peers >= 1, f"start_peers={self.start_peers} must be at least 1"),
+            (
+                0 < self.quorum_fraction <= 1,
+                f"quorum_fraction={self.quorum_fraction} must be in (0, 1]",
+            ),
+            (
+                self.beat_s < self.suspect_s < self.dead_s,
+                f"beat_s={self.beat_s} < suspect_s={self.suspect_s} < dead_s={self.dead_s} "
+                "must hold",
+            ),
+            *(
+                (getattr(self, name) >= 0, f"{name}={getattr(self, name)} must be 0 or above")
+                for name in durations
+            ),
+            (self.norm_band > 0, f"norm_band={self.norm_band} must be above 0; try 10.0"),
+            (self.snapshot_every >= 1, f"snapshot_every={self.snapshot_every} must be at least 1"),
+            (self.keep_rounds >= 1, f"keep_rounds={self.keep_rounds} must be at least 1"),
+        ]
 
-class RunSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+
+class RunSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of it; the sections hold their own rules, rules between sections stand here."""
+
     name: str = "run"
+    """How the run is called in commands and folders: 1 to 64 letters, digits, - and _."""
     seed: int = 0
     """Seeds the initial weights and, with data.seed, the order of samples."""
     record: Literal["none", "results", "all"] = "results"
     """What keepers keep of the whole run for `verify`: nothing beyond what joiners need, averaged
     results, or contributions too. `--max-disk` of the host bounds it."""
     model: ModelSpec = ModelSpec()
+    """What is trained."""
     data: DataSpec = DataSpec()
+    """What it is trained on."""
     inner: InnerSpec = InnerSpec()
+    """What each peer does by itself."""
     outer: OuterSpec = OuterSpec()
+    """What peers do together."""
     swarm: SwarmSpec = SwarmSpec()
+    """Who takes part, and how long everybody waits."""
+
+    def _rules(self) -> list[Rule]:
+        return [
+            (
+                _name_ok(self.name),
+                f"name={self.name!r} may hold letters, digits, - and _ (1 to 64)",
+            ),
+        ]
 
     @property
     def inner_batch_tokens(self) -> int:
@@ -153,59 +328,19 @@ def spec_hash(spec: RunSpec) -> Hash:
     return Hash(blake3(spec_bytes(spec)).digest())
 
 
-def check(spec: RunSpec) -> RunSpec:
-    """The spec itself, or ConfigError with value, rule and remedy."""
-    o, i, d, s = spec.outer, spec.inner, spec.data, spec.swarm
-    rules: list[tuple[bool, str]] = [
-        (_name_ok(spec.name), f"name={spec.name!r} may hold letters, digits, - and _ (1 to 64)"),
-        (spec.model.step_s >= 0, f"model.step_s={spec.model.step_s} must be 0 or above"),
-        (o.inner_steps >= 1, f"outer.inner_steps={o.inner_steps} must be at least 1"),
-        (o.fragments >= 1, f"outer.fragments={o.fragments} must be at least 1"),
-        (
-            1 <= o.window <= o.fragments,
-            f"outer.window={o.window} must be in 1..outer.fragments={o.fragments}: a fragment "
-            f"may have one unresolved round",
-        ),
-        (o.rounds >= 1, f"outer.rounds={o.rounds} must be at least 1"),
-        (o.tokens >= 0, f"outer.tokens={o.tokens} must be 0 (count rounds) or above"),
-        (o.lr > 0, f"outer.lr={o.lr} must be above 0; try 0.7"),
-        (0 <= o.momentum < 1, f"outer.momentum={o.momentum} must be in [0, 1); try 0.9"),
-        (0 <= o.blend_alpha < 1, f"outer.blend_alpha={o.blend_alpha} must be in [0, 1)"),
-        (
-            o.chunk_elements >= 256 and o.chunk_elements % 256 == 0,
-            f"outer.chunk_elements={o.chunk_elements} must be a multiple of 256; "
-            f"try {max(1, round(o.chunk_elements / 256)) * 256}",
-        ),
-        (i.batch_rows >= 1, f"inner.batch_rows={i.batch_rows} must be at least 1"),
-        (i.lr > 0, f"inner.lr={i.lr} must be above 0"),
-        (i.muon_lr > 0, f"inner.muon_lr={i.muon_lr} must be above 0"),
-        (i.clip_norm >= 0, f"inner.clip_norm={i.clip_norm} must be 0 (off) or above"),
-        (
-            0 <= i.decay_fraction <= 1,
-            f"inner.decay_fraction={i.decay_fraction} must be in [0, 1]",
-        ),
-        (d.seq_len >= 2, f"data.seq_len={d.seq_len} must be at least 2"),
-        (d.rows >= 1, f"data.rows={d.rows} must be at least 1"),
-        (s.min_peers >= 1, f"swarm.min_peers={s.min_peers} must be at least 1"),
-        (s.start_peers >= 1, f"swarm.start_peers={s.start_peers} must be at least 1"),
-        (
-            0 < s.quorum_fraction <= 1,
-            f"swarm.quorum_fraction={s.quorum_fraction} must be in (0, 1]",
-        ),
-        (
-            s.beat_s < s.suspect_s < s.dead_s,
-            f"swarm.beat_s={s.beat_s} < suspect_s={s.suspect_s} < dead_s={s.dead_s} must hold",
-        ),
-        (
-            (spec.model.preset == "custom") == bool(spec.model.program),
-            "model.program belongs to model.preset='custom', and that needs it; "
-            "give the trainer's command line",
-        ),
-    ]
-    for holds, sentence in rules:
-        if not holds:
-            raise ConfigError(sentence)
-    return spec
+def spec_from_bytes(data: bytes, where: str = "the run spec") -> RunSpec:
+    """What `spec_bytes` wrote. Raises ConfigError, also for settings of another version.
+
+    `where` begins the sentence.
+    """
+    try:
+        return msgspec.json.decode(data, type=RunSpec)
+    except ConfigError as error:
+        raise ConfigError(f"{where} is not valid: {error}") from None
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where} is of another version: {error}") from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{where} is damaged: {error}") from None
 
 
 def _name_ok(name: str) -> bool:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from farflung.config.run import RunSpec, check
+from farflung.config.run import RunSpec, spec_from_bytes
 from farflung.data.order import Order
 from farflung.data.shards import Rows, open_rows
 from farflung.errors import ConfigError
@@ -94,11 +93,10 @@ class BuiltIn:
 def read_spec(path: str | Path) -> RunSpec:
     """A spec as canonical JSON. Raises ConfigError."""
     try:
-        return check(msgspec.json.decode(Path(path).read_bytes(), type=RunSpec))
+        data = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the run spec {path}: {error.strerror}") from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"the run spec {path} is damaged: {error}") from None
+    return spec_from_bytes(data, f"the run spec {path}")
 
 
 def build(spec: RunSpec, data_dir: Path, *, fresh: bool) -> BuiltIn:

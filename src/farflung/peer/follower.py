@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-import msgspec
-
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import SnapshotManifest
@@ -26,6 +24,7 @@ from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.replay import genesis_spec
 from farflung.tasks import to_the_end
 
 Check = Callable[[OuterState, SnapshotManifest], None]
@@ -103,8 +102,8 @@ class Follower:
 
     def _note(self, record: AnyRecord) -> None:
         if isinstance(record, Genesis):
+            self._spec = genesis_spec(record)  # raises ConfigError: this version cannot take part
             self._genesis = record
-            self._spec = msgspec.json.decode(record.spec, type=RunSpec)
         elif isinstance(record, Commit):
             self._commits[record.round] = record
             if self._state is not None:  # serve what I hold, also before I apply it

@@ -30,6 +30,7 @@ from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
+from farflung.swarm.replay import genesis_spec
 
 SETTINGS = "host.json"
 RUN_KEY = "run.key"
@@ -197,7 +198,7 @@ def _show_recovery_key(
     """Once in a run's life: into the folder, and to the operator, who keeps it elsewhere."""
     if where is None and (folder / RECOVERY).exists():
         return
-    spec_name = msgspec.json.decode(genesis_of(journal).spec, type=RunSpec).name
+    spec_name = genesis_spec(genesis_of(journal)).name
     text = recovery_text(
         Recovery(
             run=RunId(authority.run),

@@ -35,6 +35,7 @@ from farflung.swarm.identity import RECORD, Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
 from farflung.swarm.state import Admitted
+from farflung.tasks import Tasks
 from farflung.trainers.numpy_trainer import NumpyTrainer
 from farflung.trainers.port import TrainerPort
 from farflung.world import World
@@ -86,6 +87,8 @@ class SimSwarm:
         self.coordinators: tuple[Endpoint, ...] = (CONTROL,)
         """Where nodes look for a coordinator, in this order."""
         self.coordinator: Coordinator | None = None
+        self._processes = Tasks(self.events.append)
+        """What ends one is seen by `until`, as a shell sees an exit code."""
         self._coordinator_task: asyncio.Task[None] | None = None
         self._elements: tuple[int, ...] = ()
         self.latency_s: tuple[float, float] | None = None
@@ -167,7 +170,9 @@ class SimSwarm:
                 raise
         if not life.alive:
             return  # killed while it started
-        self._coordinator_task = asyncio.create_task(_to_its_end(coordinator))
+        self._coordinator_task = self._processes.start(
+            _to_its_end(coordinator), "coordinator", expects=(Exception,)
+        )
         for node in self.nodes.values():
             self._admit(node)
 
@@ -247,8 +252,7 @@ class SimSwarm:
         node = self.nodes[label]
         node.life = Life(self._workers(), node.events)
         node.agent = self._agent(node, node.life)
-        node.task = asyncio.create_task(node.agent.run())
-        node.task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        node.task = self._processes.start(node.agent.run(), label, expects=(Exception,))
 
     def _agent(self, node: SimNode, life: Life) -> Agent:
         def make_trainer(spec: RunSpec, layout: Layout) -> TrainerPort:
@@ -309,8 +313,7 @@ class SimSwarm:
         )
         twin.life = Life(self._workers(), twin.events)
         twin.agent = self._agent(twin, twin.life)
-        twin.task = asyncio.create_task(twin.agent.run())
-        twin.task.add_done_callback(lambda t: t.cancelled() or t.exception())
+        twin.task = self._processes.start(twin.agent.run(), twin.label, expects=(Exception,))
         return twin
 
     async def kill(self, label: str, torn_bytes: int = 0) -> None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-import msgspec
-
-from farflung.config.run import RunSpec
+from farflung.config.run import RunSpec, spec_from_bytes
 from farflung.errors import CorruptState
 from farflung.ids import Hash
 from farflung.swarm import ranges
@@ -30,7 +28,8 @@ from farflung.swarm.state import Node, Round, State
 
 
 def genesis_spec(genesis: Genesis) -> RunSpec:
-    return msgspec.json.decode(genesis.spec, type=RunSpec)
+    """Raises ConfigError: an older journal may hold what this version no longer accepts."""
+    return spec_from_bytes(genesis.spec, f"the spec in GENESIS of run {genesis.run}")
 
 
 def replay(records: Iterable[AnyRecord], fragment_elements: tuple[int, ...], now_s: float) -> State:

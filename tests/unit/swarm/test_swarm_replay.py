@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from swarm_driver import Driver, driver_spec, durable
 from swarm_samples import genesis, one_of_each, open_journal, run_spec, written
 
-from farflung.errors import CorruptState
+from farflung.errors import ConfigError, CorruptState
 from farflung.swarm.records import Term
 from farflung.swarm.replay import genesis_spec, replay
 
@@ -20,6 +21,19 @@ def test_a_journal_that_does_not_begin_with_genesis_is_refused() -> None:
 def test_genesis_carries_the_run_spec_unchanged() -> None:
     spec = run_spec(rounds=17)
     assert genesis_spec(genesis(spec)) == spec
+
+
+def test_a_genesis_with_an_invalid_spec_is_one_sentence() -> None:
+    good = genesis()
+    for old, new, words in [
+        (b'"rounds":8', b'"rounds":0', r"is not valid: outer\.rounds=0 must be at least 1"),
+        (b'"rounds":8', b'"laps":8', "is of another version: .*`laps`"),
+    ]:
+        assert old in good.spec
+        changed = msgspec.structs.replace(good, spec=good.spec.replace(old, new))
+        words = f"^the spec in GENESIS of run {good.run} {words}"
+        with pytest.raises(ConfigError, match=words):
+            replay([changed], (512, 512), 0.0)
 
 
 def test_one_record_of_every_kind_is_replayed_from_a_file() -> None:
