@@ -62,7 +62,7 @@ def test_nothing_is_kept_when_a_run_is_over() -> None:
         await swarm.finished()
         for label, agent in agents.items():
             assert agent is not None
-            left[label] = len(agent.follower.candidates)
+            left[label] = len(agent.node.follower.candidates)
 
     play(story, spec(), peers=3)
     assert set(left.values()) == {0}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from farflung.checkpoint.input_log import InputLog
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
@@ -15,7 +16,6 @@ from farflung.errors import StorageError
 from farflung.events import AttemptFailed, GenerationClosed, Warned
 from farflung.failpoints import Arming, Killed, arm
 from farflung.ids import NodeId
-from farflung.peer.serving import Serving
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
 from farflung.swarm.ledger import audit
@@ -136,7 +136,7 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
     def refuse(*_: object) -> None:
         fail()
 
-    monkeypatch.setattr(Serving, "keep_inputs", refuse)
+    monkeypatch.setattr(InputLog, "store", refuse)
 
     async def main() -> SimSwarm:
         swarm = await SimSwarm.start(spec(), peers=3)

@@ -28,7 +28,7 @@ from farflung.peer.serving import Serving
 from farflung.peer.standing import Phase, Standing
 from farflung.peer.state_lifecycle import StateLifecycle
 from farflung.swarm.records import Genesis
-from farflung.tasks import first_ended, root_cause
+from farflung.tasks import first_ended
 from farflung.trainers.port import TrainerFactory, TrainerPort
 
 Provision = Callable[[Node, Genesis], Awaitable[None]]
@@ -102,8 +102,6 @@ class Agent:
                 self._live(),
                 mesh.failed(),
             )
-        except BaseExceptionGroup as group:
-            raise root_cause(group) from None
         finally:
             await self._close()
         return "finished" if self._leave_reason is None else "left"
@@ -131,18 +129,11 @@ class Agent:
             await self._equipment.provision(self.node, genesis)
         while True:
             await self._bring_up(genesis)
-            failure: BaseException | None = None
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self.generations.run(self._trainer))
-                    group.create_task(self._apply_loop())
-            except* (CorruptState, LogTrimmed, StorageError) as errors:
-                failure = root_cause(errors)
-            if _told_to_end():  # a group that fails while it is cancelled raises the failure
-                raise asyncio.CancelledError
-            assert failure is not None
-            await self.generations.lost(str(failure))
-            await self._state.forget(failure)
+                await first_ended(self.generations.run(self._trainer), self._apply_loop())
+            except (CorruptState, LogTrimmed, StorageError) as error:
+                await self.generations.lost(str(error))
+                await self._state.forget(error)
 
     async def _genesis_known(self) -> Genesis:
         while self.node.follower.genesis is None:
@@ -224,8 +215,3 @@ class Agent:
         if self._trainer is None:
             return "waiting"
         return "loading" if self.generations.current is None else self._trainer.phase
-
-
-def _told_to_end() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

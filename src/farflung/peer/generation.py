@@ -13,9 +13,9 @@ from farflung.averaging.reduce import Encoded
 from farflung.errors import FarflungError
 from farflung.peer.averager import Averager
 from farflung.peer.node import Node
-from farflung.peer.round import ProgressLost, RoundRunner
+from farflung.peer.round import RoundRunner
 from farflung.tasks import Tasks, root_cause
-from farflung.trainers.port import TrainerDied, TrainerPort
+from farflung.trainers.port import TrainerPort
 
 
 class GenerationFailed(FarflungError):
@@ -38,13 +38,13 @@ class Generation:
 
         Returns when the stay is over (`end`). Commits that come while the trainer resets land as
         the anchor itself; one that does not answer (suspended, hung) keeps this node out until it
-        does. Raises TrainerDied, ProgressLost, GenerationFailed.
+        does. Raises TrainerDied, ProgressLost, GenerationFailed, StorageError.
         """
         if self._trainer is not None:
             await self._trainer.reset()
         if not self._over.is_set():
             prepared()
-        rounds = self._tasks.start(self._rounds(), "rounds", expects=(TrainerDied, ProgressLost))
+        rounds = self._tasks.start(self._rounds(), "rounds", expects=(FarflungError,))
         rounds.add_done_callback(lambda _: self._over.set())
         await self._over.wait()
         if self._failure is not None:
