@@ -79,7 +79,7 @@ def ends(evidence: Evidence, line: Timeline) -> Row:
     on a full disk.
     """
     turned_away = 0
-    row = Row("P1", "no process ends by itself or with a traceback, no task fails; all stop")
+    row = Row("P1", "no process ends by itself, no task fails, no traceback; all stop politely")
     for life in evidence.lives:
         last = life.warnings[-1][1] if life.warnings else "it said nothing"
         if not life.why and life.code == 2 and life.warnings and _refused(life, line):

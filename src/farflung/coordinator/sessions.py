@@ -13,7 +13,14 @@ from typing import Protocol
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import fits, settle
 from farflung.coordinator.handshake import refuse, refuse_version
-from farflung.errors import FarflungError, Forked, LinkDown, ProtocolError, StorageError
+from farflung.errors import (
+    CorruptState,
+    FarflungError,
+    Forked,
+    LinkDown,
+    ProtocolError,
+    StorageError,
+)
 from farflung.events import Emit, Warned
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.messages import (
@@ -126,7 +133,7 @@ class Sessions:
             return
         try:
             await self._serve(link, first)
-        except StorageError as error:  # the journal cannot be read: nothing to tell anybody from
+        except (StorageError, CorruptState) as error:  # the journal cannot be read
             self._emit(Warned(sentence=f"a connection is turned away: {error}"))
             link.close(str(error))
 

@@ -40,7 +40,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._arrived: deque[tuple[Received, int]] = deque()
         self._arrived_bytes = 0
         self._frame_start = 0
-        self._ended: FarflungError | None = None
+        self._ended: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._acknowledged = 0
         self._send_seq = 0
@@ -130,8 +130,10 @@ class TcpConnection(asyncio.BufferedProtocol):
 
     async def receive(self) -> Received:
         while not self._arrived:
-            if self._ended is not None:
+            if isinstance(self._ended, FarflungError):
                 raise type(self._ended)(str(self._ended))
+            if self._ended is not None:
+                raise self._ended
             self._allow_bulk()
             if not self._arrived and self._ended is None:
                 self._resume()
@@ -163,6 +165,9 @@ class TcpConnection(asyncio.BufferedProtocol):
         except ProtocolError as error:
             self._reject("frame", error)
             return
+        except Exception as error:
+            self._break(error)
+            return
         if self._waiter is not None and not self._arrived:
             self._allow_bulk()
         if self._reader.blocked or self._full():
@@ -192,6 +197,9 @@ class TcpConnection(asyncio.BufferedProtocol):
             self._take(self._reader.allow(self.bulk_size))
         except ProtocolError as error:
             self._reject("frame", error)
+            return
+        except Exception as error:
+            self._break(error)
             return
         if self._watchdog is None and not self._reader.between_frames:
             self._watch()
@@ -277,6 +285,12 @@ class TcpConnection(asyncio.BufferedProtocol):
         self._end(error)
         self._transport.abort()
 
+    def _break(self, fault: Exception) -> None:
+        """A fault of this program, perhaps in the owner's `bulk_size`: in a callback of the loop it
+        would vanish, so that the receiver raises it and its owner tells."""
+        self._end(fault)
+        self._transport.abort()
+
     def eof_received(self) -> None:
         """The transport closes itself; connection_lost follows."""
 
@@ -286,7 +300,7 @@ class TcpConnection(asyncio.BufferedProtocol):
         if not self.lost.done():
             self.lost.set_result(None)
 
-    def _end(self, why: FarflungError) -> None:
+    def _end(self, why: Exception) -> None:
         if self._ended is None:
             self._ended = why
         self._rest()

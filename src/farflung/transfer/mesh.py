@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 
 from farflung.averaging.rates import Traffic
 from farflung.config.run import PROTOCOL_VERSION
-from farflung.errors import LinkDown, ProtocolError
+from farflung.errors import FarflungError, LinkDown, ProtocolError
 from farflung.events import Emit, Warned
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import BulkFrame, Connection, Transport
@@ -217,7 +217,7 @@ class Mesh:
                     await self._on_control(node, link, received)
         except LinkDown:
             pass
-        except ProtocolError as error:
+        except FarflungError as error:  # it broke a rule, or this disk cannot answer it
             self._emit(Warned(sentence=f"data link to {node[:8]} closed: {error}"))
         finally:
             self._forget(node, link)

@@ -539,6 +539,25 @@ def test_a_fault_in_accept_closes_its_connection_and_is_an_event() -> None:
     claim(body)
 
 
+def test_a_fault_of_the_owner_of_a_link_reaches_its_receiver() -> None:
+    """Not a callback of the loop, where nobody would see it."""
+
+    async def body(world: World) -> None:
+        for waits in (True, False):
+            near, far = await world.pair()
+            far.bulk_size = lambda _: {}["round"]
+            receiving = asyncio.ensure_future(far.receive()) if waits else None
+            await asyncio.sleep(0)
+            with contextlib.suppress(LinkDown):
+                await near.send_bulk(HEAD, bytes(MIB))
+            with pytest.raises(KeyError, match="round"):
+                await (receiving or far.receive())
+            with pytest.raises(LinkDown):
+                await near.receive()
+
+    claim(body)
+
+
 def test_a_fault_in_listening_reaches_its_owner() -> None:
     async def body(world: World) -> None:
         ended: list[Exception] = []

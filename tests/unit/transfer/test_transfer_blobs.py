@@ -11,7 +11,7 @@ import pytest
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.disk import MemoryDisk
 from farflung.errors import LinkDown, StorageError
-from farflung.events import Event, TaskFailed
+from farflung.events import Event, TaskFailed, Warned
 from farflung.hashing import digest
 from farflung.ids import Endpoint, NodeId
 from farflung.network.memory import MemoryNetwork
@@ -235,6 +235,19 @@ def test_a_fault_in_a_reader_closes_its_link_and_the_next_one_reads() -> None:
         donor.breaks = None
         assert (await pair.joiner.blobs.catalogue("donor")).next_round == 0
         assert failures(pair) == ["read from joiner"] and not pair.failures
+
+    play(story, {})
+
+
+def test_a_disk_that_cannot_answer_ends_the_link_with_a_warning() -> None:
+    async def story(pair: Pair) -> None:
+        pair.plants["donor"].breaks = StorageError("the disk is broken")
+        with pytest.raises(LinkDown):
+            await pair.joiner.blobs.catalogue("donor")
+        assert [e.sentence for e in pair.events if isinstance(e, Warned)] == [
+            "data link to joiner closed: the disk is broken"
+        ]
+        assert not failures(pair)
 
     play(story, {})
 
