@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
+from farflung.ids import NodePhase
 
 TRAINER_PROTOCOL_VERSION = 2
 FRAME_CAP = 1 << 20
@@ -198,7 +199,7 @@ class Progress(TrainerMessage, frozen=True, kw_only=True):
     steps: int
     """Inner steps of this process."""
     steps_per_s: float
-    phase: str
+    phase: NodePhase
     """compiling (until the first step is done), training or waiting."""
 
 

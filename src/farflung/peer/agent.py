@@ -20,6 +20,7 @@ from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import CorruptState, ProtocolError, StorageError
 from farflung.events import AgentStarted, Resynced, Warned
 from farflung.failpoints import sent
+from farflung.ids import NodePhase, Role
 from farflung.network.messages import (
     Attempt,
     Beat,
@@ -116,7 +117,7 @@ class Agent:
         self._session = f"{world.rng.getrandbits(64):016x}"
         self._asked = self._counted = False  # Synced was sent; the coordinator answered it
         self._finished, self._leaving = asyncio.Event(), asyncio.Event()
-        self._phase, self._leave_reason = "syncing", ""
+        self._phase, self._leave_reason = NodePhase.SYNCING, ""
         self._distrust = self._ending = False
         self._term = self._at_least = self._journal_target = 0
 
@@ -215,7 +216,7 @@ class Agent:
         self.catch_up.house.fetched()
         self._distrust = False
         if self.trainer is not None:
-            self._phase = "loading"
+            self._phase = NodePhase.LOADING
             self.supervisor = Supervisor(
                 trainer=self.trainer,
                 make_runner=self._make_runner,
@@ -267,7 +268,7 @@ class Agent:
         """Nothing left to apply: if I am not in, say that I hold the newest state."""
         ready = self.supervisor is None or self.supervisor.ready
         behind = self.follower.journal.length < self._journal_target
-        if self.config.role == "source" or not ready or behind:
+        if self.config.role == Role.SOURCE or not ready or behind:
             return
         state = self.follower.state
         if not self._counted:  # a commit on its way makes the coordinator ignore a Synced
@@ -306,7 +307,7 @@ class Agent:
 
     def _on_runner(self, runner: RoundRunner | None) -> None:
         self.runner = self.applier.runner = runner
-        self._phase = "loading" if runner is None else "waiting"
+        self._phase = NodePhase.LOADING if runner is None else NodePhase.WAITING
         self._news.set()
 
     async def _lost_progress(self, reason: str) -> None:
@@ -398,19 +399,19 @@ class Agent:
 
     async def _beat(self) -> None:
         running = self.trainer is not None and self.runner is not None
-        phase = "" if running else self._phase
+        phase = NodePhase.NONE if running else self._phase
         rates = None if self.averager is None else self.averager.rates
         await self.control.send(_beat_of(self.trainer, phase, rates, kept=self.farewell.kept))
 
 
 def _beat_of(
-    trainer: TrainerPort | None, phase: str, rates: RateMeter | None, *, kept: bool
+    trainer: TrainerPort | None, phase: NodePhase, rates: RateMeter | None, *, kept: bool
 ) -> Beat:
     """The beat of a node; an empty `phase` means the trainer's own."""
     return Beat(
         steps=0 if trainer is None else trainer.steps,
         steps_per_s=0.0 if trainer is None else trainer.steps_per_s,
-        phase=phase or ("" if trainer is None else trainer.phase),
+        phase=phase or (NodePhase.NONE if trainer is None else trainer.phase),
         kept=kept,
         up_bytes_per_s=0.0 if rates is None else rates.up,
         down_bytes_per_s=0.0 if rates is None else rates.down,

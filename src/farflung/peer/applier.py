@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from farflung.errors import Refused
 from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
+from farflung.ids import Role
 from farflung.network.messages import Moved
 from farflung.peer.averager import Averager
 from farflung.peer.control_link import ControlLink
@@ -108,7 +109,7 @@ class Applier:
 
     def _judge_pace(self) -> None:
         """A trainer that is more than the window behind may never get there."""
-        if self._config.role != "trainer":
+        if self._config.role != Role.TRAINER:
             return
         if not self._behind():
             self._replay.end()

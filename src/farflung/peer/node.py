@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from farflung.ids import Endpoint, NodeId
+from farflung.ids import Endpoint, NodeId, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +15,7 @@ class NodeConfig:
     run: str
     name: str
     region: str
-    role: str
+    role: Role
     coordinators: tuple[str, ...]
     bind: Endpoint | None
     """Data plane; None: no inbound connections, outbound only."""

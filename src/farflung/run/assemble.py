@@ -13,7 +13,7 @@ from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.events import EventLog
-from farflung.ids import Endpoint, NodeId
+from farflung.ids import Endpoint, NodeId, Role
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments
@@ -85,7 +85,7 @@ def build_agent(
     run: str,
     name: str,
     region: str,
-    role: str,
+    role: Role,
     coordinators: tuple[str, ...],
     bind: Endpoint | None,
     advertise: tuple[str, ...],

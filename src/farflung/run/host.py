@@ -20,7 +20,7 @@ from farflung.disk import RealDisk
 from farflung.errors import Forked, InviteError, StorageError
 from farflung.events import Emit, EventLog, Warned
 from farflung.failpoints import hit
-from farflung.ids import Endpoint, RunId, split_endpoint
+from farflung.ids import Endpoint, Role, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments, size
@@ -205,7 +205,7 @@ class Host:
         """The keeper dials the coordinator like everybody else."""
         assert self.coordinator is not None
         files = self._keeper_files = open_node(self.folder.parent / "keeper")
-        role = "keeper" if self.settings.keeper else "source"
+        role = Role.KEEPER if self.settings.keeper else Role.SOURCE
         self.coordinator.submit(
             Admitted(
                 node=files.identity.node_id,
@@ -256,7 +256,7 @@ class Host:
             run_name=self.spec.name,
             ca_public_key=self.authority.public_key,
             endpoints=wanted,
-            role="trainer",
+            role=Role.TRAINER,
             expires_at=int(time.time()) + INVITE_DAYS * 86_400,
             uses=1000,
         )

@@ -16,7 +16,7 @@ from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator
 from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
-from farflung.ids import Endpoint, NodeId
+from farflung.ids import Endpoint, NodeId, Role
 from farflung.inner.seam import SharedState
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.link import COORDINATOR, PEER
@@ -104,12 +104,12 @@ class SimSwarm:
         """`latency_s`: each pair of nodes draws its one-way delay from this range."""
         swarm = cls(spec, seed)
         swarm.latency_s = latency_s
-        source = swarm.add(KEEPER, "keeper" if keeper else "source")
+        source = swarm.add(KEEPER, Role.KEEPER if keeper else Role.SOURCE)
         swarm._make_genesis(source.disk)
         await swarm.start_coordinator()
         swarm.spawn(KEEPER)
         for i in range(peers):
-            swarm.add(f"p{i}", "trainer", outbound_only=outbound_only, step_s=step_s)
+            swarm.add(f"p{i}", Role.TRAINER, outbound_only=outbound_only, step_s=step_s)
             swarm.spawn(f"p{i}")
         return swarm
 
@@ -204,7 +204,7 @@ class SimSwarm:
     # ---- nodes -----------------------------------------------------------------------------
 
     def add(
-        self, label: str, role: str, *, outbound_only: bool = False, step_s: float = 0.05
+        self, label: str, role: Role, *, outbound_only: bool = False, step_s: float = 0.05
     ) -> SimNode:
         node = SimNode(
             label=label,
@@ -268,7 +268,7 @@ class SimSwarm:
             bind=None if node.outbound_only else Endpoint(f"{node.node}:0"),
         )
         journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)
-        trains = node.role == "trainer"
+        trains = node.role == Role.TRAINER
         return Agent(config, world, journal, make_trainer=make_trainer if trains else None)
 
     def strike(self, label: str, torn_bytes: int = 0) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from farflung.events import Warned
+from farflung.ids import Role
 from farflung.swarm.membership import resolved
 from farflung.swarm.records import Admin
 from farflung.swarm.state import Node, State, Step
@@ -26,7 +27,7 @@ def applied(step: Step, node: str, round_: int) -> None:
 
 def lacking(state: State) -> list[Node]:
     """Trainers and keepers that take part, or are expected back, without the last round."""
-    members = (n for n in state.nodes.values() if n.open and n.role != "source")
+    members = (n for n in state.nodes.values() if n.open and n.role != Role.SOURCE)
     return [n for n in members if not _holds(state, n)]
 
 
@@ -55,7 +56,7 @@ def try_end(step: Step) -> None:
 
 def _kept(state: State, missing: list[Node]) -> bool:
     """A keeper that is away counts: its host starts it again."""
-    keepers = [n for n in state.nodes.values() if n.role == "keeper"]
+    keepers = [n for n in state.nodes.values() if n.role == Role.KEEPER]
     if keepers:
         return any(_holds(state, n) for n in keepers)
     return not missing

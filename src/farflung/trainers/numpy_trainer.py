@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from farflung.config.run import RunSpec
+from farflung.ids import NodePhase
 from farflung.inner.channel import Entry, Landing, Work, WorkReport
 from farflung.inner.progress import LearningRate, batches
 from farflung.inner.seam import Float32, SharedState
@@ -53,7 +54,7 @@ class NumpyTrainer:
         self.shared = shared
         self.step_s = step_s
         self.steps = 0
-        self.phase = "loading"
+        self.phase = NodePhase.LOADING
         self.local: Float32 = np.zeros(shared.n, np.float32)
         self._spec = spec
         self._rate = LearningRate(spec)
@@ -75,18 +76,18 @@ class NumpyTrainer:
         self._own_steps = 0
         self._rate = LearningRate(self._spec)
         await self.reset()
-        self.phase = "waiting"
+        self.phase = NodePhase.WAITING
         self._idle_since_s = self._now()
 
     async def train(self, lease: Work) -> WorkReport:
         self._check_alive()
         started_s = self._now()
         self._stopping = False
-        self.phase = "training"
+        self.phase = NodePhase.TRAINING
         try:
             losses = await self._train(lease)
         finally:
-            self.phase = "waiting"
+            self.phase = NodePhase.WAITING
         local = self.shared.sent(lease.slot, lease.fragment)
         self._copy_out(lease.fragment, local)
         finite = all(math.isfinite(x) for x in losses) and bool(np.isfinite(local).all())
@@ -132,7 +133,7 @@ class NumpyTrainer:
 
     async def close(self) -> None:
         self._stopping = True
-        self.phase = "waiting"
+        self.phase = NodePhase.WAITING
 
     def die(self, reason: str) -> None:
         """As a crash would: whatever runs or is asked raises TrainerDied until `start`."""
