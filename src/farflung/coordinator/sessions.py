@@ -14,7 +14,7 @@ from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import fits, settle
 from farflung.coordinator.handshake import refuse, refuse_version
 from farflung.errors import FarflungError, Forked, LinkDown, ProtocolError
-from farflung.events import Emit, Warned
+from farflung.events import Emit, LinkClosed, NodeRefused
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.messages import (
     Control,
@@ -157,7 +157,7 @@ class Sessions:
             link.close(str(fork))
             return
         if refusal:
-            self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
+            self._emit(NodeRefused(name=hello.name, reason=refusal))
             await link.send(Refuse(sentence=refusal))
             link.close()
             return
@@ -173,7 +173,7 @@ class Sessions:
             reason = str(error) or reason
         except FarflungError as error:
             reason = str(error)
-            self._emit(Warned(sentence=f"{hello.name}: {error}"))
+            self._emit(LinkClosed(plane="control", name=hello.name, reason=reason))
         finally:
             writer.cancel()
             self._writers.discard(writer)

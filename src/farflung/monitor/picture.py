@@ -15,7 +15,6 @@ from farflung.events import (
     ContributionRejected,
     EdgeFailed,
     Event,
-    ForkDetected,
     GenerationClosed,
     GenerationOpened,
     JournalBlocked,
@@ -31,7 +30,7 @@ from farflung.events import (
     RunFinished,
     RunStarted,
     StateReported,
-    Warned,
+    sentence_of,
 )
 from farflung.ids import Role
 
@@ -144,14 +143,11 @@ def see(picture: Picture, event: Event) -> Picture:
             return _note(
                 replace(picture, blocked=""), f"journal: written again after {event.after_s:.0f} s"
             )
-        case ForkDetected():
-            return _note(picture, event.sentence)
         case RunFinished():
             return replace(picture, finished=True)
-        case Warned():
-            return _note(picture, event.sentence)
         case _:
-            return _see_peer(picture, event)
+            sentence = sentence_of(event)
+            return _note(picture, sentence) if sentence else _see_peer(picture, event)
 
 
 def _see_peer(picture: Picture, event: Event) -> Picture:
@@ -240,7 +236,9 @@ def _role(picture: Picture, node: str) -> str:
 
 
 def _note(picture: Picture, sentence: str) -> Picture:
-    return replace(picture, notes=(*picture.notes, sentence)[-KEPT_NOTES:])
+    """The newest notes, each once: what is said again moves to the end."""
+    others = tuple(n for n in picture.notes if n != sentence)
+    return replace(picture, notes=(*others, sentence)[-KEPT_NOTES:])
 
 
 def to_json(picture: Picture) -> dict[str, Any]:

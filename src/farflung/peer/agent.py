@@ -18,7 +18,7 @@ from farflung.averaging.rates import RateMeter
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import CorruptState, ProtocolError, StorageError
-from farflung.events import AgentStarted, Resynced, Warned
+from farflung.events import AgentStarted, DiskAwaited, Resynced
 from farflung.failpoints import sent
 from farflung.ids import NodePhase, Role
 from farflung.network.messages import (
@@ -243,7 +243,7 @@ class Agent:
         leave the round; `_bring_up` reads it anew, from a donor when mine cannot be trusted."""
         reason, round_ = str(error), self.follower.state.next_round
         if isinstance(error, StorageError):
-            self.world.emit(Warned(sentence=f"out until the disk works: {reason}"))
+            self.world.emit(DiskAwaited(what="the next stay", reason=reason))
         else:
             self.world.emit(Resynced(round=round_, reason=reason))
             self._distrust = True

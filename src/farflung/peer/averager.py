@@ -12,7 +12,7 @@ from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.rates import WINDOW_S, RateMeter
 from farflung.clock import Workers
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
-from farflung.events import Emit, Voted, Warned
+from farflung.events import AttemptLeft, Emit, InputsNotKept, LinkClosed, Voted, VoteWithheld
 from farflung.failpoints import hit, sent
 from farflung.hashing import digest, merkle_root
 from farflung.ids import NodeId
@@ -123,22 +123,21 @@ class Averager:
             pass  # the exchange has accused; the coordinator decides
         except* (CorruptState, StorageError) as errors:
             for error in _leaves(errors):
-                self._emit(Warned(sentence=f"out of round {key[1]}: {error}"))
+                self._emit(AttemptLeft(round=key[1], reason=str(error)))
 
     async def _vote_if_stored(self, exchange: Exchange) -> None:
         """Without a durable result no vote; the others still get what this node owes them."""
         try:
             await self._vote(exchange)
         except (CorruptState, StorageError) as error:
-            self._emit(Warned(sentence=f"no vote for round {exchange.attempt.round}: {error}"))
+            self._emit(VoteWithheld(round=exchange.attempt.round, reason=str(error)))
 
     def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[bytes]]) -> None:
         if self._keep_inputs is not None:
             try:
                 self._keep_inputs(attempt, index, inputs)
             except StorageError as error:
-                sentence = f"inputs of round {attempt.round} are not recorded: {error}"
-                self._emit(Warned(sentence=sentence))
+                self._emit(InputsNotKept(round=attempt.round, reason=str(error)))
 
     async def _measure(self, exchange: Exchange) -> None:
         """Sample the links while an attempt runs."""
@@ -239,7 +238,7 @@ class Averager:
             elif isinstance(header, SliceResult):
                 exchange.deliver_result(sender, header, payload)
         except ProtocolError as error:
-            self._emit(Warned(sentence=f"{sender[:8]}: {error}"))
+            self._emit(LinkClosed(plane="data", name=sender[:8], reason=str(error)))
             exchange.lost(sender)
 
     def on_link_lost(self, node: str) -> None:

@@ -21,7 +21,7 @@ from farflung.checkpoint.snapshot import (
 from farflung.clock import Workers
 from farflung.disk import Disk
 from farflung.errors import CorruptState, StorageError
-from farflung.events import Emit, Warned
+from farflung.events import Emit, LogTrimmedByLimit, SnapshotSkipped
 from farflung.ids import Role
 from farflung.peer.disk_budget import (
     DEFAULT_SHARE,
@@ -119,13 +119,7 @@ class Retention:
         """Once: an operator who wants to verify the whole run should know."""
         if self._role != Role.TRAINER and not self._warned_trim:
             self._warned_trim = True
-            self._emit(
-                Warned(
-                    sentence=f"the limit of {show_size(self._limit)} on this disk drops results "
-                    f"from round {round_} on; `verify` cannot recompute the run from its start: "
-                    f"give --max-disk more, or record = 'none' to expect it"
-                )
-            )
+            self._emit(LogTrimmedByLimit(limit_bytes=self._limit, from_round=round_))
 
     # ---- after each round ------------------------------------------------------------------
 
@@ -191,7 +185,7 @@ class Retention:
             self._snapshots.append(pointer)
             self._collect(self._snapshots[-2:], self._pins.held())
         except (StorageError, CorruptState) as error:
-            self._emit(Warned(sentence=f"snapshot skipped: {error}"))
+            self._emit(SnapshotSkipped(reason=str(error)))
 
     def _learn(self) -> None:
         """The snapshot that a former process left: it is served, so it may be pinned."""

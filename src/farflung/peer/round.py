@@ -20,7 +20,7 @@ import numpy as np
 from farflung.clock import Workers
 from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
-from farflung.events import Emit, Trained, Warned
+from farflung.events import Abstained, Emit, Trained
 from farflung.failpoints import hit, sent
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import all_finite, commitment, encode_chunks, pseudo_gradient
@@ -196,6 +196,8 @@ class RoundRunner:
         )
         departed = Departed(ready, chunks, self._tokens)
         self._departed[plan.round] = departed
+        if note:
+            self._emit(Abstained(round=plan.round, reason=note))
         return departed
 
     async def _encode(
@@ -212,9 +214,7 @@ class RoundRunner:
                 lambda: pseudo_gradient(state.anchor_of(fragment), local, delta)
             )
         if not report.finite or not all_finite(delta):
-            note = report.note or "non-finite parameters"
-            self._emit(Warned(sentence=f"abstaining from this round: {note}"))
-            return (), b"", note
+            return (), b"", report.note or "non-finite parameters"
         chunks, hashes = await self._workers.run(
             lambda: encode_chunks(delta, state.codec, state.outer.chunk_elements)
         )

@@ -10,7 +10,7 @@ from farflung.checkpoint.snapshot import newest
 from farflung.clock import Clock
 from farflung.disk import Disk
 from farflung.errors import ProtocolError, StorageError
-from farflung.events import Emit, Warned
+from farflung.events import Emit, InputsNotKept
 from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, InnerOffer, JournalFrames
 from farflung.peer.averager import Averager
 from farflung.peer.follower import Follower
@@ -96,4 +96,4 @@ class Serving:
         try:
             self.inputs.store(attempt.round, attempt.term, attempt.attempt, index, inputs)
         except StorageError as error:
-            self._emit(Warned(sentence=f"inputs of round {attempt.round} not kept: {error}"))
+            self._emit(InputsNotKept(round=attempt.round, reason=str(error)))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from farflung.errors import FarflungError
-from farflung.events import Emit, Warned
+from farflung.events import CertificateNotRenewed, Emit
 from farflung.failpoints import hit
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
@@ -30,4 +30,4 @@ async def keep_certified(
                 transport.credentials.renew(certificate)
                 hit("certificate.renewed")
             except FarflungError as error:
-                emit(Warned(sentence=f"certificate not renewed yet: {error}"))
+                emit(CertificateNotRenewed(reason=str(error)))

@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from farflung.data.shards import blobs, needed
 from farflung.errors import CorruptState, LinkDown, StorageError
-from farflung.events import Warned
+from farflung.events import FetchDelayed
 from farflung.ids import Hash
 from farflung.peer.agent import Agent
 from farflung.swarm.records import Genesis
@@ -58,7 +58,7 @@ class DataFetch:
             try:
                 return await agent.mesh.blobs.fetch(agent.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                agent.world.emit(Warned(sentence=f"the data manifest is not here yet: {error}"))
+                agent.world.emit(FetchDelayed(what="the data manifest", reason=str(error)))
                 await asyncio.sleep(RETRY_S)
 
     async def _file(
@@ -72,13 +72,13 @@ class DataFetch:
             try:
                 await self._pieces(agent, part, name, n_bytes, progress)
             except LinkDown as error:
-                agent.world.emit(Warned(sentence=f"{path.name} is not here yet: {error}"))
+                agent.world.emit(FetchDelayed(what=path.name, reason=str(error)))
                 await asyncio.sleep(RETRY_S)
                 continue
             if _hash(part) == name:
                 part.replace(path)
             else:
-                agent.world.emit(Warned(sentence=f"{path.name} came damaged; fetching it again"))
+                agent.world.emit(FetchDelayed(what=path.name, reason="it came damaged"))
                 part.unlink()
 
     async def _pieces(

@@ -18,7 +18,7 @@ from farflung.coordinator.coordinator import Coordinator
 from farflung.coordinator.invites import InviteDesk
 from farflung.disk import RealDisk
 from farflung.errors import Forked, InviteError, StorageError
-from farflung.events import Emit, EventLog, Warned
+from farflung.events import DiskAwaited, Emit, EventLog, IndexUnavailable
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, Role, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
@@ -88,7 +88,7 @@ class Host:
             index = Index(self.folder / INDEX)
             index.catch_up(journal.records, journal.length)
         except (StorageError, sqlite3.Error, OSError) as error:
-            self.log.emit(Warned(sentence=f"no index this time: {error}"))
+            self.log.emit(IndexUnavailable(reason=str(error)))
             return None
         return index
 
@@ -101,7 +101,7 @@ class Host:
             hit("index.written")
         except (StorageError, sqlite3.Error, OSError) as error:
             self.index = None
-            self.log.emit(Warned(sentence=f"the index waits for the next start: {error}"))
+            self.log.emit(IndexUnavailable(reason=str(error)))
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class Host:
                 await self.keeper.run()
                 return
             except StorageError as error:
-                self.log.emit(Warned(sentence=f"the keeper waits for its disk: {error}"))
+                self.log.emit(DiskAwaited(what="the keeper", reason=str(error)))
             await self._replace_keeper()
 
     async def _replace_keeper(self) -> None:

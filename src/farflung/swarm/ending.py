@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from farflung.events import Warned
+from farflung.events import LastRoundLacking
 from farflung.ids import Role
 from farflung.swarm.membership import resolved
 from farflung.swarm.records import Admin
@@ -47,8 +47,8 @@ def try_end(step: Step) -> None:
     if not _kept(state, missing):
         if step.now_s - state.finished_s < PATIENCE_S:
             return
-        names = ", ".join(sorted(n.name for n in missing)) or "its keeper"
-        step.tell(Warned(sentence=f"the run ends without the last round at {names}"))
+        names = tuple(sorted(n.name for n in missing)) or ("its keeper",)
+        step.tell(LastRoundLacking(names=names))
     step.append(Admin(action="end", who="", reason="kept", from_round=state.next_round))
     step.state = replace(step.state, ended=True)
     step.because("the last round is kept; trainers may go")

@@ -6,7 +6,13 @@ import math
 from dataclasses import replace
 
 from farflung.averaging.plan import Edge
-from farflung.events import GenerationClosed, GenerationOpened, PeerJoined, PeerSuspect, Warned
+from farflung.events import (
+    GenerationClosed,
+    GenerationOpened,
+    PeerJoined,
+    PeerSuspect,
+    StateRejected,
+)
 from farflung.hashing import merkle_root
 from farflung.ids import NodePhase
 from farflung.network.messages import Beat, Leave, Synced
@@ -98,7 +104,7 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
     if expected is None:
         return False
     if message.state_root != expected:
-        step.tell(Warned(sentence=f"{node.name} claims another state after the same rounds"))
+        step.tell(StateRejected(node=sender, name=node.name))
         return False
     if _must_observe(state, node):
         return False

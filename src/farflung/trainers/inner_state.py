@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from farflung.config.run import RunSpec
 from farflung.errors import CorruptState, FarflungError, LinkDown, StorageError
-from farflung.events import InnerStateLoaded, Warned
+from farflung.events import InnerStateLoaded, InnerStateSkipped
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.inner.state_file import finite, most_bytes, read_header
@@ -135,7 +135,7 @@ class InnerStates:
         self._spec: RunSpec | None = None
         self._saving: asyncio.Task[None] | None = None
         self._looked = False
-        self._said: set[str] = set()
+        self._said: set[InnerStateSkipped] = set()
         self._tried: tuple[Hash, int] | None = None
         """The state that the last start took, and the steps before it."""
 
@@ -165,11 +165,11 @@ class InnerStates:
             self._forget(file)
             note = await trainer.save_inner(file)
             if note:
-                self._say(f"the inner optimizer's state is not saved: {note}")
+                self._say("saving", note)
                 return
             self._remember(await self._workers.run(lambda: self._describe(file)))
         except (CorruptState, StorageError) as error:
-            self._say(f"the inner optimizer's state is not saved: {error}")
+            self._say("saving", str(error))
         except TrainerDied:
             pass  # its supervisor says so
 
@@ -228,7 +228,7 @@ class InnerStates:
             if measured != pointer.manifest:
                 raise CorruptState("it is not the file that was saved")
         except (msgspec.DecodeError, CorruptState, StorageError) as error:
-            self._say(f"my saved inner state is unusable: {error}")
+            self._say("reading", str(error))
             return
         self._remember(keep(pointer.file, pointer.manifest))
 
@@ -303,7 +303,7 @@ class InnerStates:
         self._tried = (kept.name, trainer.steps)
         note = await trainer.load_inner(kept.file)
         if note:
-            self._say(f"the inner state is not loaded ({note}); the optimizer starts fresh")
+            self._say("loading", note)
             return
         manifest = kept.manifest
         self._emit(InnerStateLoaded(source=source, round=manifest.round, bytes=manifest.n_bytes))
@@ -326,7 +326,7 @@ class InnerStates:
                 except FarflungError as error:
                     failure = str(error)
             if not coming or asyncio.get_running_loop().time() > end:
-                self._say(f"no donor's inner state ({failure}); the optimizer starts fresh")
+                self._say("fetching", failure)
                 return
             await asyncio.sleep(ASK_AGAIN_S)
 
@@ -401,8 +401,9 @@ class InnerStates:
         assert state is not None
         return [entry.size for entry in state.layout.entries]
 
-    def _say(self, sentence: str) -> None:
-        """Each sentence once."""
-        if sentence not in self._said:
-            self._said.add(sentence)
-            self._emit(Warned(sentence=sentence))
+    def _say(self, doing: Literal["saving", "reading", "loading", "fetching"], reason: str) -> None:
+        """Each of them once."""
+        event = InnerStateSkipped(doing=doing, reason=reason)
+        if event not in self._said:
+            self._said.add(event)
+            self._emit(event)

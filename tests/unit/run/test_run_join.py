@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from farflung.events import Event, Warned
+from farflung.events import ClockSkewed, Event
 from farflung.run.join import SKEW_TOLD_S, tell_skew
 
 
@@ -15,4 +15,6 @@ from farflung.run.join import SKEW_TOLD_S, tell_skew
 def test_a_clock_that_is_wrong_by_more_than_a_minute_is_told(ahead_s: float, words: str) -> None:
     events: list[Event] = []
     tell_skew(ahead_s, events.append)
-    assert [words in e.sentence for e in events if isinstance(e, Warned)] == [True] * bool(words)
+    assert [words in e.sentence for e in events if isinstance(e, ClockSkewed)] == [True] * bool(
+        words
+    )
