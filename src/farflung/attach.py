@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from farflung.config.run import spec_from_bytes
 from farflung.errors import LinkDown, ProtocolError, UserError
+from farflung.ids import NodePhase
 from farflung.inner.channel import (
     ENV_GENESIS,
     ENV_SOCKET,
@@ -136,7 +137,7 @@ class Peer:
         self._closed = False
         self._wait_s = 0.0
         self._resumed_s = time.perf_counter()
-        self._phase = ""
+        self._phase = NodePhase.NONE
         self._reported_s = -PROGRESS_S
         self._take_anchor()
         self._send(ResetDone(serial=0))
@@ -144,7 +145,7 @@ class Peer:
     def lease(self) -> TrainLease | None:
         """The next work; blocks, and merges commits meanwhile. None: the run ends here."""
         self._leave_lease()
-        self._report("waiting")
+        self._report(NodePhase.WAITING)
         started_s = time.perf_counter()
         while not self._closed:
             grant = self._next_grant()
@@ -183,7 +184,7 @@ class Peer:
             self._depart(lease)
         if not lease.over:
             self._rate.apply(lease)
-        self._report("training")
+        self._report(NodePhase.TRAINING)
         self._resumed_s = time.perf_counter()
 
     def close(self) -> None:
@@ -210,7 +211,7 @@ class Peer:
     def _begin(self, lease: TrainLease) -> TrainLease:
         self._lease = lease
         self._rate.apply(lease)
-        self._report("training" if self._rate.own_steps else "compiling")
+        self._report(NodePhase.TRAINING if self._rate.own_steps else NodePhase.COMPILING)
         self._resumed_s = time.perf_counter()
         return lease
 
@@ -285,7 +286,7 @@ class Peer:
         """Between two leases, if the agent asked for it."""
         if self._desk.asked:
             before = self._phase
-            self._report("saving")
+            self._report(NodePhase.SAVING)
             self._desk.serve(self._trained_round)
             self._report(before)
 
@@ -316,7 +317,7 @@ class Peer:
 
     # ---- the line to the agent -------------------------------------------------------------
 
-    def _report(self, phase: str) -> None:
+    def _report(self, phase: NodePhase) -> None:
         due = time.monotonic() - self._reported_s >= PROGRESS_S
         if phase != self._phase or due:
             self._phase = phase

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from farflung.errors import StorageError
 
@@ -206,11 +206,312 @@ class ForkDetected(Event):
     sentence: str
 
 
+# ---- what went wrong and is survived -------------------------------------------------------
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """An event that an operator should read."""
+
+    @property
+    def sentence(self) -> str:
+        """One line, without what `kind` and the log's stamp say."""
+
+
+def sentence_of(event: Event) -> str:
+    """What to print of an event that an operator should read; empty for all others.
+
+    Everything that tells people of trouble (terminals, status, reports) takes it from here.
+    """
+    return event.sentence if isinstance(event, Readable) else ""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Warned(Event):
-    """Something an operator should read; one sentence."""
+class Trouble(Event):
+    """Base of what this program met and went on with; each kind has a `sentence`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Trouble):
+    """For people's eyes only: no code, test of a fault or dashboard asks for its kind.
+
+    Whatever must be told apart gets a kind of its own below.
+    """
 
     sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRefused(Trouble):
+    """The coordinator turned an admitted node away."""
+
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"refused {self.name}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InviteRefused(Trouble):
+    """A stranger's invite was not taken."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"refused an invite: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkClosed(Trouble):
+    """The other end broke the protocol, so its link was closed."""
+
+    plane: Literal["control", "data"]
+    name: str
+    """Of the other end; where only its id is known, the first digits of that."""
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.plane} link to {self.name} closed: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionsClosed(Trouble):
+    """The coordinator journalled a decision that it could not send: every node asks again."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"every node connects again: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateRejected(Trouble):
+    """A node asked to take part with a state that is not the journal's."""
+
+    node: str
+    name: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} claims another state after the same rounds"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRoundAwaited(Trouble):
+    """The run is finished; the coordinator stays until the last round is everywhere."""
+
+    names: tuple[str, ...]
+    """Who lacks it; empty: whoever connects again, after a restart."""
+    up_to_s: float
+
+    @property
+    def sentence(self) -> str:
+        if not self.names:
+            who = f"{self.up_to_s:g} s whoever missed its last rounds"
+            return f"the run is finished; serving for {who}"
+        wait = f"up to {self.up_to_s:g} s for the last round to reach {', '.join(self.names)}"
+        return f"the run is finished; waiting {wait}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastRoundLacking(Trouble):
+    """The run ends although some nodes have not said that they hold the last round."""
+
+    names: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        return f"the run ends without the last round at {', '.join(self.names)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptLeft(Trouble):
+    """This node gave up its part in an attempt; the others go on without it."""
+
+    round: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"out of round {self.round}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteWithheld(Trouble):
+    """This node holds no durable result, so it does not vote."""
+
+    round: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"no vote for round {self.round}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abstained(Trouble):
+    """This peer's weights are not finite: it contributes nothing and starts anew."""
+
+    round: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"abstaining from round {self.round}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsNotKept(Trouble):
+    """`record = "all"`: contributions that this node reduced are not on its disk."""
+
+    round: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"inputs of round {self.round} not kept: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultNotKept(Trouble):
+    """A fetched result was applied without being on this disk."""
+
+    round: int
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"result of round {self.round} not kept: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotSkipped(Trouble):
+    """No snapshot was written this time."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"snapshot skipped: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotUnusable(Trouble):
+    """A snapshot cannot be used; another one is taken."""
+
+    own: bool
+    """This node's own, from its disk; else a donor's, which cannot be completed."""
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        if self.own:
+            return f"my own snapshot is unusable ({self.reason}); fetching one"
+        return f"{self.reason}; taking a newer snapshot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogTrimmedByLimit(Trouble):
+    """Told once: a keeper's disk limit drops results that `verify` would need."""
+
+    limit_bytes: int
+    from_round: int
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"the limit of {self.limit_bytes / 2**20:,.1f} MiB on this disk drops results "
+            f"from round {self.from_round} on; `verify` cannot recompute the run from its start: "
+            f"give --max-disk more, or record = 'none' to expect it"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchDelayed(Trouble):
+    """Something that this node needs cannot be fetched now; it asks again."""
+
+    what: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.what} is not here yet: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiskAwaited(Trouble):
+    """The disk refuses what cannot be done without: it is tried again until it works."""
+
+    what: str
+    """Which part of this process waits."""
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.what} waits for the disk: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexUnavailable(Trouble):
+    """The host goes on without `index.sqlite`, which the next start makes anew."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"no index until the next start: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerStateSkipped(Trouble):
+    """The trainer's optimizer state was not saved, or not taken: it may start fresh."""
+
+    doing: Literal["saving", "reading", "loading", "fetching"]
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        match self.doing:
+            case "saving":
+                return f"the inner optimizer's state is not saved: {self.reason}"
+            case "reading":
+                return f"my saved inner state is unusable: {self.reason}"
+            case "loading":
+                return f"the inner state is not loaded ({self.reason}); the optimizer starts fresh"
+            case "fetching":
+                return f"no donor's inner state ({self.reason}); the optimizer starts fresh"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateNotRenewed(Trouble):
+    """Tried again in an hour; certificates last a day."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"certificate not renewed yet: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockSkewed(Trouble):
+    """This machine's wall clock is not the coordinator's."""
+
+    ahead_s: float
+    """Negative: behind."""
+
+    @property
+    def sentence(self) -> str:
+        side = "ahead of" if self.ahead_s > 0 else "behind"
+        return (
+            f"this machine's clock is {abs(self.ahead_s):,.0f} s {side} the coordinator's; "
+            "training does not mind, but a day's difference ends connections: set one of them"
+        )
 
 
 # ---- an agent's own ------------------------------------------------------------------------
@@ -337,7 +638,7 @@ class Resynced(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFailed(Event):
+class TaskFailed(Trouble):
     """A background task ended by an exception that nobody expected: a fault of this program, or
     of the machine. What the task belonged to (a link, a stay, this process) ends with it."""
 
@@ -435,7 +736,15 @@ def parse_event(fields: dict[str, Any]) -> Event | None:
     if kind is None:
         return None
     names = {f.name for f in dataclasses.fields(kind)}
-    return kind(**{k: v for k, v in fields.items() if k in names})
+    values = {k: v for k, v in fields.items() if k in names}
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-_KINDS: dict[str, type[Event]] = {cls.__name__: cls for cls in Event.__subclasses__()}
+def _kinds(base: type[Event]) -> dict[str, type[Event]]:
+    found = {base.__name__: base}
+    for kind in base.__subclasses__():
+        found |= _kinds(kind)
+    return found
+
+
+_KINDS = _kinds(Event)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NewType
 
 NodeId = NewType("NodeId", str)
@@ -15,6 +16,47 @@ Hash = NewType("Hash", bytes)
 
 Endpoint = NewType("Endpoint", str)
 """`HOST:PORT`; HOST is a DNS name, an IPv4 address or an IPv6 address in brackets."""
+
+
+class Role(StrEnum):
+    """What a node is for. The value travels, and stands in journals."""
+
+    TRAINER = "trainer"
+    """Trains and averages."""
+    KEEPER = "keeper"
+    """Trains nothing; reduces when nobody else can, votes, keeps and serves everything."""
+    SOURCE = "source"
+    """Only serves the initial state and the data; takes part in no round."""
+
+
+class NodePhase(StrEnum):
+    """What a node is busy with, as it says with every beat."""
+
+    SYNCING = "syncing"
+    """It fetches or replays state; no stay yet."""
+    LOADING = "loading"
+    """Its trainer starts."""
+    COMPILING = "compiling"
+    """Until the trainer's first step is done."""
+    TRAINING = "training"
+    """Steps are due: a node that makes none is out after a while."""
+    WAITING = "waiting"
+    """Nothing to train."""
+    SAVING = "saving"
+    """The trainer writes its inner state."""
+    NONE = ""
+    """A node without trainer, once it takes part."""
+
+
+class AccusationKind(StrEnum):
+    """Why a member of an attempt could not go on with another one."""
+
+    UNREACHABLE = "unreachable"
+    """No link to it, or the link broke."""
+    SILENT = "silent"
+    """It owes bytes, and none arrive."""
+    BAD_BYTES = "bad-bytes"
+    """What it sent does not match what it committed to."""
 
 
 def short(node: str) -> str:

@@ -10,6 +10,7 @@ from test_sim_swarm import assert_sound, play, spec
 from farflung.config.run import spec_from_bytes
 from farflung.errors import ConfigError, CorruptState, StorageError
 from farflung.events import GenerationClosed, GenerationOpened
+from farflung.ids import Role
 from farflung.network.messages import Attempt, Control, Plan, Synced, Welcome
 from farflung.peer.averager import Averager
 from farflung.peer.control_messages import ControlMessages
@@ -157,12 +158,18 @@ def test_an_agent_whose_version_refuses_the_runs_spec_ends_with_the_sentence(
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(2)
         monkeypatch.setattr("farflung.peer.follower.genesis_spec", of_another_version)
-        late = swarm.add("late", "trainer")
+        late = swarm.add("late", Role.TRAINER)
+
+        async def live() -> None:
+            swarm.spawn("late")
+            assert late.task is not None
+            await asyncio.wait_for(late.task, END_S)
+
         for _ in ("told by the coordinator", "read from its own replica"):
             swarm.spawn("late")
             assert late.task is not None
             with pytest.raises(ConfigError, match=r"^the run's spec is not valid: outer\.rounds=0"):
-                await asyncio.wait_for(late.task, END_S)
+                await live()
             swarm.strike("late")
             late.task = None
         monkeypatch.undo()

@@ -11,7 +11,13 @@ from test_sim_swarm import assert_sound, play, spec
 from farflung.checkpoint.snapshot import newest
 from farflung.coordinator.coordinator import FAREWELL_S, FAREWELL_TOLD_S
 from farflung.errors import StorageError
-from farflung.events import Applied, SnapshotFetched, Warned
+from farflung.events import (
+    Applied,
+    LastRoundAwaited,
+    LastRoundLacking,
+    SnapshotFetched,
+    SnapshotUnusable,
+)
 from farflung.ids import NodeId
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
 
@@ -29,7 +35,7 @@ def test_a_peer_that_lags_at_the_end_gets_the_last_rounds_from_the_keeper(delay_
     last = [e for e in swarm.nodes["p2"].events if isinstance(e, Applied)][-1]
     assert last.round == 19
     assert_sound(swarm)
-    told = [e for e in swarm.events if isinstance(e, Warned) and "to reach p2" in e.sentence]
+    told = [e for e in swarm.events if isinstance(e, LastRoundAwaited) and e.names == ("p2",)]
     assert len(told) == (delay_s > FAREWELL_TOLD_S)
 
 
@@ -150,7 +156,7 @@ def test_a_fetched_last_round_outlives_a_power_cut() -> None:
     told = swarm.nodes[KEEPER].events
     assert fetched == [60]
     assert not [e for e in told if isinstance(e, SnapshotFetched)]
-    assert not [e for e in told if isinstance(e, Warned) and "unusable" in e.sentence]
+    assert not [e for e in told if isinstance(e, SnapshotUnusable)]
     assert_sound(swarm)
 
 
@@ -210,8 +216,6 @@ def test_trainers_stay_until_the_last_round_is_on_the_keepers_disk(
         assert (newest_there.next_round == 20) == mended
 
     swarm = play(story, spec(rounds=20), peers=3)
-    unkept = "the run ends without the last round at keeper"
-    warned = [e.sentence for e in swarm.events if isinstance(e, Warned)]
-    assert (unkept in warned) != mended
-    assert any("waiting up to" in w and w.endswith("to reach keeper") for w in warned)
+    assert (LastRoundLacking(names=(KEEPER,)) in swarm.events) != mended
+    assert (KEEPER,) in [e.names for e in swarm.events if isinstance(e, LastRoundAwaited)]
     assert_sound(swarm)

@@ -13,7 +13,14 @@ from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
 from farflung.errors import StorageError
-from farflung.events import AttemptFailed, GenerationClosed, Warned
+from farflung.events import (
+    AttemptFailed,
+    GenerationClosed,
+    InputsNotKept,
+    Trouble,
+    VoteWithheld,
+    sentence_of,
+)
 from farflung.failpoints import Arming, Killed, arm
 from farflung.ids import NodeId
 from farflung.sim.loop import run_virtual
@@ -76,9 +83,10 @@ def sound(swarm: SimSwarm) -> None:
     assert (result.duplicated, result.lost) == (0, 0)
 
 
-def said(swarm: SimSwarm, label: str, text: str) -> bool:
-    events = swarm.nodes[label].events
-    return any(isinstance(e, Warned) and text in e.sentence for e in events)
+def said(swarm: SimSwarm, label: str, kind: type[Trouble]) -> bool:
+    """That the disk is full, in an event of this kind."""
+    told = [e for e in swarm.nodes[label].events if isinstance(e, kind)]
+    return any("no space left" in sentence_of(e) for e in told)
 
 
 @pytest.mark.parametrize("label", ["p0", "keeper"])
@@ -102,7 +110,7 @@ def test_a_full_disk_takes_its_node_out_until_there_is_room(label: str) -> None:
     assert closed <= {label}, "another node lost its stay"
     if label == "p0":
         assert contributions(swarm, "p0")[-1] == 59
-    assert said(swarm, label, "no space left")
+    assert said(swarm, label, Trouble)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,7 @@ def test_a_result_or_snapshot_that_cannot_be_kept_costs_the_others_nothing(
 
     swarm = run_virtual(main())
     sound(swarm)
-    assert said(swarm, "p0", "no space left")
+    assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] == 15
     back = contributions(swarm, "p0")[3]
     failed = [e for e in swarm.events if isinstance(e, AttemptFailed) and e.round > back]
@@ -149,7 +157,7 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
     swarm = run_virtual(main())
     assert len(swarm.commits()) == 12
     assert not [e for e in swarm.events if isinstance(e, AttemptFailed)]
-    assert said(swarm, "p0", "inputs of round 0 are not recorded")
+    assert said(swarm, "p0", InputsNotKept)
 
 
 def test_a_peer_that_cannot_keep_a_result_still_gives_the_others_theirs() -> None:
@@ -169,7 +177,7 @@ def test_a_peer_that_cannot_keep_a_result_still_gives_the_others_theirs() -> Non
 
     swarm = run_virtual(main())
     sound(swarm)
-    assert said(swarm, "p0", "no vote for round")
+    assert said(swarm, "p0", VoteWithheld)
     back = contributions(swarm, "p0")[3]
     failed = [e for e in swarm.events if isinstance(e, AttemptFailed) and e.round >= back - 1]
     assert not failed
@@ -191,7 +199,7 @@ def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -
 
     swarm = run_virtual(main())
     sound(swarm)
-    assert said(swarm, "p0", "no space left")
+    assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] >= 38
 
 
@@ -216,7 +224,7 @@ def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, bare: bool
 
     swarm = run_virtual(main())
     sound(swarm)
-    assert said(swarm, "p0", "no space left")
+    assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] >= 28
     assert len(set(swarm.commits())) == 30
 
@@ -237,7 +245,7 @@ def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins(
 
     swarm = run_virtual(main())
     sound(swarm)
-    assert said(swarm, "p0", "no space left")
+    assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] >= 38
 
 

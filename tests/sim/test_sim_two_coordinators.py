@@ -17,7 +17,7 @@ from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator
 from farflung.disk import MemoryDisk
 from farflung.errors import Forked
-from farflung.events import Event, ForkDetected, NoCoordinator, RoundCommitted, Warned
+from farflung.events import Event, ForkDetected, NoCoordinator, NodeRefused, RoundCommitted
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import COORDINATOR
 from farflung.sim.loop import run_virtual
@@ -220,8 +220,7 @@ def test_a_node_that_only_claims_another_journal_halts_nobody() -> None:
         agent = node.agent
         assert agent is not None
         agent.node.follower.journal = forged
-        agent.node.control._show = forged.frame
-        await swarm.until(lambda: any("damaged" in s for s in warnings(swarm)))
+        await swarm.until(lambda: any("damaged" in s for s in refusals(swarm)))
         node.task = None  # refused: its process has ended with the sentence
         await swarm.committed(8)
 
@@ -229,8 +228,8 @@ def test_a_node_that_only_claims_another_journal_halts_nobody() -> None:
     assert not forks(swarm.events)
 
 
-def warnings(swarm: SimSwarm) -> list[str]:
-    return [e.sentence for e in swarm.events if isinstance(e, Warned)]
+def refusals(swarm: SimSwarm) -> list[str]:
+    return [e.sentence for e in swarm.events if isinstance(e, NodeRefused)]
 
 
 def test_records_that_a_restored_run_gave_up_are_refused_and_halt_nobody() -> None:

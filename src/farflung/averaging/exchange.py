@@ -24,7 +24,7 @@ from farflung.clock import Workers
 from farflung.errors import LinkDown, ProtocolError
 from farflung.failpoints import sent
 from farflung.hashing import digest
-from farflung.ids import Hash
+from farflung.ids import AccusationKind, Hash
 from farflung.network.messages import (
     Accuse,
     Attempt,
@@ -165,7 +165,7 @@ class Exchange:
                 await self._run_tasks()
         except TimeoutError:
             owing = set(self._owing())
-            await self._accuse(owing, "silent")
+            await self._accuse(owing, AccusationKind.SILENT)
             missing = len(self._missing_from())
             raise LinkDown(f"round {self.attempt.round}: {missing} did not deliver") from None
         finally:
@@ -295,7 +295,7 @@ class Exchange:
             new = self._accused - told
             if new:
                 told |= new
-                await self._accuse(new, "unreachable")
+                await self._accuse(new, AccusationKind.UNREACHABLE)
                 continue  # things may have changed meanwhile
             self._changed.clear()
             await self._changed.wait()
@@ -320,7 +320,7 @@ class Exchange:
             stalled = {n for n, (_, since_s) in seen.items() if now_s - since_s >= owing[n]}
             if stalled - told:
                 told |= stalled
-                await self._accuse(stalled, "silent")
+                await self._accuse(stalled, AccusationKind.SILENT)
             await asyncio.sleep(self._stall_s / LOOKS)
 
     def _owing(self) -> dict[str, float]:
@@ -359,7 +359,7 @@ class Exchange:
             return False
         return True
 
-    async def _accuse(self, nodes: set[str], kind: str) -> None:
+    async def _accuse(self, nodes: set[str], kind: AccusationKind) -> None:
         others = tuple(sorted(nodes - {self._node}))
         if others:
             await self._ports.tell(Accuse(**self._fence(), nodes=others, kind=kind))

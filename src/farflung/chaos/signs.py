@@ -16,6 +16,8 @@ from farflung.events import (
     Event,
     GenerationClosed,
     GenerationOpened,
+    LinkClosed,
+    NodeRefused,
     Paused,
     PeerJoined,
     PeerSuspect,
@@ -23,7 +25,7 @@ from farflung.events import (
     Resynced,
     RoundAbandoned,
     RunStarted,
-    Warned,
+    Trouble,
 )
 
 
@@ -47,7 +49,7 @@ TROUBLE = (
     ContributionRejected,
     RoundAbandoned,
     Paused,
-    Warned,
+    Trouble,
     Reconnected,
     Resynced,
 )
@@ -179,7 +181,7 @@ def _double(done: Executed, line: Timeline) -> Seen:
     told = _host_says(
         done,
         line,
-        lambda e: (isinstance(e, Warned) and name in e.sentence) or _out(name)(e),
+        lambda e: (isinstance(e, NodeRefused | LinkClosed) and e.name == name) or _out(name)(e),
         until_s,
     )
     if told or done.told:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from farflung.cli import aio
+from farflung.cli.news import News
 from farflung.config.load import check_advertised, check_endpoints, load_json, load_spec
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
 from farflung.events import (
     Event,
+    ForkDetected,
     GenerationClosed,
     GenerationOpened,
     JournalBlocked,
@@ -22,8 +25,6 @@ from farflung.events import (
     RoundAbandoned,
     RoundCommitted,
     RunFinished,
-    TaskFailed,
-    Warned,
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder
 from farflung.swarm.recovery import Recovery
@@ -130,7 +131,7 @@ def host(
     with locked(folder):
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
-        this = open_host(folder, spec, options, typer.echo, _print_event)
+        this = open_host(folder, spec, options, typer.echo, _Printer().see)
         aio.run(_serve(this))
 
 
@@ -204,8 +205,23 @@ def _announce(invite: str, only_local: bool) -> None:
         typer.echo("This invite works on this machine only; give --advertise HOST:PORT")
 
 
-def _print_event(event: Event) -> None:
+class _Printer:
     """One line per round, one per thing an operator should know."""
+
+    def __init__(self) -> None:
+        self._news = News(time.monotonic)
+
+    def see(self, event: Event) -> None:
+        trouble = self._news.of(event)
+        if isinstance(event, ForkDetected):
+            return  # the command ends with its sentence
+        if trouble:
+            typer.echo(f"! {trouble}", err=True)
+        else:
+            _print_progress(event)
+
+
+def _print_progress(event: Event) -> None:
     match event:
         case RoundCommitted():
             extra = "" if event.replicated else "  not replicated"
@@ -228,7 +244,5 @@ def _print_event(event: Event) -> None:
             typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
-        case Warned() | TaskFailed():
-            typer.echo(f"! {event.sentence}", err=True)
         case _:
             pass

@@ -12,23 +12,20 @@ from typing import Annotated
 import typer
 
 from farflung.cli import aio
+from farflung.cli.news import News
 from farflung.config.load import check_advertised, check_endpoints
 from farflung.errors import UserError
 from farflung.events import (
     Applied,
-    BadBlob,
     Event,
-    ForkDetected,
     InnerStateLoaded,
     NoCoordinator,
     Reconnected,
     Resynced,
     SnapshotFetched,
     StateProgress,
-    TaskFailed,
     Trained,
     TrainerRestarted,
-    Warned,
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder
 
@@ -154,6 +151,7 @@ class _JoinLine:
         self._loss = float("nan")
         self._rate = 0.0
         self._shown_s = -PLAIN_EVERY_S
+        self._news = News(time.monotonic)
 
     def fetched(self, here: int, total: int) -> None:
         if self._live:
@@ -185,8 +183,6 @@ class _JoinLine:
             case NoCoordinator():
                 since = f"{event.for_s / 60:.0f} min, {event.tries} tries"
                 self._show(f"! no coordinator for {since}: {event.reason}", True)
-            case ForkDetected():
-                self._show(f"! {event.sentence}", True)
             case InnerStateLoaded():
                 whose = "my own" if event.source == "own" else f"{event.source[:8]}'s"
                 self._show(f"optimizer goes on with {whose} state of round {event.round}", True)
@@ -194,10 +190,10 @@ class _JoinLine:
                 self._show(f"coordinator back after {event.after_s:.1f} s", True)
             case TrainerRestarted() | Resynced():
                 self._show(f"! {event.reason}", True)
-            case Warned() | BadBlob() | TaskFailed():
-                self._show(f"! {event.sentence}", True)
             case _:
-                pass
+                trouble = self._news.of(event)
+                if trouble:
+                    self._show(f"! {trouble}", True)
 
     def _progress(self, event: StateProgress) -> None:
         """The live line; a plain line per ten seconds elsewhere."""

@@ -15,7 +15,14 @@ from farflung.coordinator.awake_clock import AwakeClock
 from farflung.coordinator.disk_pause import DiskPause
 from farflung.coordinator.sessions import Admission, Session, Sessions, VoteCheck
 from farflung.errors import Forked, ProtocolError, StorageError
-from farflung.events import Emit, ForkDetected, RunStarted, Warned
+from farflung.events import (
+    Emit,
+    ForkDetected,
+    LastRoundAwaited,
+    LinkClosed,
+    RunStarted,
+    SessionsClosed,
+)
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.link import Transport
@@ -139,8 +146,7 @@ class Coordinator:
             )
         )
         if self._encore_s:
-            who = f"{self._encore_s:g} s whoever missed its last rounds"
-            self._emit(Warned(sentence=f"the run is finished; serving for {who}"))
+            self._emit(LastRoundAwaited(names=(), up_to_s=self._encore_s))
         return endpoint
 
     async def run(self) -> None:
@@ -208,9 +214,8 @@ class Coordinator:
         elif late and waited_s > FAREWELL_TOLD_S and not self._farewell_told:
             self._farewell_told = True
             lack = [n.node for n in lacking(self.state)]  # first the keeper, whom all wait for
-            names = ", ".join(sorted(self._name(n) for n in lack or late))
-            sentence = f"up to {FAREWELL_S:g} s for the last round to reach {names}"
-            self._emit(Warned(sentence=f"the run is finished; waiting {sentence}"))
+            names = tuple(sorted(self._name(n) for n in lack or late))
+            self._emit(LastRoundAwaited(names=names, up_to_s=FAREWELL_S))
 
     def _late(self) -> list[str]:
         """Trainers that may lack the last round. Who is connected leaves when it holds it; an
@@ -235,11 +240,12 @@ class Coordinator:
                     self.sessions[fault.node].link.close("internal error")
             except ProtocolError as error:
                 node = getattr(event, "node", "")
-                self._emit(Warned(sentence=f"{self._name(node)}: {error}"))
+                name = self._name(node)
+                self._emit(LinkClosed(plane="control", name=name, reason=str(error)))
                 if node in self.sessions:
                     self.sessions[node].link.close(str(error))
             except StorageError as error:  # journalled, but not told: they ask when they are back
-                self._emit(Warned(sentence=f"every node connects again: {error}"))
+                self._emit(SessionsClosed(reason=str(error)))
                 for session in list(self.sessions.values()):
                     session.link.close(str(error))
             finally:

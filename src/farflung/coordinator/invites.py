@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from farflung.errors import InviteError
-from farflung.events import Emit, Warned
+from farflung.events import Emit, InviteRefused
 from farflung.network.messages import Control, Redeem, Redeemed, Refuse
 from farflung.network.tls import RunAuthority
 from farflung.swarm.identity import node_id_of
@@ -47,7 +47,7 @@ class InviteDesk:
         try:
             invite = self._check(message)
         except InviteError as error:
-            self._emit(Warned(sentence=f"refused an invite: {error}"))
+            self._emit(InviteRefused(reason=str(error)))
             return Refuse(sentence=str(error)), None
         node = node_id_of(message.public_key)
         certificate = self._authority.issue(message.public_key, node, "peer")

@@ -21,7 +21,7 @@ from farflung.errors import (
     ProtocolError,
     StorageError,
 )
-from farflung.events import Emit, Warned
+from farflung.events import Emit, LinkClosed, NodeRefused
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.messages import (
     Control,
@@ -134,7 +134,9 @@ class Sessions:
         try:
             await self._serve(link, first)
         except (StorageError, CorruptState) as error:  # the journal cannot be read
-            self._emit(Warned(sentence=f"a connection is turned away: {error}"))
+            self._emit(
+                LinkClosed(plane="control", name=link.remote or "a stranger", reason=str(error))
+            )
             link.close(str(error))
 
     async def _serve(self, link: Connection, first: object) -> None:
@@ -174,7 +176,7 @@ class Sessions:
             link.close(str(fork))
             return
         if refusal:
-            self._emit(Warned(sentence=f"refused {hello.name}: {refusal}"))
+            self._emit(NodeRefused(name=hello.name, reason=refusal))
             await link.send(Refuse(sentence=refusal))
             link.close()
             return
@@ -193,7 +195,7 @@ class Sessions:
             reason = str(error) or reason
         except FarflungError as error:
             reason = str(error)
-            self._emit(Warned(sentence=f"{hello.name}: {error}"))
+            self._emit(LinkClosed(plane="control", name=hello.name, reason=reason))
         finally:
             writer.cancel()
             link.close()

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
+from farflung.ids import NodePhase
 from farflung.outer.merge import Operation, reads_anchor
 
 TRAINER_PROTOCOL_VERSION = 3
@@ -204,7 +205,7 @@ class Progress(TrainerMessage, frozen=True, kw_only=True):
     steps: int
     """Inner steps of this process."""
     steps_per_s: float
-    phase: str
+    phase: NodePhase
     """compiling (until the first step is done), training or waiting."""
 
 

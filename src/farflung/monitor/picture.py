@@ -15,7 +15,6 @@ from farflung.events import (
     ContributionRejected,
     EdgeFailed,
     Event,
-    ForkDetected,
     GenerationClosed,
     GenerationOpened,
     JournalBlocked,
@@ -31,9 +30,9 @@ from farflung.events import (
     RunFinished,
     RunStarted,
     StateReported,
-    TaskFailed,
-    Warned,
+    sentence_of,
 )
+from farflung.ids import Role
 
 KEPT_NOTES = 8
 KEPT_LOSSES = 4096
@@ -97,7 +96,7 @@ class Picture:
 
     @property
     def active(self) -> list[PeerPicture]:
-        return [p for p in self.peers.values() if p.state == "active" and p.role == "trainer"]
+        return [p for p in self.peers.values() if p.state == "active" and p.role == Role.TRAINER]
 
 
 def fold(events: Iterable[Event], start: Picture | None = None) -> Picture:
@@ -144,14 +143,11 @@ def see(picture: Picture, event: Event) -> Picture:
             return _note(
                 replace(picture, blocked=""), f"journal: written again after {event.after_s:.0f} s"
             )
-        case ForkDetected():
-            return _note(picture, event.sentence)
         case RunFinished():
             return replace(picture, finished=True)
-        case Warned() | TaskFailed():
-            return _note(picture, event.sentence)
         case _:
-            return _see_peer(picture, event)
+            sentence = sentence_of(event)
+            return _note(picture, sentence) if sentence else _see_peer(picture, event)
 
 
 def _see_peer(picture: Picture, event: Event) -> Picture:
@@ -160,7 +156,7 @@ def _see_peer(picture: Picture, event: Event) -> Picture:
             peer = PeerPicture(name=event.name, role=event.role)
             return replace(picture, peers={**picture.peers, event.node: peer})
         case GenerationOpened():
-            late = picture.round >= 0 and _role(picture, event.node) == "trainer"
+            late = picture.round >= 0 and _role(picture, event.node) == Role.TRAINER
             opened = _peer(
                 picture, event.node, state="active", generation=event.generation, name=event.name
             )
@@ -197,7 +193,7 @@ def _committed(picture: Picture, event: RoundCommitted) -> Picture:
 
 
 def _ready(picture: Picture, event: PeerReady) -> Picture:
-    peer = picture.peers.get(event.node) or PeerPicture(name=event.name, role="trainer")
+    peer = picture.peers.get(event.node) or PeerPicture(name=event.name, role=Role.TRAINER)
     loss = event.loss_sum / event.steps if event.steps else peer.loss
     noted = _note(picture, f"{event.name}: {event.note}") if event.note else picture
     return _peer(
@@ -214,7 +210,7 @@ def _ready(picture: Picture, event: PeerReady) -> Picture:
 
 
 def _reported(picture: Picture, event: StateReported) -> Picture:
-    peer = picture.peers.get(event.node) or PeerPicture(name=event.name, role="trainer")
+    peer = picture.peers.get(event.node) or PeerPicture(name=event.name, role=Role.TRAINER)
     counted = replace(
         picture,
         agreements=picture.agreements + event.agrees,
@@ -230,17 +226,19 @@ def _reported(picture: Picture, event: StateReported) -> Picture:
 
 
 def _peer(picture: Picture, node: str, **changes: Any) -> Picture:
-    peer = picture.peers.get(node) or PeerPicture(name=changes["name"], role="trainer")
+    peer = picture.peers.get(node) or PeerPicture(name=changes["name"], role=Role.TRAINER)
     return replace(picture, peers={**picture.peers, node: replace(peer, **changes)})
 
 
 def _role(picture: Picture, node: str) -> str:
     peer = picture.peers.get(node)
-    return peer.role if peer else "trainer"
+    return peer.role if peer else Role.TRAINER
 
 
 def _note(picture: Picture, sentence: str) -> Picture:
-    return replace(picture, notes=(*picture.notes, sentence)[-KEPT_NOTES:])
+    """The newest notes, each once: what is said again moves to the end."""
+    others = tuple(n for n in picture.notes if n != sentence)
+    return replace(picture, notes=(*others, sentence)[-KEPT_NOTES:])
 
 
 def to_json(picture: Picture) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from farflung.ids import Role
 from farflung.monitor.picture import Picture
 
 BF16_BYTES = 2
@@ -41,7 +42,7 @@ def time_lost(rounds: Sequence[Timed], during: int | None) -> float:
 
 def utilisation(picture: Picture) -> float:
     """Compute time over compute plus waiting time, of all trainers."""
-    trainers = [p for p in picture.peers.values() if p.role == "trainer"]
+    trainers = [p for p in picture.peers.values() if p.role == Role.TRAINER]
     compute = sum(p.compute_s for p in trainers)
     total = compute + sum(p.wait_s for p in trainers)
     return compute / total if total > 0 else math.nan
@@ -65,7 +66,7 @@ def build_report(
     swarm_seconds: float,
 ) -> dict[str, Any]:
     """Everything that `farflung demo` promises to report, as plain values."""
-    trainers = [p for p in picture.peers.values() if p.role == "trainer" and p.rounds]
+    trainers = [p for p in picture.peers.values() if p.role == Role.TRAINER and p.rounds]
     whole = [p for p in trainers if p.rounds == max(q.rounds for q in trainers)]
     up = statistics.fmean(p.bytes_up for p in whole) if whole else 0.0
     down = statistics.fmean(p.bytes_down for p in whole) if whole else 0.0

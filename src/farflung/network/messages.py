@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from farflung.ids import AccusationKind, NodePhase, Role
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """Base of all control messages."""
@@ -41,8 +43,7 @@ class Hello(Message, frozen=True, kw_only=True):
     run: str
     name: str
     region: str
-    role: str
-    """`trainer` or `keeper`."""
+    role: Role
     endpoints: tuple[str, ...]
     """Where others can dial this node's data plane; empty: outbound only."""
     term: int
@@ -99,8 +100,7 @@ class Beat(Message, frozen=True, kw_only=True):
 
     steps: int
     steps_per_s: float
-    phase: str
-    """`training`, `waiting`, `loading`, `compiling`, `saving`, `syncing`."""
+    phase: NodePhase
     kept: bool = False
     """The run is finished, and its last round is on my disk."""
     up_bytes_per_s: float = 0.0
@@ -260,8 +260,7 @@ class Accuse(Message, frozen=True, kw_only=True):
     round: int
     attempt: int
     nodes: tuple[str, ...]
-    kind: str
-    """`unreachable`, `silent` or `bad-bytes`."""
+    kind: AccusationKind
 
 
 class Moved(Message, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from farflung.errors import CorruptState, StorageError
 from farflung.events import AgentStarted
 from farflung.failpoints import sent
+from farflung.ids import NodePhase
 from farflung.network.messages import Beat, Synced
 from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
@@ -208,10 +209,10 @@ class Agent:
             )
         )
 
-    def _busy_with(self) -> str:
+    def _busy_with(self) -> NodePhase:
         """What the coordinator's watchdog should know: without steps only some of it is right."""
         if self.standing.phase is Phase.SYNCING:
-            return "syncing"
+            return NodePhase.SYNCING
         if self._trainer is None:
-            return "waiting"
-        return "loading" if self.generations.current is None else self._trainer.phase
+            return NodePhase.WAITING
+        return NodePhase.LOADING if self.generations.current is None else self._trainer.phase

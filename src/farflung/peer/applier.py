@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from farflung.errors import Refused
 from farflung.events import Applied, Skipped
 from farflung.failpoints import hit
+from farflung.ids import Role
 from farflung.network.messages import Moved
 from farflung.peer.anchor_write import AnchorWrite
 from farflung.peer.generations import Generations
@@ -100,7 +101,7 @@ class Applier:
 
     def _judge_pace(self) -> None:
         """A trainer that is more than the window behind may never get there."""
-        if self._node.config.role != "trainer":
+        if self._node.config.role != Role.TRAINER:
             return
         if not self._behind():
             self._replay.end()

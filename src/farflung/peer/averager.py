@@ -12,7 +12,7 @@ from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.rates import WINDOW_S
 from farflung.averaging.reduce import Bytes, Encoded
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
-from farflung.events import Voted, Warned
+from farflung.events import AttemptLeft, InputsNotKept, Voted, VoteWithheld
 from farflung.failpoints import hit, sent
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
@@ -110,7 +110,7 @@ class Averager:
             pass  # the exchange has accused; the coordinator decides
         except* (CorruptState, StorageError) as errors:
             for error in _leaves(errors):
-                self._emit(Warned(sentence=f"out of round {key[1]}: {error}"))
+                self._emit(AttemptLeft(round=key[1], reason=str(error)))
 
     async def _vote_if_stored(self, exchange: Exchange) -> None:
         """Without a durable result no vote; the others still get what this node owes them."""
@@ -118,7 +118,7 @@ class Averager:
             await self._vote(exchange)
         except* (CorruptState, StorageError) as errors:
             for error in _leaves(errors):
-                self._emit(Warned(sentence=f"no vote for round {exchange.attempt.round}: {error}"))
+                self._emit(VoteWithheld(round=exchange.attempt.round, reason=str(error)))
 
     def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[Bytes]]) -> None:
         """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
@@ -128,8 +128,7 @@ class Averager:
             key = (attempt.round, attempt.term, attempt.attempt)
             self._node.inputs.store(*key, index, inputs)
         except StorageError as error:
-            sentence = f"inputs of round {attempt.round} are not recorded: {error}"
-            self._emit(Warned(sentence=sentence))
+            self._emit(InputsNotKept(round=attempt.round, reason=str(error)))
 
     async def _measure(self, exchange: Exchange) -> None:
         """Sample the links while an attempt runs."""
@@ -275,7 +274,7 @@ class Averager:
             exchange.lost(sender)
 
     def _refused(self, sender: str, error: ProtocolError) -> None:
-        self._emit(Warned(sentence=f"{sender[:8]}: {error}"))
+        self._emit(LinkClosed(plane="data", name=sender[:8], reason=str(error)))
 
     def on_link_lost(self, node: str) -> None:
         for exchange in list(self._exchanges.values()):

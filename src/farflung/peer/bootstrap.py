@@ -23,7 +23,7 @@ from farflung.checkpoint.snapshot import (
 )
 from farflung.clock import Clock
 from farflung.errors import CorruptState, LinkDown, StorageError
-from farflung.events import Emit, SnapshotFetched, StateProgress, Warned
+from farflung.events import Emit, FetchDelayed, SnapshotFetched, SnapshotUnusable, StateProgress
 from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import Hash
@@ -77,9 +77,9 @@ class Bootstrap:
             except Unservable as error:
                 self._forget_interrupted()
                 self._fetcher.forgive()
-                self._emit(Warned(sentence=f"{error}; taking a newer snapshot"))
+                self._emit(SnapshotUnusable(own=False, reason=str(error)))
             except (LinkDown, CorruptState, StorageError) as error:
-                self._emit(Warned(sentence=f"no snapshot yet: {error}"))
+                self._emit(FetchDelayed(what="a snapshot", reason=str(error)))
             await asyncio.sleep(RETRY_S)
 
     async def newest_offer(self) -> int:
@@ -99,7 +99,7 @@ class Bootstrap:
             check(state, manifest)
             await self._workers.run(lambda: install(state, manifest, self._blobs))
         except (CorruptState, StorageError) as error:
-            self._emit(Warned(sentence=f"my own snapshot is unusable ({error}); fetching one"))
+            self._emit(SnapshotUnusable(own=True, reason=str(error)))
             return False
         return True
 

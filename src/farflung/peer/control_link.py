@@ -10,7 +10,7 @@ from typing import Protocol
 from farflung.clock import Clock
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.errors import LinkDown, MismatchError, ProtocolError, Refused, StorageError
-from farflung.events import Emit, ForkDetected, NoCoordinator, Reconnected, Warned
+from farflung.events import DiskAwaited, Emit, ForkDetected, NoCoordinator, Reconnected
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.link import BulkFrame, Connection, Received
@@ -97,7 +97,7 @@ class ControlLink:
                 self._try_next_first()
                 trouble.tell(f"coordinator: {error}")
             except StorageError as error:  # the coordinator sends again what was not kept
-                self._emit(Warned(sentence=f"the journal's copy waits for the disk: {error}"))
+                self._emit(DiskAwaited(what="the journal's copy", reason=str(error)))
                 trouble.backoff_s = max(trouble.backoff_s, STORAGE_BACKOFF_S)
             self._drop()
             await asyncio.sleep(self._rng.uniform(0, trouble.backoff_s))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from farflung.averaging.rates import RateMeter
 from farflung.checkpoint.input_log import InputLog
-from farflung.ids import Endpoint, NodeId
+from farflung.ids import Endpoint, NodeId, Role
 from farflung.peer.control_link import ControlLink
 from farflung.peer.follower import Follower
 from farflung.transfer.donors import Donors
@@ -22,7 +22,7 @@ class NodeConfig:
     run: str
     name: str
     region: str
-    role: str
+    role: Role
     coordinators: tuple[str, ...]
     bind: Endpoint | None
     """Data plane; None: no inbound connections, outbound only."""

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from farflung.errors import FarflungError, LinkDown, StorageError
-from farflung.events import Warned
+from farflung.events import FetchDelayed, ResultNotKept
 from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.peer.bootstrap import Bootstrap
@@ -95,7 +95,7 @@ class Replay:
 
     async def _consider(self, commit: Commit, error: FarflungError) -> None:
         """Is there a snapshot that makes this round unnecessary?"""
-        self._emit(Warned(sentence=f"round {commit.round} is not here yet: {error}"))
+        self._emit(FetchDelayed(what=f"round {commit.round}", reason=str(error)))
         if isinstance(error, Unservable):
             self._fetcher.forgive()
             if await self._source.newest_offer() > commit.round:
@@ -140,7 +140,7 @@ class Replay:
         try:
             await self._follower.keep(commit.round, results, [s.hash for s in commit.slices])
         except StorageError as error:  # only a vote promises that they are kept
-            self._emit(Warned(sentence=f"result of round {commit.round} not kept: {error}"))
+            self._emit(ResultNotKept(round=commit.round, reason=str(error)))
         return results
 
     async def close(self) -> None:

@@ -17,7 +17,8 @@ from farflung.checkpoint.snapshot import (
     write_snapshot,
 )
 from farflung.errors import CorruptState, StorageError
-from farflung.events import Warned
+from farflung.events import LogTrimmedByLimit, SnapshotSkipped
+from farflung.ids import Role
 from farflung.peer.disk_budget import (
     DEFAULT_SHARE,
     Need,
@@ -63,8 +64,8 @@ class Retention:
 
     def open(self, state: OuterState) -> None:
         """Before a state is fetched. Raises ConfigError when --max-disk is below the need."""
-        cache = self._blobs.file_bytes() if self._role == "trainer" else 0
-        self._need = need_of(state, keeps_genesis=self._role != "trainer", cache=cache)
+        cache = self._blobs.file_bytes() if self._role == Role.TRAINER else 0
+        self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
         check_limit(self._asked_limit, self._need)
         self._blob_bytes = self._blobs.stored_bytes()
         usual = self.used + round(DEFAULT_SHARE * self._disk.free_bytes())
@@ -102,15 +103,9 @@ class Retention:
 
     def _say_trimmed(self, round_: int) -> None:
         """Once: an operator who wants to verify the whole run should know."""
-        if self._role != "trainer" and not self._warned_trim:
+        if self._role != Role.TRAINER and not self._warned_trim:
             self._warned_trim = True
-            self._emit(
-                Warned(
-                    sentence=f"the limit of {show_size(self._limit)} on this disk drops results "
-                    f"from round {round_} on; `verify` cannot recompute the run from its start: "
-                    f"give --max-disk more, or record = 'none' to expect it"
-                )
-            )
+            self._emit(LogTrimmedByLimit(limit_bytes=self._limit, from_round=round_))
 
     # ---- after each round ------------------------------------------------------------------
 
@@ -144,7 +139,7 @@ class Retention:
         """Results of rounds below may go; None: all stay. Inputs stay until the disk's limit."""
         kept = self._follower.spec.swarm.keep_rounds
         floor = round_ + 1 - kept
-        if self._role != "trainer":
+        if self._role != Role.TRAINER:
             if self._follower.spec.record != "none":
                 return None  # `verify` wants them all
             floor = min([floor, *(p.next_round for p in self._snapshots)])
@@ -179,7 +174,7 @@ class Retention:
             self._snapshots.append(pointer)
             self._collect(self._snapshots[-2:], self._pins.held())
         except (StorageError, CorruptState) as error:
-            self._emit(Warned(sentence=f"snapshot skipped: {error}"))
+            self._emit(SnapshotSkipped(reason=str(error)))
 
     def _learn(self) -> None:
         """The snapshot that a former process left: it is served, so it may be pinned."""
@@ -212,7 +207,7 @@ class Retention:
             self._pins.know(pointer.manifest, pointer.next_round, of_this)
             names |= of_this
         genesis = self._follower.genesis
-        if self._role != "trainer" and genesis is not None:
+        if self._role != Role.TRAINER and genesis is not None:
             names |= self._names(
                 SnapshotPointer(manifest=genesis.snapshot.hex(), n_bytes=0, next_round=0)
             )

@@ -18,7 +18,7 @@ import numpy as np
 
 from farflung.averaging.reduce import Encoded
 from farflung.errors import FarflungError
-from farflung.events import Trained, Warned
+from farflung.events import Abstained, Trained
 from farflung.failpoints import hit, sent
 from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import commitment, encode_departure
@@ -182,6 +182,8 @@ class RoundRunner:
         )
         departed = Departed(ready, encoded, self._tokens)
         self._departed[plan.round] = departed
+        if note:
+            self._emit(Abstained(round=plan.round, reason=note))
         return departed
 
     async def _encode(
@@ -200,9 +202,7 @@ class RoundRunner:
                     )
                 )
         if encoded is None:
-            note = report.note or "non-finite parameters"
-            self._emit(Warned(sentence=f"abstaining from this round: {note}"))
-            return None, note
+            return None, report.note or "non-finite parameters"
         chunks, hashes = encoded
         return Encoded(chunks, tuple(hashes)), ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from farflung.errors import StorageError
-from farflung.events import Resynced, Warned
+from farflung.events import DiskAwaited, Resynced
 from farflung.outer.layout import Layout
 from farflung.peer.bootstrap import Bootstrap
 from farflung.peer.node import Node
@@ -51,7 +51,7 @@ class StateLifecycle:
         is read anew, from a donor when mine cannot be trusted. Nothing uses it any more."""
         reason, round_ = str(error), self._node.follower.state.next_round
         if isinstance(error, StorageError):
-            self._node.world.emit(Warned(sentence=f"out until the disk works: {reason}"))
+            self._node.world.emit(DiskAwaited(what="the next stay", reason=reason))
         else:
             self._node.world.emit(Resynced(round=round_, reason=reason))
             self._distrust = True

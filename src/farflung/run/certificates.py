@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from farflung.errors import FarflungError
-from farflung.events import Emit, Warned
+from farflung.events import CertificateNotRenewed, Emit
 from farflung.failpoints import hit
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
@@ -31,6 +31,6 @@ async def keep_certified(
                 transport.credentials.renew(certificate)
                 hit("certificate.renewed")
             except (FarflungError, OSError) as error:
-                emit(Warned(sentence=f"certificate not renewed yet: {error}"))
+                emit(CertificateNotRenewed(reason=str(error)))
             except Exception as error:  # told; there is time for some dozens of tries
                 emit(failure("renew a certificate", error))

@@ -11,7 +11,7 @@ from blake3 import blake3
 from farflung.data.shards import blobs, needed
 from farflung.disk import storage_errors
 from farflung.errors import CorruptState, LinkDown
-from farflung.events import Warned
+from farflung.events import FetchDelayed
 from farflung.ids import Hash
 from farflung.peer.node import Node
 from farflung.swarm.records import Genesis
@@ -59,7 +59,7 @@ class DataFetch:
             try:
                 return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                node.world.emit(Warned(sentence=f"the data manifest is not here yet: {error}"))
+                node.world.emit(FetchDelayed(what="the data manifest", reason=str(error)))
                 await asyncio.sleep(RETRY_S)
 
     async def _file(
@@ -73,13 +73,13 @@ class DataFetch:
             try:
                 await self._pieces(node, part, name, n_bytes, progress)
             except LinkDown as error:
-                node.world.emit(Warned(sentence=f"{path.name} is not here yet: {error}"))
+                node.world.emit(FetchDelayed(what=path.name, reason=str(error)))
                 await asyncio.sleep(RETRY_S)
                 continue
             if _hash(part) == name:
                 part.replace(path)
             else:
-                node.world.emit(Warned(sentence=f"{path.name} came damaged; fetching it again"))
+                node.world.emit(FetchDelayed(what=path.name, reason="it came damaged"))
                 part.unlink()
 
     async def _pieces(

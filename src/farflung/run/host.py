@@ -18,9 +18,9 @@ from farflung.coordinator.coordinator import Coordinator
 from farflung.coordinator.invites import InviteDesk
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, Forked, InviteError, StorageError
-from farflung.events import Emit, EventLog, Warned
+from farflung.events import DiskAwaited, Emit, EventLog, IndexUnavailable
 from farflung.failpoints import hit
-from farflung.ids import Endpoint, RunId, split_endpoint
+from farflung.ids import Endpoint, Role, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments, size
@@ -92,7 +92,7 @@ class Host:
             index = Index(self.folder / INDEX)
             index.catch_up(journal.records, journal.length)
         except (StorageError, sqlite3.Error, OSError) as error:
-            self.log.emit(Warned(sentence=f"no index this time: {error}"))
+            self.log.emit(IndexUnavailable(reason=str(error)))
             return None
         return index
 
@@ -105,7 +105,7 @@ class Host:
             hit("index.written")
         except (StorageError, sqlite3.Error, OSError) as error:
             self.index = None
-            self.log.emit(Warned(sentence=f"the index waits for the next start: {error}"))
+            self.log.emit(IndexUnavailable(reason=str(error)))
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -180,7 +180,7 @@ class Host:
                 await self.keeper.run()
                 return
             except StorageError as error:
-                self.log.emit(Warned(sentence=f"the keeper waits for its disk: {error}"))
+                self.log.emit(DiskAwaited(what="the keeper", reason=str(error)))
             await self._replace_keeper()
 
     async def _replace_keeper(self) -> None:
@@ -208,7 +208,7 @@ class Host:
         """The keeper dials the coordinator like everybody else."""
         assert self.coordinator is not None
         files = self._keeper_files = open_node(self.folder.parent / "keeper")
-        role = "keeper" if self.settings.keeper else "source"
+        role = Role.KEEPER if self.settings.keeper else Role.SOURCE
         self.coordinator.submit(
             Admitted(
                 node=files.identity.node_id,
@@ -260,7 +260,7 @@ class Host:
             run_name=self.spec.name,
             ca_public_key=self.authority.public_key,
             endpoints=wanted,
-            role="trainer",
+            role=Role.TRAINER,
             expires_at=int(time.time()) + INVITE_DAYS * 86_400,
             uses=1000,
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from farflung.errors import FarflungError, InviteError, LinkDown, ProtocolError, Refused, UserError
-from farflung.events import Emit, Warned
+from farflung.events import CertificateNotRenewed, ClockSkewed, Emit
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, short
 from farflung.network.messages import Redeem, Redeemed, Refuse
@@ -138,13 +138,7 @@ async def obtain_membership(
 def tell_skew(ahead_s: float, emit: Emit) -> None:
     """No decision compares two machines' clocks; certificates do, a day's difference at most."""
     if abs(ahead_s) > SKEW_TOLD_S:
-        side = "ahead of" if ahead_s > 0 else "behind"
-        emit(
-            Warned(
-                sentence=f"this machine's clock is {abs(ahead_s):,.0f} s {side} the coordinator's; "
-                "training does not mind, but a day's difference ends connections: set one of them"
-            )
-        )
+        emit(ClockSkewed(ahead_s=ahead_s))
 
 
 async def _redeem_anywhere(
@@ -209,7 +203,7 @@ class Joined:
             try:
                 await self._renew()
             except (FarflungError, OSError) as error:
-                self.files.log.emit(Warned(sentence=f"certificate not renewed yet: {error}"))
+                self.files.log.emit(CertificateNotRenewed(reason=str(error)))
             except Exception as error:  # told; there is time for some dozens of tries
                 self.files.log.emit(failure(RENEWAL, error))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farflung.ids import Role
 from farflung.sim.checks import BrokenInvariant
 from farflung.sim.node import SimNode
 from farflung.sim.world import KEEPER, SimSwarm
@@ -31,7 +32,7 @@ async def play_out(swarm: SimSwarm, wedged_s: float) -> int:
 
 
 def _trainers(swarm: SimSwarm) -> list[SimNode]:
-    return [n for n in swarm.nodes.values() if n.role == "trainer"]
+    return [n for n in swarm.nodes.values() if n.role == Role.TRAINER]
 
 
 def _running(swarm: SimSwarm) -> list[SimNode]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from farflung.ids import NodeId
+from farflung.ids import NodeId, Role
 from farflung.sim.aim import Aim
 from farflung.sim.node import SimNode, newest_result
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
@@ -234,7 +234,7 @@ class Storm:
         self.joined += 1
         self.done.append(f"join {label}")
         step_s = self.rng.choice([0.15, 0.15, 0.6])
-        self.swarm.add(label, "trainer", step_s=step_s)
+        self.swarm.add(label, Role.TRAINER, step_s=step_s)
         self.swarm.spawn(label)
 
     async def _leave(self) -> None:
@@ -342,7 +342,7 @@ class Storm:
         self.harms.append(Harm(kind, label, start_s, _now()))
 
     def _trainers(self) -> list[str]:
-        return [n.label for n in self.swarm.nodes.values() if n.role == "trainer"]
+        return [n.label for n in self.swarm.nodes.values() if n.role == Role.TRAINER]
 
     def _pick(self, labels: list[str]) -> str:
         """One that no other fault holds; empty when there is none."""

@@ -10,7 +10,7 @@ from farflung.checkpoint.round_log import RoundLog
 from farflung.clock import LoopClock
 from farflung.disk import MemoryDisk
 from farflung.events import Event
-from farflung.ids import NodeId
+from farflung.ids import NodeId, Role
 from farflung.peer.agent import Agent
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm.identity import Identity
@@ -61,7 +61,7 @@ class SimNode:
 
     label: str
     identity: Identity
-    role: str
+    role: Role
     disk: MemoryDisk = field(default_factory=MemoryDisk)
     outbound_only: bool = False
     step_s: float = 0.05

@@ -16,7 +16,7 @@ from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator
 from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
-from farflung.ids import Endpoint, NodeId
+from farflung.ids import Endpoint, NodeId, Role
 from farflung.inner.seam import SharedState
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.link import COORDINATOR, PEER
@@ -115,12 +115,12 @@ class SimSwarm:
         swarm = cls(spec, seed)
         swarm.latency_s = latency_s
         swarm.momentum, swarm.inner_state = momentum, inner_state
-        source = swarm.add(KEEPER, "keeper" if keeper else "source")
+        source = swarm.add(KEEPER, Role.KEEPER if keeper else Role.SOURCE)
         swarm._make_genesis(source.disk)
         await swarm.start_coordinator()
         swarm.spawn(KEEPER)
         for i in range(peers):
-            swarm.add(f"p{i}", "trainer", outbound_only=outbound_only, step_s=step_s)
+            swarm.add(f"p{i}", Role.TRAINER, outbound_only=outbound_only, step_s=step_s)
             swarm.spawn(f"p{i}")
         return swarm
 
@@ -217,7 +217,7 @@ class SimSwarm:
     # ---- nodes -----------------------------------------------------------------------------
 
     def add(
-        self, label: str, role: str, *, outbound_only: bool = False, step_s: float = 0.05
+        self, label: str, role: Role, *, outbound_only: bool = False, step_s: float = 0.05
     ) -> SimNode:
         node = SimNode(
             label=label,
@@ -283,7 +283,7 @@ class SimSwarm:
             max_disk_bytes=node.max_disk_bytes,
         )
         journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)
-        trains = node.role == "trainer"
+        trains = node.role == Role.TRAINER
         options = NodeOptions(
             make_trainer=make_trainer if trains else None, inner_state=self.inner_state
         )

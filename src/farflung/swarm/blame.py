@@ -7,6 +7,7 @@ from dataclasses import replace
 from farflung.averaging.plan import Edge, edge
 from farflung.errors import ProtocolError
 from farflung.events import AttemptFailed, EdgeFailed
+from farflung.ids import AccusationKind
 from farflung.network.messages import Accuse
 from farflung.swarm.membership import present
 from farflung.swarm.state import Round, State, Step, Trial
@@ -28,7 +29,8 @@ def take_accusation(step: Step, sender: str, message: Accuse) -> None:
     if not members >= set(message.nodes):
         raise ProtocolError("an accusation names a node that is not in the attempt")
     new = tuple((sender, accused, message.kind) for accused in message.nodes)
-    settle_s = step.now_s + (SILENCE_SETTLE_S if message.kind == "silent" else SETTLE_S)
+    silence = message.kind == AccusationKind.SILENT
+    settle_s = step.now_s + (SILENCE_SETTLE_S if silence else SETTLE_S)
     trial = replace(
         round_.trial,
         accusations=round_.trial.accusations + new,
@@ -92,7 +94,7 @@ def _guilty(step: Step, round_: Round, lost: set[str]) -> set[str]:
     for accuser, accused, kind in trial.accusations:
         if not _here(step.state, accuser):
             continue
-        if kind == "bad-bytes" or not _here(step.state, accused):
+        if kind == AccusationKind.BAD_BYTES or not _here(step.state, accused):
             guilty.add(accused)
         else:
             accusers.setdefault(accused, set()).add(accuser)
@@ -113,10 +115,12 @@ def _guilty(step: Step, round_: Round, lost: set[str]) -> set[str]:
 def _tell_edges(step: Step, trial: Trial) -> None:
     told: set[Edge] = set()
     for accuser, accused, kind in trial.accusations:
-        if (accuser, accused) not in told and _here(step.state, accused) and kind != "bad-bytes":
+        if kind == AccusationKind.BAD_BYTES or not _here(step.state, accused):
+            continue
+        if (accuser, accused) not in told:
             told.add((accuser, accused))
             source, target = step.name(accused), step.name(accuser)
-            if kind == "unreachable":
+            if kind == AccusationKind.UNREACHABLE:
                 source, target = target, source
             step.tell(
                 EdgeFailed(

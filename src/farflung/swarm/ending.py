@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from farflung.events import Warned
+from farflung.events import LastRoundLacking
+from farflung.ids import Role
 from farflung.swarm.membership import resolved
 from farflung.swarm.records import Admin
 from farflung.swarm.state import Node, State, Step
@@ -26,7 +27,7 @@ def applied(step: Step, node: str, round_: int) -> None:
 
 def lacking(state: State) -> list[Node]:
     """Trainers and keepers that take part, or are expected back, without the last round."""
-    members = (n for n in state.nodes.values() if n.open and n.role != "source")
+    members = (n for n in state.nodes.values() if n.open and n.role != Role.SOURCE)
     return [n for n in members if not _holds(state, n)]
 
 
@@ -46,8 +47,8 @@ def try_end(step: Step) -> None:
     if not _kept(state, missing):
         if step.now_s - state.finished_s < PATIENCE_S:
             return
-        names = ", ".join(sorted(n.name for n in missing)) or "its keeper"
-        step.tell(Warned(sentence=f"the run ends without the last round at {names}"))
+        names = tuple(sorted(n.name for n in missing)) or ("its keeper",)
+        step.tell(LastRoundLacking(names=names))
     step.append(Admin(action="end", who="", reason="kept", from_round=state.next_round))
     step.state = replace(step.state, ended=True)
     step.because("the last round is kept; trainers may go")
@@ -55,7 +56,7 @@ def try_end(step: Step) -> None:
 
 def _kept(state: State, missing: list[Node]) -> bool:
     """A keeper that is away counts: its host starts it again."""
-    keepers = [n for n in state.nodes.values() if n.role == "keeper"]
+    keepers = [n for n in state.nodes.values() if n.role == Role.KEEPER]
     if keepers:
         return any(_holds(state, n) for n in keepers)
     return not missing

@@ -19,11 +19,11 @@ import msgspec
 from blake3 import blake3
 
 from farflung.errors import InviteError
-from farflung.ids import Endpoint, RunId, split_endpoint
+from farflung.ids import Endpoint, Role, RunId, split_endpoint
 from farflung.swarm.identity import Identity, verify
 
 PREFIX = "ff1"
-ROLES = ("trainer", "keeper")
+ROLES = (Role.TRAINER, Role.KEEPER)
 NONCE_BYTES = 16
 MAX_CHARACTERS = 3072
 """A Redeem message with the invite must fit into the 4 KiB that strangers may send."""
@@ -43,7 +43,7 @@ class Invite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     run_public_key: bytes
     endpoints: tuple[Endpoint, ...]
     """Of the coordinator, in the order in which to try them."""
-    role: str
+    role: Role
     """`trainer` or `keeper`."""
     expires_at: int
     """Wall-clock seconds since 1970; the coordinator's clock judges."""
@@ -63,7 +63,7 @@ def make_invite(
     run_name: str,
     ca_public_key: bytes,
     endpoints: Sequence[Endpoint],
-    role: str,
+    role: Role,
     expires_at: int,
     uses: int,
     nonce: bytes | None = None,

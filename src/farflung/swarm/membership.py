@@ -6,15 +6,26 @@ import math
 from dataclasses import replace
 
 from farflung.averaging.plan import Edge
-from farflung.events import GenerationClosed, GenerationOpened, PeerJoined, PeerSuspect, Warned
+from farflung.events import (
+    GenerationClosed,
+    GenerationOpened,
+    PeerJoined,
+    PeerSuspect,
+    StateRejected,
+)
 from farflung.hashing import merkle_root
+from farflung.ids import NodePhase
 from farflung.network.messages import Beat, Leave, Synced
 from farflung.swarm.records import Close, Gen, Join
 from farflung.swarm.state import Admitted, Connected, Disconnected, Link, Node, State, Step
 
 STEP_PATIENCE = 5.0
 """A trainer may take this many of its own steps without reporting one."""
-PHASE_S = {"loading": 960.0, "compiling": 1800.0, "saving": 600.0}
+PHASE_S = {
+    NodePhase.LOADING: 960.0,
+    NodePhase.COMPILING: 1800.0,
+    NodePhase.SAVING: 600.0,
+}
 """Declared phases need no steps, but come to an end."""
 MAX_BEHIND = 8
 """Rounds that a node may have to apply before its first plan."""
@@ -93,7 +104,7 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
     if expected is None:
         return False
     if message.state_root != expected:
-        step.tell(Warned(sentence=f"{node.name} claims another state after the same rounds"))
+        step.tell(StateRejected(node=sender, name=node.name))
         return False
     if _must_observe(state, node):
         return False
@@ -153,7 +164,7 @@ def _root_before(state: State, round_: int) -> bytes | None:
 def beat(step: Step, sender: str, message: Beat) -> None:
     """Life and progress, stamped with the coordinator's own clock."""
     node = step.state.nodes[sender]
-    moved = message.steps != node.steps or message.phase != "training"
+    moved = message.steps != node.steps or message.phase != NodePhase.TRAINING
     step.set_node(
         replace(
             node,
@@ -210,7 +221,7 @@ def _watch_one(step: Step, node: Node) -> None:
 def _watch_progress(step: Step, node: Node) -> None:
     """A peer that lives but does not move is out, unless it has said what it is busy with."""
     now = step.now_s
-    if node.phase == "training":
+    if node.phase == NodePhase.TRAINING:
         own_step_s = 1 / node.steps_per_s if node.steps_per_s > 0 else 0.0
         patience = max(step.spec.swarm.progress_s, STEP_PATIENCE * own_step_s)
         if now - node.step_s >= patience:

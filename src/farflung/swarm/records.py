@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from farflung.ids import Role
+
 JOURNAL_VERSION = 1
 
 Ranges = tuple[tuple[int, int], ...]
@@ -60,7 +62,7 @@ class Join(Record, frozen=True, kw_only=True):
     node: str
     name: str
     region: str
-    role: str
+    role: Role
     public_key: bytes
     """Ed25519, 32 bytes; its hash is `node`. Votes are checked with it."""
     invite: bytes

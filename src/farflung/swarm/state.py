@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from farflung.averaging.plan import Edge
 from farflung.config.run import RunSpec
 from farflung.events import Event
-from farflung.ids import Hash
+from farflung.ids import AccusationKind, Hash, NodePhase, Role
 from farflung.network.messages import Attempt, Control, Partial, Ready, Verdict, Vote
 from farflung.swarm.ledger import Ledger
 from farflung.swarm.records import AnyRecord, Rejected
@@ -35,7 +35,7 @@ class Node:
     node: str
     name: str
     region: str
-    role: str
+    role: Role
     public_key: bytes
     generation: int = 0
     open: bool = False
@@ -51,7 +51,7 @@ class Node:
     step_s: float = 0.0
     """When `steps` last changed, or a declared phase last excused it."""
     steps_per_s: float = 0.0
-    phase: str = "waiting"
+    phase: NodePhase = NodePhase.WAITING
     phase_s: float = 0.0
     """When this phase began, or the stay."""
     budget: float = 0.0
@@ -82,7 +82,7 @@ class Node:
 
     @property
     def trains(self) -> bool:
-        return self.role == "trainer"
+        return self.role == Role.TRAINER
 
 
 class Phase(enum.Enum):
@@ -115,7 +115,7 @@ class Trial:
     verdict: Verdict | None = None
     results: Mapping[int, Hash] = field(default_factory=dict)
     votes: Mapping[str, Vote] = field(default_factory=dict)
-    accusations: tuple[tuple[str, str, str], ...] = ()
+    accusations: tuple[tuple[str, str, AccusationKind], ...] = ()
     """(accuser, accused, kind)."""
     settle_s: float = 0.0
     """When the gathered accusations are judged; 0: none so far."""
@@ -223,7 +223,7 @@ class Admitted:
     node: str
     name: str
     region: str
-    role: str
+    role: Role
     public_key: bytes
     invite: bytes
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
 from farflung.config.run import RunSpec
 from farflung.disk import Disk
 from farflung.errors import CorruptState, FarflungError, LinkDown, StorageError
-from farflung.events import InnerStateLoaded, Warned
+from farflung.events import InnerStateLoaded, InnerStateSkipped
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.inner.state_file import finite, most_bytes, read_header
@@ -143,7 +143,7 @@ class InnerStates:
         self._saving: asyncio.Task[None] | None = None
         self._tasks = Tasks(world.emit, nothing_else)  # a fault costs that save
         self._looked = False
-        self._said: set[str] = set()
+        self._said: set[InnerStateSkipped] = set()
         self._tried: tuple[Hash, int] | None = None
         """The state that the last start took, and the steps before it."""
 
@@ -172,11 +172,11 @@ class InnerStates:
             self._forget(file)
             note = await trainer.save_inner(file)
             if note:
-                self._say(f"the inner optimizer's state is not saved: {note}")
+                self._say("saving", note)
                 return
             self._remember(await self._workers.run(lambda: self._describe(file)))
         except (CorruptState, StorageError) as error:
-            self._say(f"the inner optimizer's state is not saved: {error}")
+            self._say("saving", str(error))
         except TrainerDied:
             pass  # its supervisor says so
 
@@ -230,7 +230,7 @@ class InnerStates:
             if measured != pointer.manifest:
                 raise CorruptState("it is not the file that was saved")
         except (msgspec.DecodeError, CorruptState, StorageError) as error:
-            self._say(f"my saved inner state is unusable: {error}")
+            self._say("reading", str(error))
             return
         self._remember(keep(pointer.file, pointer.manifest))
 
@@ -305,7 +305,7 @@ class InnerStates:
         self._tried = (kept.name, trainer.steps)
         note = await trainer.load_inner(kept.file)
         if note:
-            self._say(f"the inner state is not loaded ({note}); the optimizer starts fresh")
+            self._say("loading", note)
             return
         manifest = kept.manifest
         self._emit(InnerStateLoaded(source=source, round=manifest.round, bytes=manifest.n_bytes))
@@ -328,7 +328,7 @@ class InnerStates:
                 except FarflungError as error:
                     failure = str(error)
             if not coming or asyncio.get_running_loop().time() > end:
-                self._say(f"no donor's inner state ({failure}); the optimizer starts fresh")
+                self._say("fetching", failure)
                 return
             await asyncio.sleep(ASK_AGAIN_S)
 
@@ -403,8 +403,9 @@ class InnerStates:
         assert state is not None
         return [entry.size for entry in state.layout.entries]
 
-    def _say(self, sentence: str) -> None:
-        """Each sentence once."""
-        if sentence not in self._said:
-            self._said.add(sentence)
-            self._emit(Warned(sentence=sentence))
+    def _say(self, doing: Literal["saving", "reading", "loading", "fetching"], reason: str) -> None:
+        """Each of them once."""
+        event = InnerStateSkipped(doing=doing, reason=reason)
+        if event not in self._said:
+            self._said.add(event)
+            self._emit(event)

@@ -22,6 +22,7 @@ import numpy as np
 from farflung.config.run import RunSpec
 from farflung.disk import Disk
 from farflung.errors import CorruptState
+from farflung.ids import NodePhase
 from farflung.inner.channel import Entry, Landing, Work, WorkReport
 from farflung.inner.progress import LearningRate, batches
 from farflung.inner.seam import Float32, SharedState
@@ -80,7 +81,7 @@ class NumpyTrainer:
         self._disk = disk
         self._round = -1
         self.steps = 0
-        self.phase = "loading"
+        self.phase = NodePhase.LOADING
         self.local: Float32 = np.zeros(shared.n, np.float32)
         self._spec = spec
         self._rate = LearningRate(spec)
@@ -103,7 +104,7 @@ class NumpyTrainer:
         self._rate = LearningRate(self._spec)
         self._velocity[:] = 0
         await self.reset()
-        self.phase = "waiting"
+        self.phase = NodePhase.WAITING
         self._idle_since_s = self._now()
 
     async def train(self, lease: Work) -> WorkReport:
@@ -111,11 +112,11 @@ class NumpyTrainer:
         started_s = self._now()
         self._stopping = False
         self._round = lease.round
-        self.phase = "training"
+        self.phase = NodePhase.TRAINING
         try:
             losses = await self._train(lease)
         finally:
-            self.phase = "waiting"
+            self.phase = NodePhase.WAITING
         local = self.shared.sent(lease.slot, lease.fragment)
         gather(self.local, self.shared.fragments[lease.fragment], local)
         finite = all(math.isfinite(x) for x in losses) and bool(np.isfinite(local).all())
@@ -184,7 +185,7 @@ class NumpyTrainer:
 
     async def close(self) -> None:
         self._stopping = True
-        self.phase = "waiting"
+        self.phase = NodePhase.WAITING
 
     def die(self, reason: str) -> None:
         """As a crash would: whatever runs or is asked raises TrainerDied until `start`."""

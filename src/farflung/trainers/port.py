@@ -7,6 +7,7 @@ from typing import Protocol
 
 from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
+from farflung.ids import NodePhase
 from farflung.inner.channel import Landing, Work, WorkReport
 from farflung.inner.seam import SharedState
 from farflung.outer.layout import Layout
@@ -36,7 +37,7 @@ class TrainerPort(Protocol):
         """Smoothed, of training time only; 0 is unknown."""
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> NodePhase:
         """loading, compiling, training or waiting."""
 
     async def start(self) -> None:

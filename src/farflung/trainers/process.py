@@ -18,6 +18,7 @@ from pathlib import Path
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.errors import FarflungError, MismatchError, ProtocolError
 from farflung.events import Emit
+from farflung.ids import NodePhase
 from farflung.inner.channel import (
     ENV_DATA,
     ENV_GENESIS,
@@ -96,7 +97,7 @@ class ProcessTrainer:
         self._lease_serial = 0
         self._log_start = 0
         self._steps_before = 0
-        self._progress = Progress(steps=0, steps_per_s=0.0, phase="loading")
+        self._progress = Progress(steps=0, steps_per_s=0.0, phase=NodePhase.LOADING)
 
     # ---- TrainerPort -----------------------------------------------------------------------
 
@@ -109,15 +110,16 @@ class ProcessTrainer:
         return self._progress.steps_per_s
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> NodePhase:
         """A trainer that owes an answer is not waiting: it may be suspended."""
-        owes = self._link is not None and self._link.busy and self._progress.phase == "waiting"
-        return "training" if owes else self._progress.phase
+        said = self._progress.phase
+        owes = self._link is not None and self._link.busy and said == NodePhase.WAITING
+        return NodePhase.TRAINING if owes else said
 
     async def start(self) -> None:
         await self._end(polite=False)
         self._steps_before, speed = self.steps, self.steps_per_s
-        self._progress = Progress(steps=0, steps_per_s=speed, phase="loading")
+        self._progress = Progress(steps=0, steps_per_s=speed, phase=NodePhase.LOADING)
         try:
             process, link = await self._launch()
             ready = link.expect(READY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from farflung.ids import NodePhase
 from farflung.trainers.port import Landing, TrainerPort, Work, WorkReport
 
 
@@ -39,7 +40,7 @@ class ResumingTrainer:
         return self._trainer.steps_per_s
 
     @property
-    def phase(self) -> str:
+    def phase(self) -> NodePhase:
         return self._trainer.phase
 
     async def start(self) -> None:

@@ -12,7 +12,7 @@ from typing import NoReturn, Protocol
 from farflung.averaging.rates import Traffic
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.errors import FarflungError, LinkDown, ProtocolError
-from farflung.events import Emit, Warned
+from farflung.events import Emit, LinkClosed
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import BulkFrame, Connection, Transport
 from farflung.network.messages import (
@@ -218,7 +218,7 @@ class Mesh:
         except LinkDown:
             pass
         except FarflungError as error:  # it broke a rule, or this disk cannot answer it
-            self._emit(Warned(sentence=f"data link to {node[:8]} closed: {error}"))
+            self._emit(LinkClosed(plane="data", name=node[:8], reason=str(error)))
         finally:
             self._forget(node, link)
 

@@ -232,3 +232,16 @@ def test_counters_count_and_tell() -> None:
     assert counters.rejected["frame"] == 2
     assert told[0] == ("frame", "bad magic")
     assert HEADER_BYTES == 24
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"), [(m.Hello, "role"), (m.Beat, "phase"), (m.Accuse, "kind")]
+)
+def test_a_word_that_this_version_does_not_know_is_refused(
+    kind: type[m.Control], field: str
+) -> None:
+    message = next(c for c in CONTROL if isinstance(c, kind))
+    fields = msgspec.to_builtins(message, builtin_types=[bytes])
+    assert decode_control(msgspec.msgpack.encode(fields))
+    with pytest.raises(ProtocolError, match=rf"Invalid enum value 'dancing' - at `\$\.{field}`"):
+        decode_control(msgspec.msgpack.encode({**fields, field: "dancing"}))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from peer_samples import Handler, world
 
 from farflung.errors import StorageError
-from farflung.events import Event, Warned
+from farflung.events import DiskAwaited, Event
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import COORDINATOR, PEER, Connection
 from farflung.network.memory import MemoryNetwork
@@ -79,8 +79,8 @@ def test_a_record_that_the_disk_refuses_is_asked_for_again() -> None:
 
     side, calls = run_virtual(main())
     assert (side.hellos, calls) == (2, 5)
-    told = [e.sentence for e in side.events if isinstance(e, Warned)]
-    assert told == ["the journal's copy waits for the disk: no space left"]
+    (told,) = [e for e in side.events if isinstance(e, DiskAwaited)]
+    assert told.sentence == "the journal's copy waits for the disk: no space left"
 
 
 def test_a_node_may_say_hello_again() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from farflung.cli.join import _JoinLine
 from farflung.errors import LinkDown
-from farflung.events import Event, TaskFailed, Warned
+from farflung.events import CertificateNotRenewed, ClockSkewed, Event, TaskFailed
 from farflung.run.certificates import RENEW_EVERY_S as HOST_RENEWS_S
 from farflung.run.certificates import keep_certified
 from farflung.run.join import RENEW_EVERY_S, SKEW_TOLD_S, Joined, tell_skew
@@ -23,7 +23,9 @@ from farflung.sim.loop import run_virtual
 def test_a_clock_that_is_wrong_by_more_than_a_minute_is_told(ahead_s: float, words: str) -> None:
     events: list[Event] = []
     tell_skew(ahead_s, events.append)
-    assert [words in e.sentence for e in events if isinstance(e, Warned)] == [True] * bool(words)
+    assert [words in e.sentence for e in events if isinstance(e, ClockSkewed)] == [True] * bool(
+        words
+    )
 
 
 ERRORS = [KeyError("no such key"), LinkDown("nobody answers"), OSError("no descriptors")]
@@ -46,7 +48,7 @@ async def for_a_while(work: object, seconds: float) -> None:
 
 def check(events: list[Event], times: list[float], every_s: float) -> None:
     assert times == [pytest.approx(every_s * i) for i in (1, 2, 3)]
-    assert [type(e) for e in events] == [TaskFailed, Warned, Warned]
+    assert [type(e) for e in events] == [TaskFailed, CertificateNotRenewed, CertificateNotRenewed]
     assert all("renew" in e.task for e in events if isinstance(e, TaskFailed))
 
 

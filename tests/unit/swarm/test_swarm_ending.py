@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from swarm_driver import Driver, Peer, driver_spec
 
-from farflung.events import Warned
+from farflung.events import LastRoundLacking
 from farflung.network.messages import Moved
 from farflung.swarm.decide import decide
 from farflung.swarm.ending import PATIENCE_S, lacking
@@ -88,7 +88,9 @@ def test_who_never_takes_it_is_not_waited_for_for_ever(keeper: bool) -> None:
     keep_alive(driver, PATIENCE_S - 5)
     assert actions(driver) == ["finish"]
     _, told, _ = decide(driver.state, Tick(), driver.now_s + 5.5)
-    warnings = [a.event for a in told if isinstance(a, Tell) and isinstance(a.event, Warned)]
+    warnings = [
+        a.event for a in told if isinstance(a, Tell) and isinstance(a.event, LastRoundLacking)
+    ]
     assert len(warnings) == 1 and "without the last round at" in warnings[0].sentence
     keep_alive(driver, 20)
     assert actions(driver) == ["finish", "end"]

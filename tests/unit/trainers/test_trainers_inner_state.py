@@ -17,7 +17,7 @@ from farflung.clock import InlineWorkers
 from farflung.config.run import SwarmSpec
 from farflung.disk import Disk, MemoryDisk, RealDisk
 from farflung.errors import CorruptState, LinkDown, StorageError
-from farflung.events import Event, InnerStateLoaded, Warned
+from farflung.events import Event, InnerStateLoaded, InnerStateSkipped
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.inner.seam import SharedState
@@ -101,7 +101,7 @@ class Place:
 
     @property
     def warnings(self) -> list[str]:
-        return [e.sentence for e in self.events if isinstance(e, Warned)]
+        return [e.sentence for e in self.events if isinstance(e, InnerStateSkipped)]
 
     @property
     def loaded(self) -> list[InnerStateLoaded]:
