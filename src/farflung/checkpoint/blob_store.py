@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farflung.disk import Disk
+from farflung.errors import StorageError
 from farflung.hashing import digest
 from farflung.ids import Hash
 
@@ -17,7 +18,10 @@ HASH_BYTES = 32
 
 
 class BlobStore:
-    """Blobs of one node. Writes are atomic; reading never trusts a name from the wire."""
+    """Blobs of one node. Writes are atomic; reading never trusts a name from the wire.
+
+    Called from the worker pool: every method may wait for the disk.
+    """
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -26,8 +30,12 @@ class BlobStore:
     def put(self, data: bytes | memoryview) -> Hash:
         name = digest(data)
         if not self.has(name):
-            self._disk.replace(_path(name), data)
+            self.put_as(name, data)
         return name
+
+    def put_as(self, name: Hash, data: bytes | memoryview) -> None:
+        """Bytes whose hash is known already. Raises StorageError."""
+        self._disk.replace(_path(name), data)
 
     def has(self, name: bytes) -> bool:
         if len(name) != HASH_BYTES:
@@ -39,20 +47,19 @@ class BlobStore:
         self._files[bytes(name)] = path
 
     def get(self, name: bytes) -> bytes | None:
+        """All of a blob; None when it is not here. Raises StorageError."""
         if len(name) != HASH_BYTES:
             return None
         if name in self._files:
-            return self._files[name].read_bytes()
+            return _read_file(self._files[name], 0, -1)
         return self._disk.read(_path(name))
 
     def read(self, name: bytes, offset: int, length: int) -> bytes | None:
-        """A piece; None when the blob is not here."""
+        """A piece; None when the blob is not here. Raises StorageError."""
         if len(name) != HASH_BYTES or offset < 0 or length < 0:
             return None
         if name in self._files:
-            with self._files[name].open("rb") as file:
-                file.seek(offset)
-                return file.read(length)
+            return _read_file(self._files[name], offset, length)
         if self._disk.size(_path(name)) is None:
             return None
         return self._disk.read_at(_path(name), offset, length)
@@ -77,6 +84,18 @@ class BlobStore:
         for name in gone:
             self._disk.remove(f"{FOLDER}/{name}")
         return len(gone)
+
+
+def _read_file(path: Path, offset: int, length: int) -> bytes | None:
+    """None when somebody removed it. Raises StorageError."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror or error}") from error
 
 
 def _path(name: bytes) -> str:

@@ -74,7 +74,7 @@ class Agent:
         self.follower = Follower(
             disk=world.disk, journal=journal, blobs=self.blobs, workers=world.workers
         )
-        self.plant = Serving(self.follower, self.blobs, world.disk, world.clock, world.emit)
+        self.plant = Serving(self.follower, self.blobs, world)
         self.mesh = Mesh(
             node=config.node,
             run=config.run,
@@ -203,7 +203,7 @@ class Agent:
         """State from disk or donors, shared with a fresh trainer."""
         spec = self.follower.spec
         state = OuterState(Layout.from_json(genesis.layout), spec.outer)
-        self.catch_up.house.open(state)
+        await self.catch_up.house.open(state)
         if self.trainer is not None:
             state.anchor = self.trainer.shared.anchor
         elif self._make_trainer is not None:
@@ -212,7 +212,7 @@ class Agent:
         await self.follower.bring_up(
             state, self.catch_up.source, trust_disk=not self._distrust, at_least=self._at_least
         )
-        self.catch_up.house.fetched()
+        await self.catch_up.house.fetched()
         self._distrust = False
         if self.trainer is not None:
             self._phase = "loading"
@@ -254,7 +254,7 @@ class Agent:
             await self.averager.close()
         self.averager = self.applier.averager = self.plant.averager = None
         await self.catch_up.replay.close()
-        self.catch_up.house.before_fetch()
+        await self.catch_up.house.before_fetch()
         self.follower.forget()
 
     def donors(self) -> list[str]:

@@ -12,16 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from farflung.averaging.reduce import ChunkGrid
+from farflung.checkpoint.snapshot import leaf_count
 from farflung.config.run import OuterSpec
 from farflung.errors import CorruptState
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
 from farflung.network.messages import Slice
 from farflung.outer.codecs import get_codec
-from farflung.outer.fragments import Fragments, gather, make_fragments, scatter, size
+from farflung.outer.fragments import Fragment, Fragments, cut, gather, make_fragments, scatter, size
 from farflung.outer.layout import Layout
 from farflung.outer.nesterov import outer_step
-from farflung.outer.state_hash import candidate_hash, fragment_hash
+from farflung.outer.state_hash import LEAF_ELEMENTS, candidate_hash, fragment_leaves
 from farflung.swarm.records import SliceHash
 
 Float32 = npt.NDArray[np.float32]
@@ -38,6 +39,8 @@ class OuterState:
         self.anchor = np.zeros(layout.size, np.float32) if anchor is None else anchor
         self.momentum = np.zeros(layout.size, np.float32)
         self.hashes: list[Hash] = [Hash(bytes(32))] * outer.fragments
+        self.leaves: list[tuple[Hash, ...]] = [()] * outer.fragments
+        """Hashes of each fragment's chunks; `hashes` are their roots."""
         self.rounds: list[int] = [-1] * outer.fragments
         """Round that wrote each fragment; -1 is genesis."""
         self.next_round = 0
@@ -62,8 +65,23 @@ class OuterState:
         """Install one fragment of a snapshot."""
         scatter(anchor, self.anchor, self.fragments[fragment])
         scatter(momentum, self.momentum, self.fragments[fragment])
-        self.hashes[fragment] = fragment_hash(anchor, momentum)
+        self.note(fragment, fragment_leaves(anchor, momentum))
         self.rounds[fragment] = round_
+
+    def note(self, fragment: int, leaves: Sequence[Hash]) -> None:
+        """The fragment holds chunks with these hashes."""
+        self.leaves[fragment] = tuple(leaves)
+        self.hashes[fragment] = merkle_root(leaves)
+
+    def chunk(self, fragment: int, index: int) -> tuple[Float32, Fragment]:
+        """(vector, its ranges) of a fragment's index-th chunk: the anchor's, then the momentum's.
+
+        The chunks are the leaves of the fragment's hash.
+        """
+        count = leaf_count(self.elements(fragment))
+        first = index % count * LEAF_ELEMENTS
+        ranges = cut(self.fragments[fragment], first, first + LEAF_ELEMENTS)
+        return self.anchor if index < count else self.momentum, ranges
 
     def decode(
         self, fragment: int, slices: Sequence[Slice | SliceHash], results: Sequence[bytes]
@@ -97,5 +115,5 @@ class OuterState:
         outer_step(anchor, moment, gradient, lr, momentum, out_anchor=anchor, out_momentum=moment)
         scatter(anchor, self.anchor, self.fragments[fragment])
         scatter(moment, self.momentum, self.fragments[fragment])
-        self.hashes[fragment] = fragment_hash(anchor, moment)
+        self.note(fragment, fragment_leaves(anchor, moment))
         return self.hashes[fragment]

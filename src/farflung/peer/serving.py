@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.input_log import InputLog
 from farflung.checkpoint.snapshot import newest
-from farflung.clock import Clock
-from farflung.disk import Disk
 from farflung.errors import ProtocolError, StorageError
-from farflung.events import Emit, Warned
+from farflung.events import Warned
 from farflung.network.messages import Attempt, BulkHeader, CatalogueReply, InnerOffer, JournalFrames
 from farflung.peer.averager import Averager
 from farflung.peer.follower import Follower
 from farflung.peer.pins import Pins
 from farflung.trainers.inner_state import InnerStates
+from farflung.world import World
 
 JOURNAL_BYTES = 512 << 10
 """Of journal records in one message."""
@@ -24,15 +23,14 @@ JOURNAL_BYTES = 512 << 10
 class Serving:
     """Answers the mesh; used only from the agent's loop."""
 
-    def __init__(
-        self, follower: Follower, blobs: BlobStore, disk: Disk, clock: Clock, emit: Emit
-    ) -> None:
+    def __init__(self, follower: Follower, blobs: BlobStore, world: World) -> None:
         self.follower = follower
         self.blobs = blobs
-        self.inputs = InputLog(disk)
-        self.pins = Pins(clock)
-        self._disk = disk
-        self._emit = emit
+        self.inputs = InputLog(world.disk)
+        self.pins = Pins(world.clock)
+        self._disk = world.disk
+        self._workers = world.workers
+        self._emit = world.emit
         self.averager: Averager | None = None
         self.inner: InnerStates | None = None
 
@@ -49,20 +47,22 @@ class Serving:
         if self.averager is not None:
             self.averager.on_link_lost(node)
 
-    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
-        """A piece for another node: what it belongs to is kept for a while."""
-        found = self.follower.log.read(name, offset, length)
-        if found is not None:
+    async def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
+        """A piece for another node: what it belongs to is kept for a while. The tables are looked
+        at here, the disk is read in the pool. Raises StorageError."""
+        place = self.follower.log.place(name, offset, length)
+        if place is not None:
             round_ = self.follower.log.round_of(name)
             if round_ is not None:
                 self.pins.touch_round(round_)
-            return found
+            path, at = place
+            return await self._workers.run(lambda: self._disk.read_at(path, at, length))
         if self.inner is not None:
-            found = self.inner.read(name, offset, length)
-        if found is not None:
-            return found
+            found = await self.inner.read(name, offset, length)
+            if found is not None:
+                return found
         self.pins.touch(name)
-        return self.blobs.read(name, offset, length)
+        return await self._workers.run(lambda: self.blobs.read(name, offset, length))
 
     def inner_offer(self) -> InnerOffer:
         if self.inner is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -65,7 +66,9 @@ class DataFetch:
         self, agent: Agent, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
         """One file; a part that is already here is kept."""
-        if path.exists() and path.stat().st_size == n_bytes and _hash(path) == name:
+        hashed = agent.world.workers.run
+        whole = path.exists() and path.stat().st_size == n_bytes
+        if whole and await hashed(lambda: _hash(path)) == name:
             return
         part = path.with_name(f"{path.name}.part")
         while not path.exists():
@@ -75,7 +78,7 @@ class DataFetch:
                 agent.world.emit(Warned(sentence=f"{path.name} is not here yet: {error}"))
                 await asyncio.sleep(RETRY_S)
                 continue
-            if _hash(part) == name:
+            if await hashed(lambda: _hash(part)) == name:
                 part.replace(path)
             else:
                 agent.world.emit(Warned(sentence=f"{path.name} came damaged; fetching it again"))
@@ -92,11 +95,15 @@ class DataFetch:
             pieces = await asyncio.gather(
                 *(ask(donors, name, at, min(PIECE_BYTES, n_bytes - at)) for at in wanted)
             )
-            with part.open("ab") as file:
-                file.write(b"".join(pieces))
+            await agent.world.workers.run(partial(_append, part, pieces))
             offset += sum(len(p) for p in pieces)
             if self._on_bytes is not None:
                 self._on_bytes(progress[0] + offset, progress[1])
+
+
+def _append(path: Path, pieces: list[bytes]) -> None:
+    with path.open("ab") as file:
+        file.writelines(pieces)
 
 
 def _hash(path: Path) -> Hash:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,7 +50,9 @@ class _Pending:
 class BlobExchange:
     """Asks and answers for one node. Used only from its event loop."""
 
-    def __init__(self, mesh: Reacher, read: Callable[[bytes, int, int], bytes | None]) -> None:
+    def __init__(
+        self, mesh: Reacher, read: Callable[[bytes, int, int], Awaitable[bytes | None]]
+    ) -> None:
         self._mesh = mesh
         self._read = read
         self._pending: dict[_Key, _Pending] = {}
@@ -210,7 +212,7 @@ class BlobExchange:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, link: Connection) -> None:
-        """Answer a link's requests in order; the frames of a round go first."""
+        """Answer a link's requests in order, one at a time; the frames of a round go first."""
         while queue := self._queues.get(link):
             ask = queue.popleft()
             try:
@@ -219,7 +221,7 @@ class BlobExchange:
             except TimeoutError:
                 pass  # rounds that never pause must not starve a joiner
             try:
-                data = self._read(ask.hash, ask.offset, ask.length)
+                data = await self._read(ask.hash, ask.offset, ask.length)
             except StorageError:
                 data = None
             missing = data is None or len(data) != ask.length

@@ -42,7 +42,7 @@ class Plant:
 
     def on_link_lost(self, node: str) -> None: ...
 
-    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
+    async def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
         if self.breaks:
             raise StorageError("the disk is broken")
         data = self.blobs.get(name)
