@@ -139,14 +139,28 @@ def test_a_fetched_last_round_outlives_a_power_cut() -> None:
 
     async def story(swarm: SimSwarm) -> None:
         keeper = swarm.nodes[KEEPER]
+
+        def nothing_to_replay() -> bool:
+            assert keeper.agent is not None
+            follower, pointer = keeper.agent.follower, newest(keeper.disk)
+            rounds = {follower.resolved, follower.state.next_round}
+            return pointer is not None and rounds == {pointer.next_round}
+
         await swarm.committed(2)
+        await swarm.until(nothing_to_replay)  # a round that it applies would sync its journal
         await swarm.kill(KEEPER)
         await swarm.until(lambda: swarm.picture.finished)
         swarm.spawn(KEEPER)
+        assert keeper.life is not None
+        keeper.life.listen = lambda e: (
+            swarm.strike(KEEPER) if isinstance(e, SnapshotFetched) else None
+        )
         await swarm.until(lambda: any(isinstance(e, SnapshotFetched) for e in keeper.events))
         await swarm.kill(KEEPER)
         fetched.extend(e.next_round for e in keeper.events if isinstance(e, SnapshotFetched))
         keeper.events.clear()
+        # Before it hears from the coordinator it has its disk alone.
+        swarm.network.set_delay(keeper.node, COORDINATOR_NODE, 1.0)
         swarm.spawn(KEEPER)
         await swarm.finished()
 

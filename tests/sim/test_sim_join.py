@@ -199,8 +199,8 @@ def damage(swarm: SimSwarm, label: str) -> None:
     exchange = agent.node.mesh.blobs
     read = exchange._read
 
-    def lie(name: bytes, offset: int, length: int) -> bytes | None:
-        data = read(name, offset, length)
+    async def lie(name: bytes, offset: int, length: int) -> bytes | None:
+        data = await read(name, offset, length)
         return data if data is None or length < 1000 else bytes(len(data))
 
     exchange._read = lie

@@ -19,7 +19,8 @@ HASH_BYTES = 32
 class BlobStore:
     """Blobs of one node. Writes are atomic; reading never trusts a name from the wire.
 
-    Whatever the disk refuses is a StorageError, a file that has vanished included.
+    Whatever the disk refuses is a StorageError, a file that has vanished included. Called from
+    the worker pool: every method may wait for the disk.
     """
 
     def __init__(self, disk: Disk) -> None:
@@ -29,8 +30,12 @@ class BlobStore:
     def put(self, data: bytes | memoryview) -> Hash:
         name = digest(data)
         if not self.has(name):
-            self._disk.replace(_path(name), data)
+            self.put_as(name, data)
         return name
+
+    def put_as(self, name: Hash, data: bytes | memoryview) -> None:
+        """Bytes whose hash is known already. Raises StorageError."""
+        self._disk.replace(_path(name), data)
 
     def has(self, name: bytes) -> bool:
         if len(name) != HASH_BYTES:
@@ -42,6 +47,7 @@ class BlobStore:
         self._files[bytes(name)] = path
 
     def get(self, name: bytes) -> bytes | None:
+        """All of a blob; None when it is not here. Raises StorageError."""
         if len(name) != HASH_BYTES:
             return None
         if name in self._files:
@@ -50,7 +56,7 @@ class BlobStore:
         return self._disk.read(_path(name))
 
     def read(self, name: bytes, offset: int, length: int) -> bytes | None:
-        """A piece; None when the blob is not here."""
+        """A piece; None when the blob is not here. Raises StorageError."""
         if len(name) != HASH_BYTES or offset < 0 or length < 0:
             return None
         if name in self._files:

@@ -88,14 +88,12 @@ class RoundLog:
             at += length
         return out
 
-    def read(self, name: bytes, offset: int, length: int) -> bytes | None:
-        """A piece of one slice's result; None when it is not here."""
+    def place(self, name: bytes, offset: int, length: int) -> tuple[str, int] | None:
+        """(file, offset in it) of a piece of one slice's result; None when it is not here."""
         place = self._slices.get(bytes(name))
-        if place is None or self._disk.size(place[0]) is None:
+        if place is None or offset < 0 or length < 0 or offset + length > place[2]:
             return None
-        if offset < 0 or length < 0 or offset + length > place[2]:
-            return None
-        return self._disk.read_at(place[0], place[1] + offset, length)
+        return place[0], place[1] + offset
 
     def length(self, name: bytes) -> int | None:
         place = self._slices.get(bytes(name))

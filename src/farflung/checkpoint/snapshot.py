@@ -1,5 +1,8 @@
 """Snapshots: a set of (fragment, round) versions in hashed 4 MiB chunks.
 
+A snapshot that was written while commits went on may hold a fragment in a later version than
+`next_round` says: whoever replays passes over the commits that it contains already.
+
 Every chunk is a leaf of its fragment's hash, so a joiner checks each one against the journal and
 may take it from anybody.
 """
@@ -44,7 +47,7 @@ class SnapshotManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     version: int
     run: str
     next_round: int
-    """Replay starts with this round."""
+    """Replay starts with this round: every fragment holds all commits below it, perhaps more."""
     fragments: tuple[FragmentVersion, ...]
 
 
@@ -97,20 +100,31 @@ def write_snapshot(
     next_round: int,
     fragments: Sequence[tuple[int, Float32, Float32]],
 ) -> SnapshotPointer:
-    """Store (round, anchor, momentum) of every fragment; the pointer moves last.
+    """Store (round, anchor, momentum) of every fragment that nobody changes meanwhile.
 
     Raises StorageError; an older snapshot then stays valid.
     """
     versions = []
     for round_, anchor, momentum in fragments:
         leaves = [store.put(leaf) for part in (anchor, momentum) for leaf in _leaves(part)]
-        versions.append(
-            FragmentVersion(
-                round=round_,
-                elements=anchor.size,
-                leaves=tuple(leaf.hex() for leaf in leaves),
-            )
-        )
+        versions.append(version_of(round_, anchor.size, leaves))
+    return finish_snapshot(disk, store, run, next_round, versions)
+
+
+def version_of(round_: int, elements: int, leaves: Sequence[bytes]) -> FragmentVersion:
+    return FragmentVersion(
+        round=round_, elements=elements, leaves=tuple(leaf.hex() for leaf in leaves)
+    )
+
+
+def finish_snapshot(
+    disk: Disk,
+    store: BlobStore,
+    run: str,
+    next_round: int,
+    versions: Sequence[FragmentVersion],
+) -> SnapshotPointer:
+    """All chunks are stored: write the manifest; the pointer moves last. Raises StorageError."""
     hit("snapshot.chunks-written")
     manifest = SnapshotManifest(
         version=SNAPSHOT_VERSION, run=run, next_round=next_round, fragments=tuple(versions)
@@ -138,7 +152,7 @@ def newest(disk: Disk) -> SnapshotPointer | None:
 
 
 def chunk_bytes(fragment: FragmentVersion, index: int) -> int:
-    """Bytes of the index-th chunk of a fragment version."""
+    """Bytes of the index-th chunk of a fragment version: the anchor's, then the momentum's."""
     count = leaf_count(fragment.elements)
     at = index % count
     return 4 * min(LEAF_ELEMENTS, fragment.elements - at * LEAF_ELEMENTS)
@@ -152,19 +166,24 @@ def assemble(
     Raises CorruptState for a missing chunk or a wrong size.
     """
     count = leaf_count(fragment.elements)
-    parts: list[bytes] = []
-    for leaf in fragment.leaves:
-        data = chunk(bytes.fromhex(leaf))
-        if data is None:
-            raise CorruptState(f"snapshot chunk {leaf[:12]} is missing")
-        parts.append(data)
+    parts = [read_chunk(fragment, index, chunk) for index in range(2 * count)]
     anchor, momentum = b"".join(parts[:count]), b"".join(parts[count:])
-    if len(anchor) != 4 * fragment.elements or len(momentum) != 4 * fragment.elements:
-        raise CorruptState("snapshot chunks have the wrong size")
     return np.frombuffer(anchor, np.float32), np.frombuffer(momentum, np.float32)
 
 
-def names_of(pointer: SnapshotPointer, manifest: SnapshotManifest) -> set[bytes]:
-    """Every blob that a snapshot needs, the manifest included."""
-    leaves = {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves}
-    return leaves | {bytes.fromhex(pointer.manifest)}
+def read_chunk(
+    fragment: FragmentVersion, index: int, chunk: Callable[[bytes], bytes | None]
+) -> bytes:
+    """The index-th chunk, not compared with its hash. CorruptState: missing, or a wrong size."""
+    leaf = fragment.leaves[index]
+    data = chunk(bytes.fromhex(leaf))
+    if data is None:
+        raise CorruptState(f"snapshot chunk {leaf[:12]} is missing")
+    if len(data) != chunk_bytes(fragment, index):
+        raise CorruptState("snapshot chunks have the wrong size")
+    return data
+
+
+def names_of(name: bytes, manifest: SnapshotManifest) -> set[bytes]:
+    """Every blob that a snapshot needs; `name` is the manifest's own."""
+    return {bytes.fromhex(leaf) for f in manifest.fragments for leaf in f.leaves} | {bytes(name)}

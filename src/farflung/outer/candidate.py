@@ -32,7 +32,10 @@ class Stepped:
 
     anchor: Float32
     momentum: Float32
+    leaves: tuple[Hash, ...]
+    """Hashes of their 4 MiB chunks: the anchor's, then the momentum's."""
     hash: Hash
+    """The fragment's: the Merkle root over the leaves."""
 
 
 class StepAhead:
@@ -87,7 +90,8 @@ class StepAhead:
 
     def finish(self) -> Stepped:
         """Raises ValueError when the gradient of some elements never came."""
-        return Stepped(self._anchor, self._momentum, self._leaves.root())
+        leaves = self._leaves.all()
+        return Stepped(self._anchor, self._momentum, leaves, merkle_root(leaves))
 
 
 @dataclass
@@ -125,12 +129,12 @@ class _Leaves:
         if self._filled[index] == self._length(index):
             self._close(index)
 
-    def root(self) -> Hash:
+    def all(self) -> tuple[Hash, ...]:
         if len(self._hashes) != self._count:
             missing = self._anchor.size - sum(self._filled)
             raise ValueError(f"the gradient of {missing} elements is missing")
         pairs = [self._hashes[i] for i in range(self._count)]
-        return merkle_root([a for a, _ in pairs] + [m for _, m in pairs])
+        return (*(a for a, _ in pairs), *(m for _, m in pairs))
 
     def _length(self, index: int) -> int:
         return min(LEAF_ELEMENTS, self._anchor.size - index * LEAF_ELEMENTS)

@@ -77,6 +77,17 @@ def view_or_gather(flat_N: Float32, fragment: Fragment) -> Float32:
     return gather(flat_N, fragment)
 
 
+def cut(fragment: Fragment, first: int, stop: int) -> Fragment:
+    """The ranges that hold the elements [first, stop) of the fragment's own vector."""
+    parts: list[Range] = []
+    for there, here in places(fragment):
+        begin, end = max(first, here.start), min(stop, here.stop)
+        if begin < end:
+            shift = there.start - here.start
+            parts.append((begin + shift, end + shift))
+    return tuple(parts)
+
+
 def gather(flat_N: Float32, fragment: Fragment, out: Float32 | None = None) -> Float32:
     """A copy of the fragment's elements, float32[F], in the order of its ranges.
 

@@ -145,7 +145,7 @@ class Agent:
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
         self.standing.enter(Phase.SYNCING)
-        state = self._state.empty(genesis)
+        state = await self._state.empty(genesis)
         make_trainer = self._equipment.make_trainer
         if make_trainer is not None and self._trainer is None:
             self._trainer = make_trainer(self.node.follower.spec, state.layout)

@@ -50,7 +50,9 @@ class Applier:
         if self._behind():
             hit("replay.step")
         if commit is None:
-            self._skip(self._follower.state.next_round)
+            await self._skip(self._follower.state.next_round)
+        elif self._follower.holds(commit):
+            await self._pass_over(commit)
         else:
             await self._apply(commit)
         return True
@@ -65,18 +67,30 @@ class Applier:
             generation.averager.resolved(commit.round)
             if generation.runner is not None:
                 generation.runner.on_commit(commit, None if mine is None else mine.credited)
-        self._node.world.emit(
-            Applied(
-                round=commit.round,
-                fragment=commit.fragment,
-                attempt=commit.attempt,
-                fragment_hash=commit.fragment_hash.hex(),
-                state_root=self._follower.state.root.hex(),
-                contributed=mine is not None,
+        await self._applied(commit, contributed=mine is not None)
+
+    async def _pass_over(self, commit: Commit) -> None:
+        """The snapshot holds it: so does a trainer, which began from that anchor."""
+        self._follower.pass_over(commit)
+        if (generation := self._generations.current) is not None:
+            generation.averager.resolved(commit.round)
+        await self._applied(commit, contributed=False)
+
+    async def _applied(self, commit: Commit, *, contributed: bool) -> None:
+        """Say so, unless the state is not yet that of one moment: it has no root to show."""
+        if self._follower.whole:
+            self._node.world.emit(
+                Applied(
+                    round=commit.round,
+                    fragment=commit.fragment,
+                    attempt=commit.attempt,
+                    fragment_hash=commit.fragment_hash.hex(),
+                    state_root=self._follower.state.root.hex(),
+                    contributed=contributed,
+                )
             )
-        )
-        await self._report(commit.round)
-        self._retention.after_round(
+            await self._report(commit.round)
+        await self._retention.after_round(
             commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
         )
 
@@ -125,14 +139,14 @@ class Applier:
         me = (self._node.config.node, self._standing.number)
         return next((c for c in commit.contributors if (c.node, c.generation) == me), None)
 
-    def _skip(self, round_: int) -> None:
+    async def _skip(self, round_: int) -> None:
         self._follower.skip(round_)
         if (generation := self._generations.current) is not None:
             generation.averager.resolved(round_)
             if generation.runner is not None:
                 generation.runner.on_abandon(round_)
         self._node.world.emit(Skipped(round=round_))
-        self._retention.after_round(round_, committed=None, behind=self._behind())
+        await self._retention.after_round(round_, committed=None, behind=self._behind())
 
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""

@@ -12,7 +12,7 @@ from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.rates import WINDOW_S
 from farflung.averaging.reduce import Bytes, Encoded
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
-from farflung.events import AttemptLeft, InputsNotKept, Voted, VoteWithheld
+from farflung.events import AttemptLeft, InputsNotKept, LinkClosed, Voted, VoteWithheld
 from farflung.failpoints import hit, sent
 from farflung.hashing import merkle_root
 from farflung.ids import Hash

@@ -1,25 +1,30 @@
 """Where a node's state comes from: its own snapshot, or a newer one from several peers at once.
 
-Owner: the agent's loop. An interrupted download goes on where it stopped: its manifest is
-remembered in `fetching.json`, its chunks are blobs of this node already.
+Owner: the agent's loop. Manifests and chunks are read, checked and put in place in the pool, chunk
+by chunk. An interrupted download goes on where it stopped: its manifest is remembered in
+`fetching.json`, its chunks are blobs of this node already.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
 
 import msgspec
+import numpy as np
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import (
     POINTER,
     SnapshotManifest,
     SnapshotPointer,
-    assemble,
     chunk_bytes,
     decode_manifest,
     newest,
+    read_chunk,
 )
 from farflung.clock import Clock
 from farflung.errors import CorruptState, LinkDown, StorageError
@@ -28,6 +33,7 @@ from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.network.messages import CatalogueReply
+from farflung.outer.fragments import scatter
 from farflung.peer.follower import Check
 from farflung.peer.node import Node
 from farflung.peer.outer_state import OuterState
@@ -90,37 +96,48 @@ class Bootstrap:
     # ---- my own disk -----------------------------------------------------------------------
 
     async def _from_disk(self, state: OuterState, run: str, check: Check) -> bool:
-        try:
+        def look() -> SnapshotManifest | None:
             pointer = newest(self._disk)
-            data = None if pointer is None else self._blobs.get(bytes.fromhex(pointer.manifest))
-            if data is None:
+            return None if pointer is None else self._read(pointer, state, run, check)
+
+        try:
+            manifest = await self._workers.run(look)
+            if manifest is None:
                 return False
-            manifest = decode_manifest(data, run)
-            check(state, manifest)
-            await self._workers.run(lambda: install(state, manifest, self._blobs))
+            await self._install(state, manifest)
         except (CorruptState, StorageError) as error:
             self._emit(SnapshotUnusable(own=True, reason=str(error)))
             return False
         return True
+
+    def _read(
+        self, pointer: SnapshotPointer, state: OuterState, run: str, check: Check
+    ) -> SnapshotManifest | None:
+        """In the pool: a manifest that is here and that the journal confirms. CorruptState."""
+        data = self._blobs.get(bytes.fromhex(pointer.manifest))
+        return None if data is None else _checked(data, state, run, check)
+
+    async def _install(self, state: OuterState, manifest: SnapshotManifest) -> None:
+        """Raises CorruptState, StorageError."""
+        chunks = installing(state, manifest, self._blobs)
+        while await self._workers.run(lambda: next(chunks, False)):
+            pass
 
     # ---- donors ----------------------------------------------------------------------------
 
     async def _from_donors(self, state: OuterState, run: str, check: Check, at_least: int) -> None:
         started_s = self._clock.now()
         pointer, manifest = await self._choose(state, run, check, at_least)
-        missing, here = self._missing(manifest)
+        missing, here = await self._workers.run(lambda: self._missing(manifest))
         total = here + sum(item.n_bytes for item in missing)
         show = _Show(self._emit, self._clock, here, total)
         done = await self._fetcher.fetch(missing, self._keep, on_progress=show.see)
         try:
-            await self._workers.run(lambda: install(state, manifest, self._blobs))
+            await self._install(state, manifest)
         except CorruptState:
             await self._workers.run(lambda: self._drop_damaged(manifest))
             raise
-        # First: a snapshot that is ahead of its journal could not be used after a power cut.
-        await self._workers.run(self._sync_journal)
-        self._disk.replace(POINTER, msgspec.json.encode(pointer))
-        self._disk.remove(FETCHING)
+        await self._workers.run(lambda: self._count(pointer))
         self._emit(
             SnapshotFetched(
                 next_round=manifest.next_round,
@@ -131,22 +148,33 @@ class Bootstrap:
             )
         )
 
+    def _count(self, pointer: SnapshotPointer) -> None:
+        """In the pool: the fetched snapshot is mine from now on."""
+        # First: a snapshot that is ahead of its journal could not be used after a power cut.
+        self._sync_journal()
+        self._disk.replace(POINTER, msgspec.json.encode(pointer))
+        self._disk.remove(FETCHING)
+
     async def _choose(
         self, state: OuterState, run: str, check: Check, at_least: int
     ) -> tuple[SnapshotPointer, SnapshotManifest]:
         """The interrupted download if it is nearer to its end than a new one, else the newest
         offer that the journal confirms. Raises LinkDown, CorruptState."""
-        old = self._interrupted(state, run, check, at_least)
+        old = await self._workers.run(lambda: self._interrupted(state, run, check, at_least))
         try:
             new = await self._newest(state, run, check, at_least)
         except (LinkDown, CorruptState):
             if old is None:
                 raise
             return old
-        if old is not None and self._left(old[1]) < self._left(new[1]):
-            return old
-        self._disk.replace(FETCHING, msgspec.json.encode(new[0]))
-        return new
+
+        def choose() -> tuple[SnapshotPointer, SnapshotManifest]:
+            if old is not None and self._left(old[1]) < self._left(new[1]):
+                return old
+            self._disk.replace(FETCHING, msgspec.json.encode(new[0]))
+            return new
+
+        return await self._workers.run(choose)
 
     def _interrupted(
         self, state: OuterState, run: str, check: Check, at_least: int
@@ -156,13 +184,11 @@ class Bootstrap:
             return None
         try:
             pointer = msgspec.json.decode(raw, type=SnapshotPointer)
-            data = self._blobs.get(bytes.fromhex(pointer.manifest))
-            if data is None or pointer.next_round < at_least:
-                return None
-            manifest = decode_manifest(data, run)
-            check(state, manifest)
+            manifest = self._read(pointer, state, run, check)
         except (msgspec.DecodeError, ValueError, CorruptState, StorageError):
             return None  # a newer one replaces it
+        if manifest is None or pointer.next_round < at_least:
+            return None
         return pointer, manifest
 
     def _forget_interrupted(self) -> None:
@@ -179,12 +205,11 @@ class Bootstrap:
             others = [d for d in self._donors() if d != donor]
             try:
                 data = await self._exchange.fetch([donor, *others], name, offer.manifest_bytes)
-                manifest = decode_manifest(data, run)
-                check(state, manifest)
+                manifest = await self._workers.run(partial(_checked, data, state, run, check))
             except (LinkDown, CorruptState) as error:
                 failure = error
                 continue
-            await self._workers.run(lambda data=data: self._blobs.put(data))  # type: ignore[misc]
+            await self._workers.run(partial(self._blobs.put, data))
             pointer = SnapshotPointer(
                 manifest=name.hex(), n_bytes=len(data), next_round=manifest.next_round
             )
@@ -295,14 +320,35 @@ def chunks_of(manifest: SnapshotManifest) -> dict[bytes, int]:
     }
 
 
+def _checked(data: bytes, state: OuterState, run: str, check: Check) -> SnapshotManifest:
+    """Raises CorruptState."""
+    manifest = decode_manifest(data, run)
+    check(state, manifest)
+    return manifest
+
+
 def install(state: OuterState, manifest: SnapshotManifest, blobs: BlobStore) -> None:
     """Every fragment of a snapshot into the state. Raises CorruptState, StorageError."""
-    for index, fragment in enumerate(manifest.fragments):
-        if fragment.elements != state.elements(index):
+    for _ in installing(state, manifest, blobs):
+        pass
+
+
+def installing(
+    state: OuterState, manifest: SnapshotManifest, blobs: BlobStore
+) -> Iterator[Literal[True]]:
+    """`install`, with a yield after every chunk: none but the present one is held in memory."""
+    for index, version in enumerate(manifest.fragments):
+        if version.elements != state.elements(index):
             raise CorruptState(f"fragment {index} has another size than the layout says")
-        anchor, momentum = assemble(fragment, blobs.get)
-        state.put(index, fragment.round, anchor, momentum)
-        if state.hashes[index] != fragment.hash:
-            raise CorruptState(f"fragment {index} does not match its manifest")
+        leaves = [Hash(bytes.fromhex(leaf)) for leaf in version.leaves]
+        for at, leaf in enumerate(leaves):
+            data = read_chunk(version, at, blobs.get)
+            if digest(data) != leaf:
+                raise CorruptState(f"fragment {index} does not match its manifest")
+            vector_N, ranges = state.chunk(index, at)
+            scatter(np.frombuffer(data, np.float32), vector_N, ranges)
+            yield True
+        state.note(index, leaves)
+        state.rounds[index] = version.round
     hit("state.installed")
     state.next_round = manifest.next_round

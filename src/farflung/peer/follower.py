@@ -245,7 +245,7 @@ class Follower:
                     state.write(commit.fragment, new)
 
             await to_the_end(self._workers.run(write))
-            state.hashes[commit.fragment] = new.hash
+            state.note(commit.fragment, new.leaves)
             hit("apply.stepped")
             await self._workers.run(self.journal.sync)
             hit("replica.synced")
@@ -254,6 +254,30 @@ class Follower:
             # Last, with no await up to the caller's landing: this wakes the training of the next
             # round, which must find that landing and wait for it.
             self._advance(commit.round)
+
+    def holds(self, commit: Commit) -> bool:
+        """The snapshot that I began with was written while commits went on: it has this one."""
+        return self.state.rounds[commit.fragment] >= commit.round
+
+    @property
+    def whole(self) -> bool:
+        """No fragment holds a round that is not applied: the state is that of one moment."""
+        return max(self.state.rounds) < self.state.next_round
+
+    def pass_over(self, commit: Commit) -> None:
+        """A commit that the state `holds`: only the round number moves on.
+
+        Raises CorruptState when the state is whole then and not what the journal says.
+        """
+        self._check_root(commit)
+        self.log.resolved(commit.round, commit.bytes_root)
+        self._advance(commit.round)
+
+    def _check_root(self, commit: Commit) -> None:
+        """The journal names the root of the whole state, with no fragment ahead of the commit."""
+        whole = max(self.state.rounds) <= commit.round
+        if whole and self.state.root != commit.state_root:
+            raise CorruptState(f"my state after round {commit.round} is not the journal's")
 
     def skip(self, round_: int) -> None:
         """A journalled abandon: only the round number moves on."""

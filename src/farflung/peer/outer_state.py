@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farflung.averaging.reduce import ChunkGrid
+from farflung.checkpoint.snapshot import leaf_count
 from farflung.config.run import OuterSpec
 from farflung.errors import CorruptState
 from farflung.hashing import merkle_root
@@ -21,7 +22,9 @@ from farflung.network.messages import Slice
 from farflung.outer.candidate import StepAhead, Stepped
 from farflung.outer.codecs import get_codec
 from farflung.outer.fragments import (
+    Fragment,
     Fragments,
+    cut,
     gather,
     make_fragments,
     scatter,
@@ -29,7 +32,7 @@ from farflung.outer.fragments import (
     view_or_gather,
 )
 from farflung.outer.layout import Layout
-from farflung.outer.state_hash import fragment_hash
+from farflung.outer.state_hash import LEAF_ELEMENTS, fragment_leaves
 from farflung.swarm.records import Commit, SliceHash
 
 Float32 = npt.NDArray[np.float32]
@@ -57,6 +60,8 @@ class OuterState:
         self.anchor = np.zeros(layout.size, np.float32) if anchor is None else anchor
         self.momentum = np.zeros(layout.size, np.float32)
         self.hashes: list[Hash] = [Hash(bytes(32))] * outer.fragments
+        self.leaves: list[tuple[Hash, ...]] = [()] * outer.fragments
+        """Hashes of each fragment's chunks; `hashes` are their roots."""
         self.rounds: list[int] = [-1] * outer.fragments
         """Round that wrote each fragment; -1 is genesis."""
         self.next_round = 0
@@ -92,8 +97,23 @@ class OuterState:
         """Install one fragment of a snapshot."""
         scatter(anchor, self.anchor, self.fragments[fragment])
         scatter(momentum, self.momentum, self.fragments[fragment])
-        self.hashes[fragment] = fragment_hash(anchor, momentum)
+        self.note(fragment, fragment_leaves(anchor, momentum))
         self.rounds[fragment] = round_
+
+    def note(self, fragment: int, leaves: Sequence[Hash]) -> None:
+        """The fragment holds chunks with these hashes."""
+        self.leaves[fragment] = tuple(leaves)
+        self.hashes[fragment] = merkle_root(leaves)
+
+    def chunk(self, fragment: int, index: int) -> tuple[Float32, Fragment]:
+        """(vector, its ranges) of a fragment's index-th chunk: the anchor's, then the momentum's.
+
+        The chunks are the leaves of the fragment's hash.
+        """
+        count = leaf_count(self.elements(fragment))
+        first = index % count * LEAF_ELEMENTS
+        ranges = cut(self.fragments[fragment], first, first + LEAF_ELEMENTS)
+        return self.anchor if index < count else self.momentum, ranges
 
     def ahead(self, fragment: int, lr: int, momentum: int) -> StepAhead:
         """An outer step on the fragment as it is now, to be fed with slices. Scalars: fp32 bits."""
@@ -132,6 +152,6 @@ class OuterState:
         return merkle_root([new if i == fragment else h for i, h in enumerate(self.hashes)])
 
     def write(self, fragment: int, new: Stepped) -> None:
-        """Copy the step's outcome into the state, at memory speed. The caller enters the hash."""
+        """Copy the step's outcome into the state, at memory speed. The caller notes its leaves."""
         scatter(new.anchor, self.anchor, self.fragments[fragment])
         scatter(new.momentum, self.momentum, self.fragments[fragment])

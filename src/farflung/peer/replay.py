@@ -113,7 +113,8 @@ class Replay:
     def _run_ahead(self, round_: int) -> None:
         for number in range(round_ + 1, round_ + 1 + AHEAD_ROUNDS):
             commit = self._follower.commit_of(number)
-            if commit is not None and len(self._downloads) <= AHEAD_ROUNDS:
+            wanted = commit is not None and not self._follower.holds(commit)
+            if commit is not None and wanted and len(self._downloads) <= AHEAD_ROUNDS:
                 self._start(commit)
 
     async def _get(self, commit: Commit) -> list[bytes]:

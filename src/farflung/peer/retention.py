@@ -1,7 +1,7 @@
 """A node's own snapshots, how long results and inputs are kept, and the limit on its disk.
 
-Owner: the apply loop. Files are written and removed in the worker pool. A disk that refuses a
-snapshot costs that snapshot only.
+Owner: the apply loop. Snapshots are written, read and removed in the worker pool. A disk that
+refuses a snapshot costs that snapshot only.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from farflung.checkpoint.snapshot import (
     SnapshotPointer,
     decode_manifest,
+    finish_snapshot,
     names_of,
     newest,
-    write_snapshot,
 )
 from farflung.errors import CorruptState, StorageError
 from farflung.events import LogTrimmedByLimit, SnapshotSkipped
@@ -29,6 +29,7 @@ from farflung.peer.disk_budget import (
 from farflung.peer.node import Node
 from farflung.peer.outer_state import OuterState
 from farflung.peer.pins import LONGEST_LOG, Pins
+from farflung.peer.snapshot_writer import SnapshotWriter
 from farflung.tasks import Tasks, nothing_else
 
 
@@ -56,38 +57,61 @@ class Retention:
         """Complete snapshots on this disk, oldest first."""
         self._saving: asyncio.Task[None] | None = None
         self._tasks = Tasks(self._emit, nothing_else)  # a fault costs that snapshot
+        self._writer: SnapshotWriter | None = None
+        self._writing_bytes = 0
+        """Room that the snapshot which is being written was given."""
+        self._blob_files = asyncio.Lock()
+        """Held while blobs are written or collected: what a snapshot needs must not go."""
         self._leftovers_until: int | None = None
         """-1: they are gone."""
         self._warned_trim = False
 
     # ---- the limit -------------------------------------------------------------------------
 
-    def open(self, state: OuterState) -> None:
+    async def open(self, state: OuterState) -> None:
         """Before a state is fetched. Raises ConfigError when --max-disk is below the need."""
-        cache = self._blobs.file_bytes() if self._role == Role.TRAINER else 0
+        cached, self._blob_bytes = await self._workers.run(
+            lambda: (self._blobs.file_bytes(), self._blobs.stored_bytes())
+        )
+        cache = cached if self._role == Role.TRAINER else 0
         self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
         check_limit(self._asked_limit, self._need)
-        self._blob_bytes = self._blobs.stored_bytes()
         usual = self.used + round(DEFAULT_SHARE * self._disk.free_bytes())
         self._limit = self._asked_limit or max(usual, self._need.total)
-        self._learn()
+        await self._learn()
 
     @property
     def used(self) -> int:
         """Bytes of log, snapshots, inputs, cache and what stands beside them."""
         cache = 0 if self._need is None else self._need.cache
         logs = self._follower.log.n_bytes + self._inputs.n_bytes
-        return logs + self._blob_bytes + cache + self._beside()
+        return logs + self._blob_bytes + self._writing_bytes + cache + self._beside()
 
-    def admit(self, wanted: int) -> None:
+    async def admit(self, wanted: int) -> None:
         """Make room for something that a node can do without. Raises StorageError."""
-        if self._need is not None and not self._make_room(max(0, wanted)):
+        if self._need is not None:
+            await self._make_room(max(0, wanted))
+            self._check_room(wanted)
+
+    def _check_room(self, wanted: int) -> None:
+        if self.used + max(0, wanted) > self._limit:
             raise StorageError(
                 f"{show_size(wanted)} more would be above the limit of {show_size(self._limit)}"
             )
 
-    def _make_room(self, wanted: int) -> bool:
+    async def _make_room(self, wanted: int) -> None:
         """Drop the oldest rounds, then the older snapshot, until `wanted` bytes fit."""
+        self._trim_log(wanted)
+        # Not while one is written: it has made its room, and may build on chunks of the older one.
+        if self.used + wanted > self._limit and not self._blob_files.locked():
+            async with self._blob_files:
+                await self._drop_older()
+
+    async def _drop_older(self) -> None:
+        if self._snapshots:
+            await self._collect(self._snapshots[-1:], set())
+
+    def _trim_log(self, wanted: int) -> None:
         hard_floor = self._follower.state.next_round - self._follower.state.outer.window
         log = self._follower.log
         while self.used + wanted > self._limit:
@@ -97,9 +121,6 @@ class Retention:
             self._say_trimmed(oldest)
             log.trim(oldest + 1)
             self._inputs.trim(oldest + 1)
-        if self.used + wanted > self._limit and self._snapshots:
-            self._collect(self._snapshots[-1:], set())
-        return self.used + wanted <= self._limit
 
     def _say_trimmed(self, round_: int) -> None:
         """Once: an operator who wants to verify the whole run should know."""
@@ -109,7 +130,9 @@ class Retention:
 
     # ---- after each round ------------------------------------------------------------------
 
-    def after_round(self, round_: int, *, committed: tuple[int, int] | None, behind: bool) -> None:
+    async def after_round(
+        self, round_: int, *, committed: tuple[int, int] | None, behind: bool
+    ) -> None:
         """Drop what is not needed any more; begin a snapshot when one is due."""
         rules = self._follower.spec.swarm
         self._inputs.resolved(round_, committed)
@@ -118,11 +141,11 @@ class Retention:
             self._follower.log.trim(floor)
         self._drop_leftovers(round_)
         if self.used > self._limit:
-            self._make_room(0)
+            await self._make_room(0)
         due = (round_ + 1) % rules.snapshot_every == 0 and not behind
         idle = self._saving is None or self._saving.done()  # else the disk is slower than that
         if due and idle:
-            self._saving = self._tasks.start(self.snapshot(), "write a snapshot")
+            self._begin()
 
     def _drop_leftovers(self, round_: int) -> None:
         """Results that a former process voted for and that were not committed: gone as soon as
@@ -154,71 +177,103 @@ class Retention:
 
     def before_write(self, fragment: int) -> None:
         """In the pool: a commit is about to change this fragment."""
+        writer = self._writer
+        if writer is not None:
+            writer.keep(fragment)
 
-    async def snapshot(self) -> None:
-        """Write the state; a full disk skips this snapshot and says so."""
-        state = self._follower.state
-        async with self._follower.lock:  # only the copy is made under the lock
-            copies = [
-                (state.rounds[f], state.anchor_of(f), state.momentum_of(f))
-                for f in range(len(state.fragments))
-            ]
-            next_round = state.next_round
-        need = self._need.snapshot if self._need is not None else 0
+    def _begin(self) -> asyncio.Task[None]:
+        writer = self._writer = SnapshotWriter(self._follower, self._blobs, self._workers)
+        self._saving = asyncio.create_task(self._snapshot(writer))
+        return self._saving
+
+    async def _snapshot(self, writer: SnapshotWriter) -> None:
+        """Write the state while commits go on; a full disk skips this snapshot and says so."""
         try:
-            self.admit(need)
-            pointer = await self._workers.run(
-                lambda: write_snapshot(self._disk, self._blobs, self._run, next_round, copies)
-            )
-            self._snapshots = [p for p in self._snapshots if p.manifest != pointer.manifest]
-            self._snapshots.append(pointer)
-            self._collect(self._snapshots[-2:], self._pins.held())
+            async with self._blob_files:
+                await self._write(writer)
         except (StorageError, CorruptState) as error:
             self._emit(SnapshotSkipped(reason=str(error)))
+        finally:
+            self._writer = None
 
-    def _learn(self) -> None:
-        """The snapshot that a former process left: it is served, so it may be pinned."""
+    async def _write(self, writer: SnapshotWriter) -> None:
+        need = self._need.snapshot if self._need is not None else 0
+        if self._need is not None:
+            self._trim_log(need)
+            if self.used + need > self._limit:
+                await self._drop_older()
+            self._check_room(need)
+        self._writing_bytes = need
         try:
+            versions = await writer.write()
+            pointer = await self._workers.run(
+                lambda: finish_snapshot(
+                    self._disk, self._blobs, self._run, writer.next_round, versions
+                )
+            )
+        finally:
+            self._writing_bytes = 0
+        self._snapshots = [p for p in self._snapshots if p.manifest != pointer.manifest]
+        self._snapshots.append(pointer)
+        await self._collect(self._snapshots[-2:], self._pins.held())
+
+    async def _learn(self) -> None:
+        """The snapshot that a former process left: it is served, so it may be pinned."""
+
+        def look() -> tuple[SnapshotPointer, set[bytes]] | None:
             pointer = newest(self._disk)
-            names = set() if pointer is None else self._names(pointer)
+            return None if pointer is None else (pointer, self._names(pointer))
+
+        try:
+            found = await self._workers.run(look)
         except (CorruptState, StorageError):
             return  # whoever reads the state says so
-        if pointer is not None and pointer not in self._snapshots:
+        if found is not None and found[0] not in self._snapshots:
+            pointer, names = found
             self._snapshots.append(pointer)
             self._pins.know(pointer.manifest, pointer.next_round, names)
 
-    def fetched(self) -> None:
+    async def fetched(self) -> None:
         """A donor's snapshot is now mine."""
-        self._blob_bytes = self._blobs.stored_bytes()
-        self._learn()
+        self._blob_bytes = await self._workers.run(self._blobs.stored_bytes)
+        await self._learn()
 
-    def before_fetch(self) -> None:
-        """Another snapshot comes: make room for it beside mine."""
+    async def before_fetch(self) -> None:
+        """The state goes and another snapshot comes: no more is written of the one that is being
+        written, and there is room beside the last whole one."""
+        if self._writer is not None:
+            self._writer.abandon()
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
         if self._need is not None:
-            self._make_room(self._need.snapshot)
+            await self._make_room(self._need.snapshot)
 
-    def _collect(self, kept: list[SnapshotPointer], pinned: set[str]) -> None:
+    async def _collect(self, kept: list[SnapshotPointer], pinned: set[str]) -> None:
         """Keep these snapshots (the newest and, so that a joiner in mid-copy can end, the one
-        before) and those that somebody copies."""
+        before) and those that somebody copies. Within `_blob_files`."""
         held = [p for p in self._snapshots if p in kept or p.manifest in pinned]
-        names: set[bytes] = set()
-        for pointer in held:
-            of_this = self._names(pointer)
-            self._pins.know(pointer.manifest, pointer.next_round, of_this)
-            names |= of_this
         genesis = self._follower.genesis
-        if self._role != Role.TRAINER and genesis is not None:
-            names |= self._names(
-                SnapshotPointer(manifest=genesis.snapshot.hex(), n_bytes=0, next_round=0)
-            )
-        self._blobs.keep_only(names)
+        first = genesis.snapshot if genesis is not None and self._role != Role.TRAINER else None
+
+        def collect() -> tuple[list[set[bytes]], int]:
+            names = [self._names(pointer) for pointer in held]
+            others = [] if first is None else [self._names_in(first)]
+            self._blobs.keep_only({name for group in [*names, *others] for name in group})
+            return names, self._blobs.stored_bytes()
+
+        names, self._blob_bytes = await self._workers.run(collect)
         self._snapshots = held
+        for pointer, of_this in zip(held, names, strict=True):
+            self._pins.know(pointer.manifest, pointer.next_round, of_this)
         self._pins.forget_all_but({p.manifest for p in held})
-        self._blob_bytes = self._blobs.stored_bytes()
 
     def _names(self, pointer: SnapshotPointer) -> set[bytes]:
-        data = self._blobs.get(bytes.fromhex(pointer.manifest))
-        return set() if data is None else names_of(pointer, decode_manifest(data, self._run))
+        """In the pool: every blob that a snapshot needs. Raises CorruptState, StorageError."""
+        return self._names_in(bytes.fromhex(pointer.manifest))
+
+    def _names_in(self, manifest: bytes) -> set[bytes]:
+        data = self._blobs.get(manifest)
+        return set() if data is None else names_of(manifest, decode_manifest(data, self._run))
 
     async def keep(self) -> bool:
         """A snapshot of the state as it is now is on this disk, written if need be. Safe to cancel:
@@ -226,9 +281,9 @@ class Retention:
         if self._saving is not None:
             await asyncio.wait({self._saving})
         if not self._newest_is_now():
-            self._saving = self._tasks.start(self.snapshot(), "write a snapshot")
-            await asyncio.wait({self._saving})
-            self._saving.result()
+            saving = self._begin()
+            await asyncio.wait({saving})
+            saving.result()
         return self._newest_is_now()
 
     def _newest_is_now(self) -> bool:

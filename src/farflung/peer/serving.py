@@ -12,8 +12,8 @@ from farflung.network.messages import (
     JournalFrames,
     SliceResult,
 )
-from farflung.peer.follower import Follower
 from farflung.peer.generations import Generations
+from farflung.peer.node import Node
 from farflung.peer.pins import Pins
 from farflung.trainers.inner_state import InnerStates
 
@@ -26,12 +26,14 @@ class Serving:
 
     def __init__(
         self,
-        follower: Follower,
+        node: Node,
         generations: Generations,
         pins: Pins,
-        inner: InnerStates | None,
+        inner: InnerStates,
     ) -> None:
-        self._follower = follower
+        self._follower = node.follower
+        self._disk = node.world.disk
+        self._workers = node.world.workers
         self._generations = generations
         self._pins = pins
         self._inner = inner
@@ -56,29 +58,27 @@ class Serving:
         if self._generations.current is not None:
             self._generations.current.averager.on_link_lost(node)
 
-    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
-        """A piece for another node: what it belongs to is kept for a while."""
-        found = self._follower.log.read(name, offset, length)
-        if found is not None:
+    async def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
+        """A piece for another node: what it belongs to is kept for a while. The tables are looked
+        at here, the disk is read in the pool. Raises StorageError."""
+        place = self._follower.log.place(name, offset, length)
+        if place is not None:
             round_ = self._follower.log.round_of(name)
             if round_ is not None:
                 self._pins.touch_round(round_)
-            return found
-        if self._inner is not None:
-            found = self._inner.read(name, offset, length)
+            path, at = place
+            return await self._workers.run(lambda: self._disk.read_at(path, at, length))
+        found = await self._inner.read(name, offset, length)
         if found is not None:
             return found
         self._pins.touch(name)
-        return self._follower.blobs.read(name, offset, length)
+        return await self._workers.run(lambda: self._follower.blobs.read(name, offset, length))
 
     def inner_offer(self) -> InnerOffer:
-        if self._inner is None:
-            return InnerOffer(manifest=b"", manifest_bytes=0)
         return self._inner.offer()
 
     def on_inner_offer(self, node: str, offer: InnerOffer) -> None:
-        if self._inner is not None:
-            self._inner.on_offer(node, offer)
+        self._inner.on_offer(node, offer)
 
     def catalogue(self) -> CatalogueReply:
         pointer = newest(self._follower.disk)

@@ -30,10 +30,10 @@ class StateLifecycle:
         self._at_least = 0
         """Result bytes of the rounds below are gone everywhere."""
 
-    def empty(self, genesis: Genesis) -> OuterState:
+    async def empty(self, genesis: Genesis) -> OuterState:
         """A state of the run's shape; ConfigError when --max-disk is too small for it."""
         state = OuterState(Layout.from_json(genesis.layout), self._node.follower.spec.outer)
-        self._retention.open(state)
+        await self._retention.open(state)
         return state
 
     async def fill(self, state: OuterState, shared: SharedAnchor | None) -> None:
@@ -43,7 +43,7 @@ class StateLifecycle:
         await self._node.follower.bring_up(
             state, self._bootstrap, trust_disk=not self._distrust, at_least=self._at_least
         )
-        self._retention.fetched()
+        await self._retention.fetched()
         self._distrust = False
 
     async def forget(self, error: BaseException) -> None:
@@ -58,7 +58,7 @@ class StateLifecycle:
         if isinstance(error, LogTrimmed):
             self._at_least = max(self._at_least, round_ + 1)
         await self._replay.close()
-        self._retention.before_fetch()
+        await self._retention.before_fetch()
         self._node.follower.forget()
         if isinstance(error, StorageError):
             await asyncio.sleep(RETRY_S[0])

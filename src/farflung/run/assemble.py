@@ -147,7 +147,7 @@ def assemble_agent(
         generations=generations,
         state=StateLifecycle(node, bootstrap, replay, retention),
         applier=applier,
-        serving=Serving(follower, generations, pins, inner),
+        serving=Serving(node, generations, pins, inner),
         messages=ControlMessages(node, standing, generations, applier),
         ending=Ending(node, retention),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from blake3 import blake3
@@ -66,7 +67,9 @@ class DataFetch:
         self, node: Node, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
         """One file; a part that is already here is kept."""
-        if path.exists() and path.stat().st_size == n_bytes and _hash(path) == name:
+        hashed = node.world.workers.run
+        whole = path.exists() and path.stat().st_size == n_bytes
+        if whole and await hashed(lambda: _hash(path)) == name:
             return
         part = path.with_name(f"{path.name}.part")
         while not path.exists():
@@ -76,7 +79,7 @@ class DataFetch:
                 node.world.emit(FetchDelayed(what=path.name, reason=str(error)))
                 await asyncio.sleep(RETRY_S)
                 continue
-            if _hash(part) == name:
+            if await hashed(lambda: _hash(part)) == name:
                 part.replace(path)
             else:
                 node.world.emit(FetchDelayed(what=path.name, reason="it came damaged"))
@@ -93,11 +96,15 @@ class DataFetch:
             pieces = await asyncio.gather(
                 *(ask(donors, name, at, min(PIECE_BYTES, n_bytes - at)) for at in wanted)
             )
-            with part.open("ab") as file:
-                file.write(b"".join(pieces))
+            await node.world.workers.run(partial(_append, part, pieces))
             offset += sum(len(p) for p in pieces)
             if self._on_bytes is not None:
                 self._on_bytes(progress[0] + offset, progress[1])
+
+
+def _append(path: Path, pieces: list[bytes]) -> None:
+    with path.open("ab") as file:
+        file.writelines(pieces)
 
 
 def _hash(path: Path) -> Hash:

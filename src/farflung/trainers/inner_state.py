@@ -11,8 +11,9 @@ written. The trainer writes and reads them; the agent hashes and serves. Owned b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import msgspec
@@ -121,7 +122,7 @@ class InnerStates:
         mesh: LinkSource,
         donors: Callable[[], list[str]],
         state: Callable[[], NodeState | None],
-        admit: Callable[[int], None] = lambda _: None,
+        admit: Callable[[int], Awaitable[None]],
     ) -> None:
         """`rule`: what a new peer takes, `fresh` or `donor`. `state`: what the node holds.
         `admit`: raises StorageError when so many bytes more would be above --max-disk."""
@@ -168,7 +169,7 @@ class InnerStates:
     async def _save(self, trainer: TrainerPort) -> None:
         file = self._next_file()
         try:
-            self._admit(self._expected_bytes() - (self._disk.size(file) or 0))
+            await self._admit(self._expected_bytes() - (self._disk.size(file) or 0))
             self._forget(file)
             note = await trainer.save_inner(file)
             if note:
@@ -250,7 +251,7 @@ class InnerStates:
 
     # ---- serving ---------------------------------------------------------------------------
 
-    def read(self, name: bytes, offset: int, length: int) -> bytes | None:
+    async def read(self, name: bytes, offset: int, length: int) -> bytes | None:
         """A piece of a manifest or chunk; None when it is not here."""
         if offset < 0 or length < 0:
             return None
@@ -260,8 +261,9 @@ class InnerStates:
         place = self._chunks.get(bytes(name))
         if place is None or offset + length > CHUNK_BYTES:
             return None
+        file, at = place
         try:
-            return self._disk.read_at(place[0], place[1] + offset, length)
+            return await self._workers.run(lambda: self._disk.read_at(file, at + offset, length))
         except StorageError:
             return None  # another donor will do
 
@@ -359,20 +361,24 @@ class InnerStates:
             raise CorruptState(f"{donor[:8]} offers an inner state of an impossible size")
         data = await exchange.fetch([donor], Hash(offer.manifest), offer.manifest_bytes)
         manifest = self._check(donor, data, most)
-        self._admit(manifest.n_bytes - (self._disk.size(file) or 0))
+        await self._admit(manifest.n_bytes - (self._disk.size(file) or 0))
         self._forget(file)
-        self._disk.remove(file)
+        await self._workers.run(lambda: self._disk.remove(file))
         for index, name in enumerate(manifest.chunks):
             n_bytes = min(CHUNK_BYTES, manifest.n_bytes - index * CHUNK_BYTES)
             chunk = await exchange.fetch([donor], Hash(bytes.fromhex(name)), n_bytes)
-            if index == 0 and read_header(chunk, self._sizes())[2] != manifest.n_bytes:
-                raise CorruptState(f"{donor[:8]} offers an inner state of the wrong size")
-            self._disk.append(file, chunk)
+            if index == 0:
+                await self._workers.run(partial(self._check_size, donor, chunk, manifest))
+            await self._workers.run(partial(self._disk.append, file, chunk))
         kept = await self._workers.run(lambda: self._describe(file))
         if kept.manifest != manifest:
             raise CorruptState(f"{donor[:8]} describes its inner state wrongly")
         self._remember(kept)
         return kept
+
+    def _check_size(self, donor: str, first: bytes, manifest: InnerManifest) -> None:
+        if read_header(first, self._sizes())[2] != manifest.n_bytes:
+            raise CorruptState(f"{donor[:8]} offers an inner state of the wrong size")
 
     def _check(self, donor: str, data: bytes, most: int) -> InnerManifest:
         try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,10 @@ class BlobExchange:
     """Asks and answers for one node. Used only from its event loop."""
 
     def __init__(
-        self, mesh: Reacher, read: Callable[[bytes, int, int], bytes | None], tasks: Tasks
+        self,
+        mesh: Reacher,
+        read: Callable[[bytes, int, int], Awaitable[bytes | None]],
+        tasks: Tasks,
     ) -> None:
         """`read` says None or raises StorageError for what is not here. `tasks`: the mesh's."""
         self._mesh = mesh
@@ -214,7 +217,7 @@ class BlobExchange:
         )
 
     async def _serve(self, link: Connection) -> None:
-        """Answer a link's requests in order; the frames of a round go first."""
+        """Answer a link's requests in order, one at a time; the frames of a round go first."""
         try:
             while queue := self._queues.get(link):
                 await self._answer_one(link, queue.popleft())
@@ -230,7 +233,7 @@ class BlobExchange:
         except TimeoutError:
             pass  # rounds that never pause must not starve a joiner
         try:
-            data = self._read(ask.hash, ask.offset, ask.length)
+            data = await self._read(ask.hash, ask.offset, ask.length)
         except StorageError:
             data = None
         missing = data is None or len(data) != ask.length

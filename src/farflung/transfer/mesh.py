@@ -46,7 +46,8 @@ class NodeServices(Protocol):
 
     def on_link_lost(self, node: str) -> None: ...
 
-    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None: ...
+    async def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
+        """A piece of what the name is the hash of; None: not here. Raises StorageError."""
 
     def catalogue(self) -> CatalogueReply: ...
 

@@ -88,7 +88,20 @@ def test_a_full_disk_stores_nothing() -> None:
     assert not BlobStore(disk).has(digest(b"x"))
 
 
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    store, folder = BlobStore(MemoryDisk()), digest(b"folder")
+    store.add_file(folder, tmp_path)
+    for read in (lambda: store.read(folder, 0, 1), lambda: store.get(folder)):
+        with pytest.raises(StorageError, match="directory"):
+            read()
+
+
 # ---- the round log -------------------------------------------------------------------------
+
+
+def served(disk: Disk, log: RoundLog, name: bytes, offset: int, length: int) -> bytes | None:
+    place = log.place(name, offset, length)
+    return None if place is None else disk.read_at(*place, length)
 
 
 def test_results_are_stored_under_their_bytes_root_and_come_back(disk: Disk) -> None:
@@ -108,8 +121,8 @@ def test_results_are_durable_before_they_are_promised() -> None:
 def test_slices_are_served_by_their_own_hash(disk: Disk) -> None:
     log = RoundLog(disk)
     log.store(4, SLICES)
-    assert log.read(HASHES[1], 0, LENGTHS[1]) == SLICES[1]
-    assert log.read(HASHES[2], 4, 5) == SLICES[2][4:9]
+    assert served(disk, log, HASHES[1], 0, LENGTHS[1]) == SLICES[1]
+    assert served(disk, log, HASHES[2], 4, 5) == SLICES[2][4:9]
     assert log.length(HASHES[2]) == LENGTHS[2]
 
 
@@ -117,12 +130,12 @@ def test_slices_are_served_by_their_own_hash(disk: Disk) -> None:
 def test_no_byte_outside_the_slice_is_served(disk: Disk, offset: int, length: int) -> None:
     log = RoundLog(disk)
     log.store(4, SLICES)
-    assert log.read(HASHES[1], offset, length) is None
+    assert served(disk, log, HASHES[1], offset, length) is None
 
 
 def test_an_unknown_slice_is_not_there(disk: Disk) -> None:
     log = RoundLog(disk)
-    assert log.read(bytes(32), 0, 1) is None
+    assert served(disk, log, bytes(32), 0, 1) is None
     assert log.length(bytes(32)) is None
     assert log.load(HASHES, LENGTHS) is None
     assert not log.has(HASHES)
@@ -131,9 +144,9 @@ def test_an_unknown_slice_is_not_there(disk: Disk) -> None:
 def test_a_restarted_node_serves_what_the_journal_says_it_has(disk: Disk) -> None:
     RoundLog(disk).store(4, SLICES)
     log = RoundLog(disk)
-    assert log.read(HASHES[0], 0, 5) is None  # not known yet
+    assert served(disk, log, HASHES[0], 0, 5) is None  # not known yet
     log.note(4, HASHES, LENGTHS)
-    assert log.read(HASHES[0], 0, 5) == b"first"
+    assert served(disk, log, HASHES[0], 0, 5) == b"first"
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow"])
@@ -152,7 +165,7 @@ def test_a_resolved_round_keeps_only_the_committed_results(disk: Disk) -> None:
     other = log.store(5, [b"round 5"])
     log.resolved(4, committed)
     assert disk.names("results") == sorted([committed.hex(), other.hex()])
-    assert log.read(digest(b"attempt 1"), 0, 1) is None
+    assert served(disk, log, digest(b"attempt 1"), 0, 1) is None
     assert failed != committed
     log.resolved(5, None)
     assert disk.names("results") == [committed.hex()]
@@ -163,8 +176,8 @@ def test_rounds_below_the_floor_are_forgotten(disk: Disk) -> None:
     roots = [log.store(r, [b"round %d" % r]) for r in range(5)]
     log.trim(3)
     assert disk.names("results") == sorted(r.hex() for r in roots[3:])
-    assert log.read(digest(b"round 2"), 0, 1) is None
-    assert log.read(digest(b"round 3"), 0, 5) == b"round"
+    assert served(disk, log, digest(b"round 2"), 0, 1) is None
+    assert served(disk, log, digest(b"round 3"), 0, 5) == b"round"
 
 
 def test_a_file_of_another_thread_is_not_known_until_it_is_noted_and_not_a_leftover() -> None:

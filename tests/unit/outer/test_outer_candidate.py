@@ -14,7 +14,7 @@ from farflung.outer import candidate, state_hash
 from farflung.outer.candidate import StepAhead, Stepped
 from farflung.outer.fragments import Fragment, gather, size, view_or_gather
 from farflung.outer.nesterov import bits_of, outer_step
-from farflung.outer.state_hash import LEAF_ELEMENTS, fragment_hash
+from farflung.outer.state_hash import LEAF_ELEMENTS, fragment_hash, fragment_leaves
 
 LR, MU = bits_of(0.7), bits_of(0.9)
 
@@ -31,7 +31,8 @@ def in_place(anchor_F: np.ndarray, momentum_F: np.ndarray, gradient_F: np.ndarra
     outer_step(
         anchor_F, momentum_F, gradient_F, LR, MU, out_anchor=anchor_F, out_momentum=momentum_F
     )
-    return Stepped(anchor_F, momentum_F, fragment_hash(anchor_F, momentum_F))
+    leaves = tuple(fragment_leaves(anchor_F, momentum_F))
+    return Stepped(anchor_F, momentum_F, leaves, fragment_hash(anchor_F, momentum_F))
 
 
 def assert_equal(got: Stepped, expected: Stepped) -> None:

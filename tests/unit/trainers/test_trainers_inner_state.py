@@ -42,7 +42,7 @@ class Wire:
         self.blobs = self
 
     async def fetch(self, sources: list[str], name: Hash, n_bytes: int) -> bytes:
-        data = self._nodes[sources[0]].read(name, 0, n_bytes)
+        data = await self._nodes[sources[0]].read(name, 0, n_bytes)
         if data is None or len(data) != n_bytes:
             raise LinkDown("not here")
         if digest(data) != name:
@@ -94,7 +94,7 @@ class Place:
         )
         nodes[name] = self.states
 
-    def admit(self, wanted: int) -> None:
+    async def admit(self, wanted: int) -> None:
         self.asked.append(wanted)
         if inner_state.stored_bytes(self.disk) + wanted > self.limit:
             raise StorageError(f"{wanted} bytes more would be above the limit")
@@ -430,10 +430,10 @@ def test_two_files_take_turns_and_the_older_one_is_still_served() -> None:
             await place.states.saved()
             offers.append(place.states.offer())
         assert trainer.saves == [FILES[0], FILES[1], FILES[0]]
-        served = [place.states.read(o.manifest, 0, o.manifest_bytes) for o in offers]
+        served = [await place.states.read(o.manifest, 0, o.manifest_bytes) for o in offers]
         assert all(served)
-        assert place.states.read(bytes(32), 0, 10) is None
-        assert place.states.read(offers[0].manifest, -1, 10) is None
+        assert await place.states.read(bytes(32), 0, 10) is None
+        assert await place.states.read(offers[0].manifest, -1, 10) is None
 
     within(20, main)
 

@@ -11,7 +11,7 @@ import pytest
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.disk import MemoryDisk
 from farflung.errors import LinkDown, StorageError
-from farflung.events import Event, TaskFailed, Warned
+from farflung.events import Event, LinkClosed, TaskFailed
 from farflung.hashing import digest
 from farflung.ids import Endpoint, NodeId
 from farflung.network.memory import MemoryNetwork
@@ -46,7 +46,7 @@ class Plant:
 
     def on_link_lost(self, node: str) -> None: ...
 
-    def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
+    async def read_blob(self, name: bytes, offset: int, length: int) -> bytes | None:
         if self.breaks is not None:
             raise self.breaks
         data = self.blobs.get(name)
@@ -244,7 +244,7 @@ def test_a_disk_that_cannot_answer_ends_the_link_with_a_warning() -> None:
         pair.plants["donor"].breaks = StorageError("the disk is broken")
         with pytest.raises(LinkDown):
             await pair.joiner.blobs.catalogue("donor")
-        assert [e.sentence for e in pair.events if isinstance(e, Warned)] == [
+        assert [e.sentence for e in pair.events if isinstance(e, LinkClosed)] == [
             "data link to joiner closed: the disk is broken"
         ]
         assert not failures(pair)
