@@ -175,11 +175,12 @@ class Retention:
         """Write the state; a full disk skips this snapshot and says so."""
         state = self._follower.state
         async with self._follower.lock:  # only the copy is made under the lock
-            copies = [
-                (state.rounds[f], state.anchor_of(f), state.momentum_of(f))
-                for f in range(len(state.fragments))
-            ]
-            next_round = state.next_round
+            next_round, rounds = state.next_round, list(state.rounds)
+            copies = await self._workers.run(
+                lambda: [
+                    (r, state.anchor_of(f), state.momentum_of(f)) for f, r in enumerate(rounds)
+                ]
+            )
         need = self._need.snapshot if self._need is not None else 0
         try:
             self.admit(need)
