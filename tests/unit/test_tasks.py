@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from farflung.events import Event, TaskFailed
-from farflung.tasks import Tasks, first_ended
+from farflung.tasks import Tasks, first_ended, to_the_end
 
 
 class Owner:
@@ -110,3 +110,24 @@ def test_the_first_to_end_ends_the_others() -> None:
         assert ended == ["endless", "endless"]
 
     asyncio.run(main())
+
+
+def test_work_that_cannot_be_stopped_has_ended_before_its_canceller_goes_on() -> None:
+    ended: list[str] = []
+
+    async def work() -> int:
+        await asyncio.sleep(0.05)
+        ended.append("work")
+        return 7
+
+    async def main() -> None:
+        assert await to_the_end(work()) == 7
+        caller = asyncio.create_task(to_the_end(work()))
+        await asyncio.sleep(0.01)
+        caller.cancel()
+        await asyncio.gather(caller, return_exceptions=True)
+        ended.append("caller")
+        assert caller.cancelled()
+
+    asyncio.run(main())
+    assert ended == ["work", "work", "caller"]

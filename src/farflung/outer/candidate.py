@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from blake3 import blake3
 
 from farflung.hashing import digest, merkle_root
 from farflung.ids import Hash
@@ -23,7 +22,7 @@ from farflung.outer.state_hash import LEAF_ELEMENTS
 Float32 = npt.NDArray[np.float32]
 
 PIECE_ELEMENTS = 32_768
-"""128 KiB per array: the six of a step, and their hashing, stay in the second-level cache."""
+"""128 KiB per array: the six of a step stay in a second-level cache of 1 MiB."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,8 @@ class Stepped:
 class StepAhead:
     """Computes `Stepped` from gradient chunks, in any order, each element once.
 
-    Reads the flat vectors and writes only its own arrays. A chunk is stepped and hashed while it
-    is in the cache; a leaf whose chunks come in another order than the elements' is hashed when
-    it is whole. Not for two threads at once.
+    Reads the flat vectors and writes only its own arrays. A leaf is hashed when it is whole: its
+    4 MiB are in the last cache still. Not for two threads at once.
     """
 
     def __init__(
@@ -94,16 +92,6 @@ class StepAhead:
         return Stepped(self._anchor, self._momentum, leaves, merkle_root(leaves))
 
 
-@dataclass
-class _Open:
-    """The leaf that is being filled from its beginning on."""
-
-    index: int
-    upto: int
-    anchor: blake3
-    momentum: blake3
-
-
 class _Leaves:
     """Hashes of the 4 MiB leaves of two vectors that fill up piece by piece."""
 
@@ -112,7 +100,6 @@ class _Leaves:
         self._count = max(1, -(-anchor_F.size // LEAF_ELEMENTS))
         self._filled = [0] * self._count
         self._hashes: dict[int, tuple[Hash, Hash]] = {}
-        self._open: _Open | None = None
         if not anchor_F.size:
             self._hashes[0] = (digest(b""), digest(b""))
 
@@ -124,10 +111,11 @@ class _Leaves:
     def wrote(self, at: int, n: int) -> None:
         """Elements [at, at + n), all of one leaf, have their final values."""
         index = at // LEAF_ELEMENTS
-        self._feed(index, at, n)
         self._filled[index] += n
         if self._filled[index] == self._length(index):
-            self._close(index)
+            own = slice(index * LEAF_ELEMENTS, index * LEAF_ELEMENTS + self._length(index))
+            pair = digest(_bytes(self._anchor[own])), digest(_bytes(self._momentum[own]))
+            self._hashes[index] = pair
 
     def all(self) -> tuple[Hash, ...]:
         if len(self._hashes) != self._count:
@@ -138,24 +126,6 @@ class _Leaves:
 
     def _length(self, index: int) -> int:
         return min(LEAF_ELEMENTS, self._anchor.size - index * LEAF_ELEMENTS)
-
-    def _feed(self, index: int, at: int, n: int) -> None:
-        if at == index * LEAF_ELEMENTS:
-            self._open = _Open(index, at, blake3(), blake3())
-        if self._open is not None and (self._open.index, self._open.upto) == (index, at):
-            self._open.anchor.update(_bytes(self._anchor[at : at + n]))
-            self._open.momentum.update(_bytes(self._momentum[at : at + n]))
-            self._open.upto += n
-
-    def _close(self, index: int) -> None:
-        first = index * LEAF_ELEMENTS
-        stop = first + self._length(index)
-        if self._open is not None and (self._open.index, self._open.upto) == (index, stop):
-            pair = Hash(self._open.anchor.digest()), Hash(self._open.momentum.digest())
-        else:
-            own = slice(first, stop)
-            pair = digest(_bytes(self._anchor[own])), digest(_bytes(self._momentum[own]))
-        self._hashes[index] = pair
 
 
 def _bytes(values: Float32) -> memoryview:

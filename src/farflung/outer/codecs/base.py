@@ -14,7 +14,7 @@ from farflung.errors import ProtocolError
 Float32 = npt.NDArray[np.float32]
 UInt8 = npt.NDArray[np.uint8]
 
-PIECE_ELEMENTS = 65_536
+PIECE_ELEMENTS = 32_768
 """Codecs walk in pieces of this size, so that temporaries stay in the second-level cache."""
 
 
