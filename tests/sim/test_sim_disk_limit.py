@@ -30,8 +30,8 @@ def respawn(swarm: SimSwarm, label: str, max_bytes: int) -> None:
 
     def limited(this, life):  # type: ignore[no-untyped-def]
         agent = build(this, life)
-        house = agent.catch_up.house
-        house._asked_limit = max_bytes
+        retention = agent.catch_up.retention
+        retention._asked_limit = max_bytes
         return agent
 
     swarm._agent = limited  # type: ignore[method-assign]
@@ -86,7 +86,7 @@ def test_a_limit_that_is_reached_costs_a_peer_its_snapshots_and_not_its_stay() -
         await swarm.committed(4)
         agent = swarm.nodes["p1"].agent
         assert agent is not None
-        agent.catch_up.house._limit = 1
+        agent.catch_up.retention._limit = 1
         await swarm.committed(12)
 
     swarm = play(story, spec(elements=4096), peers=2)

@@ -75,12 +75,12 @@ class Agent:
         self.follower = Follower(
             disk=world.disk, journal=journal, blobs=self.blobs, workers=world.workers
         )
-        self.plant = Serving(self.follower, self.blobs, world.disk, world.clock, world.emit)
+        self.serving = Serving(self.follower, self.blobs, world.disk, world.clock, world.emit)
         self.mesh = Mesh(
             node=config.node,
             run=config.run,
             transport=world.transport,
-            plant=self.plant,
+            services=self.serving,
             emit=world.emit,
         )
         self.control = ControlLink(
@@ -95,9 +95,9 @@ class Agent:
             clock=world.clock,
             emit=world.emit,
         )
-        self.catch_up = CatchUp(config, world, self.mesh, self.plant, self.donors)
-        house, trains = self.catch_up.house, make_trainer is not None
-        self.farewell = Ending(world, self.follower, self.control, house, trains=trains)
+        self.catch_up = CatchUp(config, world, self.mesh, self.serving, self.donors)
+        retention, trains = self.catch_up.retention, make_trainer is not None
+        self.last_round = Ending(world, self.follower, self.control, retention, trains=trains)
         self.applier = Applier(
             config=config,
             world=world,
@@ -105,7 +105,7 @@ class Agent:
             mesh=self.mesh,
             control=self.control,
             replay=self.catch_up.replay,
-            house=house,
+            retention=retention,
         )
         self.supervisor: Supervisor | None = None
         self.trainer: TrainerPort | None = None
@@ -204,7 +204,7 @@ class Agent:
         """State from disk or donors, shared with a fresh trainer."""
         spec = self.follower.spec
         state = OuterState(Layout.from_json(genesis.layout), spec.outer)
-        self.catch_up.house.open(state)
+        self.catch_up.retention.open(state)
         if self.trainer is not None:
             state.anchor = self.trainer.shared.anchor
         elif self._make_trainer is not None:
@@ -213,7 +213,7 @@ class Agent:
         await self.follower.bring_up(
             state, self.catch_up.source, trust_disk=not self._distrust, at_least=self._at_least
         )
-        self.catch_up.house.fetched()
+        self.catch_up.retention.fetched()
         self._distrust = False
         if self.trainer is not None:
             self._phase = NodePhase.LOADING
@@ -225,7 +225,7 @@ class Agent:
                 emit=self.world.emit,
             )
         self.applier.trainer = self.trainer
-        self.averager = self.applier.averager = self.plant.averager = Averager(
+        self.averager = self.applier.averager = self.serving.averager = Averager(
             node=self.config.node,
             run=self.config.run,
             follower=self.follower,
@@ -234,7 +234,7 @@ class Agent:
             workers=self.world.workers,
             sign=self.world.sign,
             contribution=lambda r: None if self.runner is None else self.runner.contribution(r),
-            keep_inputs=self.plant.keep_inputs if spec.record == "all" else None,
+            keep_inputs=self.serving.keep_inputs if spec.record == "all" else None,
             emit=self.world.emit,
         )
 
@@ -253,9 +253,9 @@ class Agent:
         self._on_runner(None)
         if self.averager is not None:
             await self.averager.close()
-        self.averager = self.applier.averager = self.plant.averager = None
+        self.averager = self.applier.averager = self.serving.averager = None
         await self.catch_up.replay.close()
-        self.catch_up.house.before_fetch()
+        self.catch_up.retention.before_fetch()
         self.follower.forget()
 
     def donors(self) -> list[str]:
@@ -287,9 +287,9 @@ class Agent:
             while await self.applier.step():
                 self._news.set()
             await self._ask_in()
-            if await self.farewell.keep():
+            if await self.last_round.keep():
                 await self._beat()
-            if self.farewell.may_go():
+            if self.last_round.may_go():
                 self._finished.set()
             self._news.clear()
             await self._news.wait()
@@ -401,7 +401,7 @@ class Agent:
         running = self.trainer is not None and self.runner is not None
         phase = NodePhase.NONE if running else self._phase
         rates = None if self.averager is None else self.averager.rates
-        await self.control.send(_beat_of(self.trainer, phase, rates, kept=self.farewell.kept))
+        await self.control.send(_beat_of(self.trainer, phase, rates, kept=self.last_round.kept))
 
 
 def _beat_of(

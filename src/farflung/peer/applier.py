@@ -34,7 +34,7 @@ class Applier:
         mesh: Mesh,
         control: ControlLink,
         replay: Replay,
-        house: Retention,
+        retention: Retention,
     ) -> None:
         self._config = config
         self._world = world
@@ -42,7 +42,7 @@ class Applier:
         self._mesh = mesh
         self._control = control
         self._replay = replay
-        self._house = house
+        self._retention = retention
         self._moved_bytes = (0, 0)
         self.trainer: TrainerPort | None = None
         self.runner: RoundRunner | None = None
@@ -70,7 +70,7 @@ class Applier:
     async def _apply(self, commit: Commit) -> None:
         results = await self._results(commit)
         if self.runner is not None:
-            await self.runner.settled()
+            await self.runner.landed()
         shared = None if self.trainer is None else self.trainer.shared
         applied = await self._follower.apply(
             commit,
@@ -94,7 +94,7 @@ class Applier:
             )
         )
         await self._report(commit.round)
-        self._house.after_round(
+        self._retention.after_round(
             commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
         )
 
@@ -135,7 +135,7 @@ class Applier:
         if self.runner is not None:
             self.runner.on_abandon(round_)
         self._world.emit(Skipped(round=round_))
-        self._house.after_round(round_, committed=None, behind=self._behind())
+        self._retention.after_round(round_, committed=None, behind=self._behind())
 
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
@@ -158,4 +158,4 @@ class Applier:
         """End the downloads; let a snapshot that is being written come to its end."""
         await self._replay.close()
         follower = self._follower
-        await self._house.close(lambda: follower.ready and follower.state.next_round > 0)
+        await self._retention.close(lambda: follower.ready and follower.state.next_round > 0)

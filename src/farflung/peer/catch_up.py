@@ -22,18 +22,18 @@ class CatchUp:
         config: NodeConfig,
         world: World,
         mesh: Mesh,
-        plant: Serving,
+        serving: Serving,
         donors: Callable[[], list[str]],
     ) -> None:
-        follower, blobs = plant.follower, plant.blobs
-        self.house = Retention(
+        follower, blobs = serving.follower, serving.blobs
+        self.retention = Retention(
             role=config.role,
             run=config.run,
             disk=world.disk,
             blobs=blobs,
             follower=follower,
-            inputs=plant.inputs,
-            pins=plant.pins,
+            inputs=serving.inputs,
+            pins=serving.pins,
             workers=world.workers,
             emit=world.emit,
             max_bytes=config.max_disk_bytes,

@@ -25,13 +25,13 @@ class Ending:
         world: World,
         follower: Follower,
         control: ControlLink,
-        house: Retention,
+        retention: Retention,
         *,
         trains: bool,
     ) -> None:
         self._follower = follower
         self._control = control
-        self._house = house
+        self._retention = retention
         self._clock = world.clock
         self._emit = world.emit
         self._trains = trains
@@ -48,7 +48,7 @@ class Ending:
         if not self._follower.finished or self.kept or now < self._again_s:
             return False
         self._again_s = now + AGAIN_S
-        self.kept = await self._house.keep()
+        self.kept = await self._retention.keep()
         return self.kept
 
     def may_go(self) -> bool:

@@ -118,8 +118,8 @@ def build_agent(
     )
 
     def keep(spec: RunSpec, layout: Layout) -> TrainerPort:
-        assert make_trainer is not None and agent.plant.inner is not None
-        return agent.plant.inner.keep(make_trainer(spec, layout), spec)
+        assert make_trainer is not None and agent.serving.inner is not None
+        return agent.serving.inner.keep(make_trainer(spec, layout), spec)
 
     agent = Agent(
         config,
@@ -128,17 +128,17 @@ def build_agent(
         make_trainer=None if make_trainer is None else keep,
         provision=provision,
     )
-    agent.plant.inner = InnerStates(
+    agent.serving.inner = InnerStates(
         run=run,
         rule=inner_state,
         world=world,
         mesh=agent.mesh,
         donors=agent.donors,
         state=lambda: agent.follower.state if agent.follower.ready else None,
-        admit=agent.catch_up.house.admit,
+        admit=agent.catch_up.retention.admit,
     )
-    inner = agent.plant.inner
-    agent.catch_up.house.beside = lambda: inner.n_bytes
+    inner = agent.serving.inner
+    agent.catch_up.retention.beside = lambda: inner.n_bytes
     return agent
 
 

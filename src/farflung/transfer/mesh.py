@@ -61,18 +61,18 @@ class Mesh:
     """All data links of one node. Owned by the agent's event loop."""
 
     def __init__(
-        self, *, node: NodeId, run: str, transport: Transport, plant: NodeServices, emit: Emit
+        self, *, node: NodeId, run: str, transport: Transport, services: NodeServices, emit: Emit
     ) -> None:
         self._node = node
         self._run = run
         self._transport = transport
-        self._plant = plant
+        self._services = services
         self._emit = emit
         self._links: dict[str, list[Connection]] = {}
         self._endpoints: dict[str, tuple[str, ...]] = {}
         self._arrived = asyncio.Event()
         self._dialling: dict[str, asyncio.Task[Connection]] = {}
-        self.blobs = BlobExchange(self, plant.read_blob)
+        self.blobs = BlobExchange(self, services.read_blob)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending = 0
         self._silent = asyncio.Event()
@@ -200,7 +200,7 @@ class Mesh:
         self.blobs.on_lost(node, link)
         if self._links[node]:
             return
-        self._plant.on_link_lost(node)
+        self._services.on_link_lost(node)
 
     # ---- bulk ------------------------------------------------------------------------------
 
@@ -245,27 +245,27 @@ class Mesh:
         if isinstance(frame.header, Blob):
             self.blobs.on_blob(node, frame.header, frame.payload)
         else:
-            self._plant.on_bulk(node, frame.header, frame.payload)
+            self._services.on_bulk(node, frame.header, frame.payload)
 
     def _expected(self, node: str, header: BulkHeader) -> int:
         if isinstance(header, Blob):
             return self.blobs.expected(node, header)
-        return self._plant.expected_bytes(header)
+        return self._services.expected_bytes(header)
 
     async def _on_control(self, node: str, link: Connection, message: object) -> None:
         match message:
             case Fetch():
                 self.blobs.on_fetch(link, message)
             case Catalogue():
-                await link.send(self._plant.catalogue())
+                await link.send(self._services.catalogue())
             case FetchJournal(first=first):
-                await link.send(self._plant.journal(first))
+                await link.send(self._services.journal(first))
             case CatalogueReply():
                 self.blobs.on_catalogue(node, message)
             case InnerWanted():
-                await link.send(self._plant.inner_offer())
+                await link.send(self._services.inner_offer())
             case InnerOffer():
-                self._plant.on_inner_offer(node, message)
+                self._services.on_inner_offer(node, message)
             case _:
                 raise ProtocolError(f"{type(message).__name__} does not belong on a data link")
 

@@ -24,7 +24,7 @@ FRAME = SliceResult(term=1, round=1, attempt=1, slice=0, first=0, stop=1)
 FRAME_BYTES = 1 << 20
 
 
-class Plant:
+class Services:
     """Serves blobs from memory and notes when round frames arrive."""
 
     def __init__(self, blobs: dict[bytes, bytes]) -> None:
@@ -58,8 +58,8 @@ class Pair:
     def __init__(self, blobs: dict[bytes, bytes]) -> None:
         self.network = MemoryNetwork()
         self.events: list[Event] = []
-        self.plants = {"joiner": Plant({}), "donor": Plant(blobs)}
-        self.meshes = {name: self._mesh(name) for name in self.plants}
+        self.services = {"joiner": Services({}), "donor": Services(blobs)}
+        self.meshes = {name: self._mesh(name) for name in self.services}
         self.joiner, self.donor = self.meshes["joiner"], self.meshes["donor"]
 
     def _mesh(self, name: str) -> Mesh:
@@ -67,7 +67,7 @@ class Pair:
             node=NodeId(name),
             run="run",
             transport=self.network.transport(NodeId(name)),
-            plant=self.plants[name],
+            services=self.services[name],
             emit=self.events.append,
         )
 
@@ -124,7 +124,7 @@ def test_a_frame_of_a_round_waits_for_half_a_second_of_blobs_at_most() -> None:
         sent_s = asyncio.get_running_loop().time()
         await pair.donor.send_bulk("joiner", FRAME, bytes(FRAME_BYTES), 10.0)
         await download
-        (arrived_s,) = pair.plants["joiner"].arrived_s
+        (arrived_s,) = pair.services["joiner"].arrived_s
         alone_s = FRAME_BYTES / RATE
         assert arrived_s - sent_s <= alone_s + LATENCY_S + 2 * PIECE_BYTES / RATE
 
@@ -159,7 +159,7 @@ def test_a_blob_asked_twice_at_a_time_is_sent_once_and_other_lengths_are_right()
 
 def test_a_disk_that_fails_answers_missing() -> None:
     async def story(pair: Pair) -> None:
-        pair.plants["donor"].breaks = True
+        pair.services["donor"].breaks = True
         assert await pair.joiner.blobs.ask("donor", NAME, 0, 1000) is None
 
     play(story, {NAME: BIG})
