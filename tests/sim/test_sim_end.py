@@ -6,7 +6,8 @@ import asyncio
 
 import msgspec
 import pytest
-from test_sim_swarm import assert_sound, play, spec
+from sim_stories import assert_sound, play
+from test_sim_swarm import spec
 
 from farflung.checkpoint.snapshot import newest
 from farflung.coordinator.coordinator import LINGER_S, LINGER_TOLD_S
