@@ -10,7 +10,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-slow model teeth chaos soak lint bench clean
+.PHONY: demo test test-slow model teeth chaos soak lint report bench clean
 
 demo: $(READY)
 	$(BIN)/farflung demo $(ARGS)
@@ -41,6 +41,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Rooms, longest files and functions, widest classes; judges nothing.
+report: $(READY)
+	$(BIN)/python tests/house_report.py
 
 bench: $(READY)
 	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done

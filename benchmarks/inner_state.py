@@ -31,7 +31,7 @@ from farflung.inner.channel import SaveInner
 from farflung.inner.flat import FlatParameters
 from farflung.inner.loss import evaluate
 from farflung.inner.optimizer import set_lr_factor
-from farflung.inner.optimizer_state import StateDesk, install
+from farflung.inner.optimizer_state import OptimizerStateIo, install
 from farflung.inner.schedule import join_ramp
 from farflung.inner.step import inner_step, pick_micro_rows
 
@@ -93,12 +93,12 @@ def save(run: Run) -> tuple[Path, float]:
     """(file, seconds for which the training thread was held up)."""
     path, notes = run.folder / "donor.state", list[str]()
     donor = run.donor
-    desk = StateDesk(
+    state_io = OptimizerStateIo(
         FlatParameters(donor.model), donor.optimizer, lambda answer: notes.append(answer.note)
     )
-    desk.ask(SaveInner(serial=1, path=str(path)))
+    state_io.ask(SaveInner(serial=1, path=str(path)))
     began = time.perf_counter()
-    desk.serve(0)
+    state_io.serve(0)
     held_up = time.perf_counter() - began
     while not notes:
         time.sleep(0.01)

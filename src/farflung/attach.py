@@ -51,7 +51,7 @@ from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
 from farflung.inner.lease import LrSetter, TrainLease
 from farflung.inner.optimizer import HasParamGroups
-from farflung.inner.optimizer_state import StateDesk, forget_unless_finite
+from farflung.inner.optimizer_state import OptimizerStateIo, forget_unless_finite
 from farflung.inner.progress import Speed
 from farflung.inner.seam import SharedState
 
@@ -129,7 +129,7 @@ class Peer:
         self._shared = shared
         self._optimizer = optimizer
         self._rate = LrSetter(self.spec, optimizer)
-        self._desk = StateDesk(flat, optimizer, channel.send)
+        self._state_io = OptimizerStateIo(flat, optimizer, channel.send)
         self._trained_round = -1
         self._speed = Speed()
         self._lease: TrainLease | None = None
@@ -270,7 +270,7 @@ class Peer:
                     self._rate.restart()
                 self._send(ResetDone(serial=message.serial))
             case SaveInner():
-                self._desk.ask(message)
+                self._state_io.ask(message)
                 if self._lease is None or self._lease.over:
                     self._save_inner()
             case LoadInner():
@@ -284,16 +284,16 @@ class Peer:
 
     def _save_inner(self) -> None:
         """Between two leases, if the agent asked for it."""
-        if self._desk.asked:
+        if self._state_io.asked:
             before = self._phase
             self._report(NodePhase.SAVING)
-            self._desk.serve(self._trained_round)
+            self._state_io.serve(self._trained_round)
             self._report(before)
 
     def _load_inner(self, message: LoadInner) -> None:
         if self._rate.own_steps:
             raise ProtocolError("the agent sent an inner state after the first step")
-        answer = self._desk.load(message)
+        answer = self._state_io.load(message)
         if not answer.note:
             self._rate.warm()
         self._send(answer)

@@ -11,7 +11,16 @@ FarflungError
 ├── LinkDown             a connection ended or a deadline passed; the caller goes on without it
 ├── StorageError         the disk refused (full, read-only, torn); nothing was acknowledged
 ├── Forked               another coordinator has continued this run; this one stops
-└── CorruptState         bytes on disk or from a donor do not match their hash
+├── CorruptState         bytes on disk or from a donor do not match their hash
+├── Unservable           every source has said that it lacks a blob    (transfer/download_plan.py)
+├── LogTrimmed           nobody keeps a result that I need; a snapshot does     (peer/replay.py)
+├── ProgressLost         local parameters are not finite; they start again      (peer/round.py)
+├── TrainerDied          the trainer is gone; it is started again            (trainers/port.py)
+├── Violation            `verify` found a broken promise                        (run/verify.py)
+└── BrokenInvariant      the simulator found one                               (sim/checks.py)
+
+Those with a file stand beside the code that raises them. tests/unit/test_names.py lists the two
+exceptions outside the tree, which nothing may catch.
 """
 
 from __future__ import annotations

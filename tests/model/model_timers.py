@@ -10,11 +10,11 @@ from coordinator_model import Coordinator
 
 from farflung.config.run import RunSpec
 
-SETTLE_S = 0.3
+GATHER_S = 0.3
 """docs/protocol.md, ATTEMPT: accusations are gathered this long."""
 FIRST_HOLD_S, MAX_HOLD_S = 0.5, 8.0
 """docs/protocol.md, ABANDON."""
-SILENCE_SETTLE_S = 1.5
+SILENCE_GATHER_S = 1.5
 """The same for silence."""
 COURTESY, LEAST_COURTESY_S = 0.02, 0.1
 """docs/protocol.md, ATTEMPT: how much longer a round may take for those who have just come."""
@@ -79,7 +79,7 @@ class Timers:
 
     def blamed(self, number: int, attempt: int, now: float, *, silent: bool) -> None:
         self.accused.add((number, attempt))
-        settle_s = SILENCE_SETTLE_S if silent else SETTLE_S
+        settle_s = SILENCE_GATHER_S if silent else GATHER_S
         self.settle.setdefault((number, attempt), now + settle_s)
 
     def committed(self) -> None:
@@ -110,7 +110,7 @@ class Timers:
                 else:
                     self.full.pop(number, None)
             if round_.trial and lost(c, round_.trial):
-                self.settle.setdefault((number, round_.trial.attempt), now + SETTLE_S)
+                self.settle.setdefault((number, round_.trial.attempt), now + GATHER_S)
 
     # ---- what is due -----------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from test_sim_swarm import assert_sound, play, spec
+from sim_stories import assert_sound, play
+from test_sim_swarm import spec
 
 from farflung.config.run import spec_from_bytes
 from farflung.errors import ConfigError, CorruptState, StorageError

@@ -6,10 +6,11 @@ import asyncio
 
 import msgspec
 import pytest
-from test_sim_swarm import assert_sound, play, spec
+from sim_stories import assert_sound, play
+from test_sim_swarm import spec
 
 from farflung.checkpoint.snapshot import newest
-from farflung.coordinator.coordinator import FAREWELL_S, FAREWELL_TOLD_S
+from farflung.coordinator.coordinator import LINGER_S, LINGER_TOLD_S
 from farflung.errors import StorageError
 from farflung.events import (
     Applied,
@@ -22,7 +23,7 @@ from farflung.ids import NodeId
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
 
 
-@pytest.mark.parametrize("delay_s", [0.09, 2.0, 0.6 + FAREWELL_TOLD_S])
+@pytest.mark.parametrize("delay_s", [0.09, 2.0, 0.6 + LINGER_TOLD_S])
 def test_a_peer_that_lags_at_the_end_gets_the_last_rounds_from_the_keeper(delay_s: float) -> None:
     """The others are gone by the time it hears of the last commit."""
 
@@ -36,7 +37,7 @@ def test_a_peer_that_lags_at_the_end_gets_the_last_rounds_from_the_keeper(delay_
     assert last.round == 19
     assert_sound(swarm)
     told = [e for e in swarm.events if isinstance(e, LastRoundAwaited) and e.names == ("p2",)]
-    assert len(told) == (delay_s > FAREWELL_TOLD_S)
+    assert len(told) == (delay_s > LINGER_TOLD_S)
 
 
 @pytest.mark.parametrize("dies", [False, True])
@@ -65,7 +66,7 @@ def test_trainers_stay_until_the_keeper_has_the_last_round(dies: bool) -> None:
 
 
 def test_a_coordinator_does_not_wait_for_ever_for_a_peer_that_hangs() -> None:
-    """Connected and unable to fetch: after the farewell the host ends; what is kept is whole."""
+    """Connected and unable to fetch: after lingering the host ends; what is kept is whole."""
 
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(3)
@@ -76,8 +77,8 @@ def test_a_coordinator_does_not_wait_for_ever_for_a_peer_that_hangs() -> None:
         await swarm.until(lambda: swarm.picture.finished)
         ended = asyncio.get_running_loop().time()
         with pytest.raises(TimeoutError):
-            await swarm.finished(2 * FAREWELL_S)
-        assert asyncio.get_running_loop().time() - ended >= FAREWELL_S
+            await swarm.finished(2 * LINGER_S)
+        assert asyncio.get_running_loop().time() - ended >= LINGER_S
 
     swarm = play(story, spec(rounds=12), peers=3)
     assert len(swarm.commits()) == 12

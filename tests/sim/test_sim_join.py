@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
+from sim_stories import Story, assert_sound, small_run
+from sim_stories import play as played
 
-from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import Refused
 from farflung.events import (
@@ -22,13 +23,10 @@ from farflung.events import (
     RoundAbandoned,
     SnapshotFetched,
     StateProgress,
-    StateReported,
 )
 from farflung.ids import NodeId
 from farflung.peer.follower import KEPT_COMMITS
-from farflung.sim.loop import run_virtual
 from farflung.sim.world import KEEPER, SimSwarm
-from farflung.swarm.ledger import audit
 
 MILLION = 1 << 20
 ELEMENTS = 2 * MILLION
@@ -37,45 +35,20 @@ STATE_BYTES = 8 * ELEMENTS
 
 
 def spec(elements: int = ELEMENTS, rounds: int = 2000, **swarm: Any) -> RunSpec:
-    table = {
-        "name": "join",
-        "model": {"preset": "quadratic", "parameters": elements},
-        "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
-        "inner": {"batch_rows": 1, "optimizer": "adamw", "lr": 0.1},
-        "outer": {"inner_steps": 1, "rounds": rounds, "codec": "int8"},
-        "swarm": {"start_peers": 1, "min_peers": 1, "snapshot_every": 2, **swarm},
-    }
-    return from_table(table)
+    return small_run(
+        "join",
+        elements=elements,
+        inner={"batch_rows": 1},
+        outer={"inner_steps": 1, "rounds": rounds, "chunk_elements": 65_536},
+        swarm={"start_peers": 1, "min_peers": 1, "snapshot_every": 2, **swarm},
+    )
 
 
-def play(
-    story: Callable[[SimSwarm], Awaitable[None]], run_spec: RunSpec, **options: Any
-) -> SimSwarm:
+def play(story: Story, run_spec: RunSpec, **options: Any) -> SimSwarm:
     """Seconds are virtual; a round takes eight of them."""
-
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(run_spec, **{"step_s": 8.0, **options})
-        try:
-            await story(swarm)
-        finally:
-            await swarm.stop()
-        return swarm
-
-    swarm = run_virtual(main())
+    swarm = played(story, run_spec, **{"step_s": 8.0, **options})
     assert_sound(swarm)
     return swarm
-
-
-def assert_sound(swarm: SimSwarm) -> None:
-    """Agreement and exactly-once."""
-    commits = {c.round: c for c in swarm.commits()}
-    assert not [e for e in swarm.events if isinstance(e, StateReported) and not e.agrees]
-    for node in swarm.nodes.values():
-        for event in node.events:
-            if isinstance(event, Applied):
-                assert event.state_root == commits[event.round].state_root.hex()
-    result = audit(swarm.records(), swarm.spec.data.rows)
-    assert (result.duplicated, result.lost) == (0, 0)
 
 
 def node(swarm: SimSwarm, label: str) -> NodeId:

@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from sim_stories import Story, play, small_run
 
-from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.events import ContributionRejected, Trained
 from farflung.ids import NodeId
-from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
-
-Story = Callable[[SimSwarm], Awaitable[None]]
 
 
 def spec(**outer: Any) -> RunSpec:
     """No snapshot after genesis: whoever comes back replays from the first weights."""
-    table = {
-        "name": "sim",
-        "model": {"preset": "quadratic", "parameters": 4096},
-        "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
-        "inner": {"batch_rows": 4, "lr": 0.1, "warmup_steps": 1, "join_warmup_steps": 1},
-        "outer": {"inner_steps": 10, "rounds": 60, "chunk_elements": 256, **outer},
-        "swarm": {"start_peers": 3, "snapshot_every": 1000},
-    }
-    return from_table(table)
-
-
-def play(story: Story, run_spec: RunSpec) -> SimSwarm:
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(run_spec, peers=3)
-        try:
-            await story(swarm)
-        finally:
-            await swarm.stop()
-        return swarm
-
-    return run_virtual(main())
+    return small_run(
+        "sim",
+        inner={"optimizer": "muon", "warmup_steps": 1, "join_warmup_steps": 1},
+        outer={"inner_steps": 10, "rounds": 60, **outer},
+        swarm={"snapshot_every": 1000},
+    )
 
 
 async def killed_and_back(swarm: SimSwarm) -> None:
@@ -73,7 +54,7 @@ async def late(swarm: SimSwarm) -> None:
 @pytest.mark.parametrize("story", [killed_and_back, cut_off_and_back, late])
 @pytest.mark.parametrize("fragments", [1, 2])
 def test_whoever_comes_later_trains_from_the_present_anchor(story: Story, fragments: int) -> None:
-    swarm = play(story, spec(fragments=fragments))
+    swarm = play(story, spec(fragments=fragments), peers=3)
     label = "p1b" if story is late else "p1"
     assert max(losses(swarm, label)) < 3 * max(losses(swarm, "p0"))  # else it is some hundred times
     assert not [e for e in swarm.events if isinstance(e, ContributionRejected)]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sim_stories import assert_exactly_once, contributions, play, small_run
 
 from farflung.checkpoint.input_log import InputLog
-from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
 from farflung.errors import StorageError
@@ -25,22 +25,12 @@ from farflung.failpoints import Arming, Killed, arm
 from farflung.ids import NodeId
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
-from farflung.swarm.ledger import audit
 from farflung.swarm.records import Commit
 
 
 def spec(*, snapshot_every: int = 3, **outer: Any) -> RunSpec:
-    return from_table(
-        {
-            "name": "storage",
-            "record": "all",
-            "model": {"preset": "quadratic", "parameters": 4096},
-            "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
-            "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
-            "outer": {"inner_steps": 5, "rounds": 12, "chunk_elements": 256, **outer},
-            "swarm": {"start_peers": 3, "snapshot_every": snapshot_every},
-        }
-    )
+    swarm = {"snapshot_every": snapshot_every}
+    return small_run("storage", record="all", outer=outer, swarm=swarm)
 
 
 FAR_S = 0.09
@@ -68,19 +58,9 @@ async def restarted(
     context.run(swarm.spawn, label)
 
 
-def contributions(swarm: SimSwarm, label: str) -> list[int]:
-    node = swarm.nodes[label].node
-    return [c.round for c in swarm.commits() if node in {x.node for x in c.contributors}]
-
-
 def far(swarm: SimSwarm, label: str, delay_s: float = FAR_S) -> None:
     """Far from the coordinator: what both say meets on the way."""
     swarm.network.set_delay(swarm.nodes[label].node, NodeId("coordinator"), delay_s)
-
-
-def sound(swarm: SimSwarm) -> None:
-    result = audit(swarm.records(), swarm.spec.data.rows)
-    assert (result.duplicated, result.lost) == (0, 0)
 
 
 def said(swarm: SimSwarm, label: str, kind: type[Trouble]) -> bool:
@@ -91,21 +71,16 @@ def said(swarm: SimSwarm, label: str, kind: type[Trouble]) -> bool:
 
 @pytest.mark.parametrize("label", ["p0", "keeper"])
 def test_a_full_disk_takes_its_node_out_until_there_is_room(label: str) -> None:
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(rounds=60), peers=3)
-        try:
-            await swarm.committed(3)
-            disk = swarm.nodes[label].disk
-            disk.full = True
-            await swarm.committed(20)
-            disk.full = False
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(3)
+        disk = swarm.nodes[label].disk
+        disk.full = True
+        await swarm.committed(20)
+        disk.full = False
+        await swarm.finished()
 
-    swarm = run_virtual(main())
-    sound(swarm)
+    swarm = play(story, spec(rounds=60), peers=3)
+    assert_exactly_once(swarm)
     closed = {e.name for e in swarm.events if isinstance(e, GenerationClosed)}
     assert closed <= {label}, "another node lost its stay"
     if label == "p0":
@@ -120,17 +95,12 @@ def test_a_full_disk_takes_its_node_out_until_there_is_room(label: str) -> None:
 def test_a_result_or_snapshot_that_cannot_be_kept_costs_the_others_nothing(
     name: str, snapshot_every: int
 ) -> None:
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(snapshot_every=snapshot_every, rounds=16), peers=3)
-        try:
-            await restarted(swarm, "p0", lambda: arm(name, 1, fail))
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        await restarted(swarm, "p0", lambda: arm(name, 1, fail))
+        await swarm.finished()
 
-    swarm = run_virtual(main())
-    sound(swarm)
+    swarm = play(story, spec(snapshot_every=snapshot_every, rounds=16), peers=3)
+    assert_exactly_once(swarm)
     assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] == 15
     back = contributions(swarm, "p0")[3]
@@ -146,15 +116,10 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
 
     monkeypatch.setattr(InputLog, "store", refuse)
 
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(), peers=3)
-        try:
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.finished()
 
-    swarm = run_virtual(main())
+    swarm = play(story, spec(), peers=3)
     assert len(swarm.commits()) == 12
     assert not [e for e in swarm.events if isinstance(e, AttemptFailed)]
     assert said(swarm, "p0", InputsNotKept)
@@ -163,20 +128,15 @@ def test_inputs_that_cannot_be_recorded_do_not_hold_up_a_round(
 def test_a_peer_that_cannot_keep_a_result_still_gives_the_others_theirs() -> None:
     """Its link is slow: the result is on its way when the disk refuses it."""
 
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(rounds=10, codec="fp32"), peers=3)
-        try:
-            here = swarm.nodes["p0"].node
-            for label in ("p1", "p2", "keeper"):
-                swarm.network.path(here, swarm.nodes[label].node).bytes_per_s = 20_000
-            await restarted(swarm, "p0", lambda: arm("vote.stored", 1, fail))
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        here = swarm.nodes["p0"].node
+        for label in ("p1", "p2", "keeper"):
+            swarm.network.path(here, swarm.nodes[label].node).bytes_per_s = 20_000
+        await restarted(swarm, "p0", lambda: arm("vote.stored", 1, fail))
+        await swarm.finished()
 
-    swarm = run_virtual(main())
-    sound(swarm)
+    swarm = play(story, spec(rounds=10, codec="fp32"), peers=3)
+    assert_exactly_once(swarm)
     assert said(swarm, "p0", VoteWithheld)
     back = contributions(swarm, "p0")[3]
     failed = [e for e in swarm.events if isinstance(e, AttemptFailed) and e.round >= back - 1]
@@ -187,18 +147,13 @@ def test_a_peer_that_cannot_keep_a_result_still_gives_the_others_theirs() -> Non
 def test_a_node_whose_replica_failed_says_hello_again_and_contributes(at: int) -> None:
     """Wherever its journal stands: also when a commit overtakes the SYNCED of its return."""
 
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(rounds=40), peers=3)
-        try:
-            far(swarm, "p0")
-            await restarted(swarm, "p0", lambda: arm("replica.written", at, fail))
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        far(swarm, "p0")
+        await restarted(swarm, "p0", lambda: arm("replica.written", at, fail))
+        await swarm.finished()
 
-    swarm = run_virtual(main())
-    sound(swarm)
+    swarm = play(story, spec(rounds=40), peers=3)
+    assert_exactly_once(swarm)
     assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] >= 38
 
@@ -213,17 +168,12 @@ PLACES = ["ready.sent", "apply.before-step", "apply.stepped", "landing.started",
 def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, bare: bool) -> None:
     rules = spec(rounds=30, fragments=2, window=2)
 
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(rules, peers=3)
-        try:
-            await restarted(swarm, "p0", lambda: arm(name, 1, fail), bare=bare)
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        await restarted(swarm, "p0", lambda: arm(name, 1, fail), bare=bare)
+        await swarm.finished()
 
-    swarm = run_virtual(main())
-    sound(swarm)
+    swarm = play(story, rules, peers=3)
+    assert_exactly_once(swarm)
     assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] >= 28
     assert len(set(swarm.commits())) == 30
@@ -233,18 +183,13 @@ def test_an_error_at_this_place_is_not_the_end_of_the_node(name: str, bare: bool
 def test_a_stay_that_its_node_has_not_heard_of_is_ended_and_another_one_begins(
     delay_s: float,
 ) -> None:
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(rounds=40), peers=3)
-        try:
-            far(swarm, "p0", delay_s)
-            await restarted(swarm, "p0", lambda: arm("synced.sent", 1, fail))
-            await swarm.finished()
-        finally:
-            await swarm.stop()
-        return swarm
+    async def story(swarm: SimSwarm) -> None:
+        far(swarm, "p0", delay_s)
+        await restarted(swarm, "p0", lambda: arm("synced.sent", 1, fail))
+        await swarm.finished()
 
-    swarm = run_virtual(main())
-    sound(swarm)
+    swarm = play(story, spec(rounds=40), peers=3)
+    assert_exactly_once(swarm)
     assert said(swarm, "p0", Trouble)
     assert contributions(swarm, "p0")[-1] >= 38
 

@@ -3,70 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 import pytest
+from sim_stories import assert_sound, play, small_run, to_the_end
 
-from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.events import (
-    Applied,
     GenerationClosed,
     JournalBlocked,
     Paused,
     PeerReady,
     RoundCommitted,
-    StateReported,
 )
 from farflung.ids import NodeId
-from farflung.sim.loop import run_virtual
 from farflung.sim.world import KEEPER, SimSwarm
-from farflung.swarm.ledger import audit
 
 
 def spec(**outer: Any) -> RunSpec:
-    table = {
-        "name": "sim",
-        "model": {"preset": "quadratic", "parameters": 4096},
-        "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
-        "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
-        "outer": {"inner_steps": 5, "rounds": 6, "chunk_elements": 256, **outer},
-        "swarm": {"start_peers": 3, "min_peers": 1, "snapshot_every": 4},
-    }
-    return from_table(table)
-
-
-def play(
-    story: Callable[[SimSwarm], Awaitable[None]], run_spec: RunSpec, **options: Any
-) -> SimSwarm:
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(run_spec, **options)
-        try:
-            await story(swarm)
-        finally:
-            swarm.roots_at_end = swarm.roots()  # type: ignore[attr-defined]
-            await swarm.stop()
-        return swarm
-
-    return run_virtual(main())
-
-
-def assert_sound(swarm: SimSwarm) -> None:
-    """Agreement, one gap-free log, exactly-once."""
-    commits = {c.round: c for c in swarm.commits()}
-    assert not [e for e in swarm.events if isinstance(e, StateReported) and not e.agrees]
-    for node in swarm.nodes.values():
-        for event in node.events:
-            if isinstance(event, Applied):
-                assert event.state_root == commits[event.round].state_root.hex()
-    result = audit(swarm.records(), swarm.spec.data.rows)
-    assert (result.duplicated, result.lost) == (0, 0)
-
-
-async def to_the_end(swarm: SimSwarm) -> None:
-    await swarm.finished()
+    swarm = {"min_peers": 1, "snapshot_every": 4}
+    return small_run("sim", outer={"rounds": 6, **outer}, swarm=swarm)
 
 
 def test_three_peers_and_a_keeper_finish_a_run_bit_identical() -> None:

@@ -7,12 +7,12 @@ it. Whoever meets both shows the records of the one to the other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
+from sim_stories import Story, small_run
+from sim_stories import play as played
 
 from farflung.clock import InlineWorkers, LoopClock
-from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator
 from farflung.disk import MemoryDisk
@@ -20,7 +20,6 @@ from farflung.errors import Forked
 from farflung.events import Event, ForkDetected, NoCoordinator, NodeRefused, RoundCommitted
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import COORDINATOR
-from farflung.sim.loop import run_virtual
 from farflung.sim.world import CONTROL, JOURNAL, SimSwarm
 from farflung.swarm.identity import RECORD, verify_record, verify_vote
 from farflung.swarm.journal import Journal
@@ -31,16 +30,7 @@ SECOND = Endpoint("copy:7000")
 
 
 def spec(rounds: int = 40) -> RunSpec:
-    return from_table(
-        {
-            "name": "two",
-            "model": {"preset": "quadratic", "parameters": 4096},
-            "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
-            "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
-            "outer": {"inner_steps": 5, "rounds": rounds, "chunk_elements": 256},
-            "swarm": {"start_peers": 2},
-        }
-    )
+    return small_run("two", outer={"rounds": rounds}, swarm={"start_peers": 2})
 
 
 class Copy:
@@ -92,16 +82,8 @@ def _nobody(_: object) -> tuple[object, None]:
     raise AssertionError("nodes are admitted directly")
 
 
-def play(story: Callable[[SimSwarm], Awaitable[None]], peers: int = 2) -> SimSwarm:
-    async def main() -> SimSwarm:
-        swarm = await SimSwarm.start(spec(), peers=peers)
-        try:
-            await story(swarm)
-        finally:
-            await swarm.stop()
-        return swarm
-
-    return run_virtual(main())
+def play(story: Story, peers: int = 2) -> SimSwarm:
+    return played(story, spec(), peers=peers)
 
 
 async def restart_with(swarm: SimSwarm, label: str, *endpoints: Endpoint) -> None:

@@ -55,10 +55,10 @@ from farflung.swarm.state import (
 from farflung.tasks import Tasks, failure
 
 TICK_S = 0.1
-FAREWELL_S = PATIENCE_S + 10.0
+LINGER_S = PATIENCE_S + 10.0
 """How long a finished run waits for its peers to take the last round and say goodbye."""
 
-FAREWELL_TOLD_S = 5.0
+LINGER_TOLD_S = 5.0
 """After so long it says for whom it waits."""
 
 
@@ -97,7 +97,7 @@ class Coordinator:
         self._workers = workers
         self._emit = emit
         self.journal = journal
-        self._reception = Sessions(
+        self._acceptor = Sessions(
             self,
             emit=emit,
             admission=admission,
@@ -117,10 +117,10 @@ class Coordinator:
         self._failure: Exception | None = None
         self._done = asyncio.Event()
         self._finished_s: float | None = None
-        self._farewell_told = False
+        self._linger_told = False
         self.donors: tuple[Member, ...] = ()
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
-        self._encore_s = self.state.spec.swarm.restart_grace_s if self.state.finished else 0.0
+        self._least_linger_s = self.state.spec.swarm.restart_grace_s if self.state.finished else 0.0
         """A finished run that is started again serves for so long whoever missed its end."""
 
     # ---- life ------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Coordinator:
         await self._append(records)
         hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
-        endpoint = await self._transport.listen(bind, self._reception.accept, self._tasks)
+        endpoint = await self._transport.listen(bind, self._acceptor.accept, self._tasks)
         self._emit(
             RunStarted(
                 run=self.state.run,
@@ -145,8 +145,8 @@ class Coordinator:
                 rounds=self.state.spec.outer.rounds,
             )
         )
-        if self._encore_s:
-            self._emit(LastRoundAwaited(names=(), up_to_s=self._encore_s))
+        if self._least_linger_s:
+            self._emit(LastRoundAwaited(names=(), up_to_s=self._least_linger_s))
         return endpoint
 
     async def run(self) -> None:
@@ -176,7 +176,7 @@ class Coordinator:
     async def close(self) -> None:
         for session in list(self.sessions.values()):
             session.link.close("the coordinator stops")
-        await self._reception.close()
+        await self._acceptor.close()
         await self._transport.close()
         await self._tasks.close()
 
@@ -201,21 +201,23 @@ class Coordinator:
                 self._tick_waits = True
                 self._inbox.put_nowait(Tick())
             if self.state.finished:
-                self._say_farewell()
+                self._linger()
 
-    def _say_farewell(self) -> None:
+    def _linger(self) -> None:
         now = self._clock.now()
         if self._finished_s is None:
             self._finished_s = now
         waited_s = now - self._finished_s
         late = self._late()
-        if waited_s > FAREWELL_S or (not late and waited_s >= self._encore_s and self.state.ended):
+        if waited_s > LINGER_S or (
+            not late and waited_s >= self._least_linger_s and self.state.ended
+        ):
             self._done.set()
-        elif late and waited_s > FAREWELL_TOLD_S and not self._farewell_told:
-            self._farewell_told = True
+        elif late and waited_s > LINGER_TOLD_S and not self._linger_told:
+            self._linger_told = True
             lack = [n.node for n in lacking(self.state)]  # first the keeper, whom all wait for
             names = tuple(sorted(self._name(n) for n in lack or late))
-            self._emit(LastRoundAwaited(names=names, up_to_s=FAREWELL_S))
+            self._emit(LastRoundAwaited(names=names, up_to_s=LINGER_S))
 
     def _late(self) -> list[str]:
         """Trainers that may lack the last round. Who is connected leaves when it holds it; an
@@ -328,12 +330,12 @@ class Coordinator:
         for node in self.sessions:
             self._send(node, message)
 
-    # ---- for the reception ------------------------------------------------------------------
+    # ---- for sessions ------------------------------------------------------------------
 
     def now(self) -> float:
         return self._clock.now()
 
-    async def settled(self) -> None:
+    async def drained(self) -> None:
         """Wait until all that was submitted is decided."""
         await self._inbox.join()
 

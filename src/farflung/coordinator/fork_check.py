@@ -28,7 +28,7 @@ def fits(journal: Journal, hello: Hello) -> bool:
     )
 
 
-async def settle(link: Connection, journal: Journal, hello: Hello, *, alone_since: int) -> str:
+async def examine(link: Connection, journal: Journal, hello: Hello, *, alone_since: int) -> str:
     """The sentence with which the node is refused. Forked when its record is genuine.
 
     `alone_since`: lower terms were given up by the operator, when the run was restored.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from farflung.config.run import PROTOCOL_VERSION
-from farflung.coordinator.fork_check import fits, settle
+from farflung.coordinator.fork_check import examine, fits
 from farflung.coordinator.handshake import refuse, refuse_version
 from farflung.errors import (
     CorruptState,
@@ -79,7 +79,7 @@ class Session:
 
 
 class ControlPlane(Protocol):
-    """What the reception asks of its coordinator."""
+    """What sessions ask of their coordinator."""
 
     state: State
     journal: Journal
@@ -92,7 +92,7 @@ class ControlPlane(Protocol):
 
     def submit(self, event: Input) -> None: ...
 
-    async def settled(self) -> None:
+    async def drained(self) -> None:
         """Wait until all that was submitted is decided."""
 
     def halt(self, fork: Forked) -> None:
@@ -104,7 +104,7 @@ class Sessions:
 
     def __init__(
         self,
-        desk: ControlPlane,
+        control: ControlPlane,
         *,
         emit: Emit,
         admission: Admission,
@@ -112,7 +112,7 @@ class Sessions:
         status: Callable[[], str],
         alone_since: int,
     ) -> None:
-        self._desk = desk
+        self._control = control
         self._emit = emit
         self._admission = admission
         self._check_vote = check_vote
@@ -155,7 +155,7 @@ class Sessions:
             raise ProtocolError("a stranger may only redeem an invite")
         answer, event = self._admission(first)
         if event is not None:
-            self._desk.submit(event)
+            self._control.submit(event)
         if isinstance(answer, Redeemed) and not await self._journalled(first):
             answer = Refuse(sentence="the host's disk takes no new members now; try again later")
         await link.send(answer)
@@ -163,7 +163,7 @@ class Sessions:
 
     async def _journalled(self, redeem: Redeem) -> bool:
         node = node_id_of(redeem.public_key)
-        return await self._admitted(node) and node in self._desk.state.nodes
+        return await self._admitted(node) and node in self._control.state.nodes
 
     async def _member(self, link: Connection, node: str, hello: Hello) -> None:
         if not await self._admitted(node):
@@ -172,7 +172,7 @@ class Sessions:
         try:
             refusal = await self._refusal(link, node, hello)
         except Forked as fork:
-            self._desk.halt(fork)
+            self._control.halt(fork)
             link.close(str(fork))
             return
         if refusal:
@@ -199,28 +199,30 @@ class Sessions:
         finally:
             writer.cancel()
             link.close()
-            if self._desk.sessions.get(node) is session:
-                del self._desk.sessions[node]
-            self._desk.submit(Disconnected(node=node, session=hello.session, reason=reason))
+            if self._control.sessions.get(node) is session:
+                del self._control.sessions[node]
+            self._control.submit(Disconnected(node=node, session=hello.session, reason=reason))
 
     async def _admitted(self, node: str) -> bool:
         """Wait for a membership that may be on its way into the journal. False: it stays out for
         now, because the disk refuses; nothing is promised that is not journalled."""
-        if node in self._desk.state.nodes:
+        if node in self._control.state.nodes:
             return True
-        await first_ended(self._desk.settled(), self._desk.blocked.wait())
-        return not self._desk.blocked.is_set()
+        await first_ended(self._control.drained(), self._control.blocked.wait())
+        return not self._control.blocked.is_set()
 
     async def _refusal(self, link: Connection, node: str, hello: Hello) -> str:
         """Why this node may not take part, or ''. Raises Forked."""
-        refusal = refuse_version(self._desk.state, hello)
-        if not refusal and not fits(self._desk.journal, hello):
-            refusal = await settle(link, self._desk.journal, hello, alone_since=self._alone_since)
-        connected = node in self._desk.sessions
-        return refusal or refuse(self._desk.state, node, hello, connected, self._desk.now())
+        refusal = refuse_version(self._control.state, hello)
+        if not refusal and not fits(self._control.journal, hello):
+            refusal = await examine(
+                link, self._control.journal, hello, alone_since=self._alone_since
+            )
+        connected = node in self._control.sessions
+        return refusal or refuse(self._control.state, node, hello, connected, self._control.now())
 
     async def _supersede(self, node: str) -> None:
-        old = self._desk.sessions.pop(node, None)
+        old = self._control.sessions.pop(node, None)
         if old is not None:
             old.link.close("another connection of this node took over")
             await asyncio.sleep(0)
@@ -231,18 +233,18 @@ class Sessions:
         put(
             Welcome(
                 protocol=PROTOCOL_VERSION,
-                term=self._desk.state.term,
-                journal_length=self._desk.journal.length,
+                term=self._control.state.term,
+                journal_length=self._control.journal.length,
             )
         )
         first = hello.journal_length
-        while first < self._desk.journal.length:
-            frames = self._desk.journal.frames(first, CATCH_UP_BYTES)
+        while first < self._control.journal.length:
+            frames = self._control.journal.frames(first, CATCH_UP_BYTES)
             put(JournalFrames(first=first, frames=tuple(frames)))
             first += len(frames)
-        put(Donors(members=self._desk.donors))
-        self._desk.sessions[session.node] = session
-        self._desk.submit(
+        put(Donors(members=self._control.donors))
+        self._control.sessions[session.node] = session
+        self._control.submit(
             Connected(
                 node=session.node,
                 session=hello.session,
@@ -261,15 +263,15 @@ class Sessions:
             elif isinstance(received, Vote) and not self._valid_vote(session.node, received):
                 raise ProtocolError("a vote's signature is wrong")
             else:
-                self._desk.submit(Received(node=session.node, message=received))
+                self._control.submit(Received(node=session.node, message=received))
 
     def _valid_vote(self, node: str, vote: Vote) -> bool:
         body = vote_body(
-            self._desk.state.run,
+            self._control.state.run,
             vote.term,
             vote.round,
             vote.attempt,
             vote.bytes_root,
             vote.fragment_hash,
         )
-        return self._check_vote(self._desk.state.nodes[node].public_key, body, vote.signature)
+        return self._check_vote(self._control.state.nodes[node].public_key, body, vote.signature)

@@ -191,7 +191,7 @@ def _kind(optimizer: HasParamGroups) -> str:
     )
 
 
-class StateDesk:
+class OptimizerStateIo:
     """Saves and loads for the agent. Called from the training thread only."""
 
     def __init__(

@@ -60,7 +60,7 @@ class Applier:
     async def _apply(self, commit: Commit) -> None:
         results = await self._results(commit)
         if (runner := self._runner) is not None:
-            await runner.settled()
+            await runner.landed()
         mine = self._mine(commit)
         await self._follower.apply(commit, results, self._writing(commit, mine))
         if (generation := self._generations.current) is not None:

@@ -66,7 +66,7 @@ class RoundRunner:
         self._replacements: list[asyncio.Task[None]] = []
         """Landings of the anchor itself: the next commit need not wait for them."""
         self._trained: Ranges = ()
-        self._owed: Ranges = ()
+        self._assigned: Ranges = ()
         """Leased and not trained, in the order of the leases: what an early end or a round that
         was resolved without me left over is trained first, so that claims stay a prefix."""
         self._fresh = True
@@ -81,8 +81,8 @@ class RoundRunner:
     def on_plan(self, plan: Plan) -> None:
         """PLAN(r), perhaps repeated by a coordinator that restarted: then READY is repeated."""
         self._plans[plan.round] = plan
-        known = ranges.union(self._trained, self._owed)
-        self._owed = (*self._owed, *ranges.subtract(plan.ranges, known))
+        known = ranges.union(self._trained, self._assigned)
+        self._assigned = (*self._assigned, *ranges.subtract(plan.ranges, known))
         self._news.set()
 
     def contribution(self, round_: int) -> Encoded | None:
@@ -98,7 +98,7 @@ class RoundRunner:
             departed = self._departed.get(plan.round)
             if departed is None:
                 await self._follower.reached(self._must_have(plan))
-                await self.settled(replacements=True)
+                await self.landed(replacements=True)
                 report = await self._train(plan)
                 departed = await self._depart(plan, report)
             await self._announce(plan, departed)
@@ -139,7 +139,7 @@ class RoundRunner:
             self._training = None
         done, _ = ranges.take(todo, report.rows)
         self._trained = ranges.union(self._trained, done)
-        self._owed = ranges.subtract(self._owed, done)
+        self._assigned = ranges.subtract(self._assigned, done)
         self._tokens += report.tokens
         self._emit(
             Trained(
@@ -154,12 +154,12 @@ class RoundRunner:
         return report
 
     def _todo(self, plan: Plan) -> Ranges:
-        """What is owed up to the last position of this plan."""
+        """What is assigned up to the last position of this plan."""
         last = 0
-        for i, piece in enumerate(self._owed, 1):
+        for i, piece in enumerate(self._assigned, 1):
             if ranges.intersect((piece,), plan.ranges):
                 last = i
-        return self._owed[:last]
+        return self._assigned[:last]
 
     async def _depart(self, plan: Plan, report: WorkReport) -> Departed:
         """Pseudo-gradient = anchor - local, encoded; the trainer's copy is the send snapshot."""
@@ -269,7 +269,7 @@ class RoundRunner:
         """Of the shared block, for what departs with a round and for what it lands."""
         return round_ % self._spec.outer.window
 
-    async def settled(self, *, replacements: bool = False) -> None:
+    async def landed(self, *, replacements: bool = False) -> None:
         """Wait until the trainer has merged everything that was sent to it.
 
         The next commit is applied only then: a landing reads the anchor, or the buffer of its

@@ -13,9 +13,9 @@ from farflung.swarm.membership import present
 from farflung.swarm.state import Round, State, Step, Trial
 from farflung.swarm.trial import current
 
-SETTLE_S = 0.3
+GATHER_S = 0.3
 """Accusations of one attempt are gathered this long and judged together."""
-SILENCE_SETTLE_S = 1.5
+SILENCE_GATHER_S = 1.5
 """The same for silence: buffers empty at different times, so stalls are seen one by one."""
 
 
@@ -30,11 +30,11 @@ def take_accusation(step: Step, sender: str, message: Accuse) -> None:
         raise ProtocolError("an accusation names a node that is not in the attempt")
     new = tuple((sender, accused, message.kind) for accused in message.nodes)
     silence = message.kind == AccusationKind.SILENT
-    settle_s = step.now_s + (SILENCE_SETTLE_S if silence else SETTLE_S)
+    judge_s = step.now_s + (SILENCE_GATHER_S if silence else GATHER_S)
     trial = replace(
         round_.trial,
         accusations=round_.trial.accusations + new,
-        settle_s=round_.trial.settle_s or settle_s,
+        judge_s=round_.trial.judge_s or judge_s,
     )
     step.set_round(replace(round_, trial=trial))
 
@@ -64,12 +64,12 @@ def judge(step: Step, round_: Round) -> str:
     trial = round_.trial
     assert trial is not None
     lost = lost_nodes(step.state, round_)
-    if lost and not trial.settle_s:
-        trial = replace(trial, settle_s=step.now_s + SETTLE_S)
+    if lost and not trial.judge_s:
+        trial = replace(trial, judge_s=step.now_s + GATHER_S)
         step.set_round(replace(round_, trial=trial))
     late = step.now_s >= trial.deadline_s
-    settled = bool(trial.settle_s) and step.now_s >= trial.settle_s
-    if not late and not (settled and (lost or trial.accusations)):
+    gathered = bool(trial.judge_s) and step.now_s >= trial.judge_s
+    if not late and not (gathered and (lost or trial.accusations)):
         return ""
     guilty = _guilty(step, round_, lost)
     reason = _describe(step, trial, guilty, late)

@@ -117,7 +117,7 @@ class Trial:
     votes: Mapping[str, Vote] = field(default_factory=dict)
     accusations: tuple[tuple[str, str, AccusationKind], ...] = ()
     """(accuser, accused, kind)."""
-    settle_s: float = 0.0
+    judge_s: float = 0.0
     """When the gathered accusations are judged; 0: none so far."""
 
     @property

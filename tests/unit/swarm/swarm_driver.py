@@ -87,7 +87,7 @@ class Peer:
     kept: bool = False
     applied: int = 0
     next_round: int = 0
-    owed: Ranges = ()
+    assigned: Ranges = ()
     trained: Ranges = ()
     plans: dict[int, Plan] = field(default_factory=dict)
     sent: dict[int, Ready] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Peer:
 
     def forget(self) -> None:
         """The stay is over: nothing trained is kept."""
-        self.generation, self.owed, self.trained = 0, (), ()
+        self.generation, self.assigned, self.trained = 0, (), ()
         self.plans.clear()
         self.sent.clear()
         self.todo.clear()
@@ -122,8 +122,8 @@ class Peer:
         match message:
             case Plan(generation=self.generation):
                 self.plans[message.round] = message
-                known = ranges.union(self.trained, self.owed)
-                self.owed = (*self.owed, *ranges.subtract(message.ranges, known))
+                known = ranges.union(self.trained, self.assigned)
+                self.assigned = (*self.assigned, *ranges.subtract(message.ranges, known))
             case Attempt():
                 self.todo += sums(self.node, message)
             case Verdict():
@@ -342,19 +342,19 @@ class Driver:
         self.feed(Tick())
 
     def train(self, peer: Peer, rows: int | None = None, tokens: int = 10**9) -> None:
-        """READY for the oldest plan: all that is owed for it, or its first `rows`."""
+        """READY for the oldest plan: all that is assigned for it, or its first `rows`."""
         number = min(set(peer.plans))
         plan = peer.plans.pop(number)
         if number not in peer.sent:
             last = max(
-                (i for i, p in enumerate(peer.owed, 1) if ranges.intersect((p,), plan.ranges)),
+                (i for i, p in enumerate(peer.assigned, 1) if ranges.intersect((p,), plan.ranges)),
                 default=0,
             )
-            now, later = peer.owed[:last], peer.owed[last:]
+            now, later = peer.assigned[:last], peer.assigned[last:]
             if rows is not None:
                 now, rest = ranges.take(now, rows)
                 later = (*rest, *later)
-            peer.trained, peer.owed = ranges.union(peer.trained, now), later
+            peer.trained, peer.assigned = ranges.union(peer.trained, now), later
             peer.sent[number] = self.ready_of(peer, plan, tokens)
         self.say(peer, replace_term(peer.sent[number], self.state.term))
 

@@ -27,7 +27,7 @@ FRAME = SliceResult(term=1, round=1, attempt=1, slice=0, first=0, stop=1)
 FRAME_BYTES = 1 << 20
 
 
-class Plant:
+class Services:
     """Serves blobs from memory and notes when round frames arrive."""
 
     def __init__(self, blobs: dict[bytes, bytes]) -> None:
@@ -67,8 +67,8 @@ class Pair:
         self.network = MemoryNetwork()
         self.events: list[Event] = []
         self.failures: list[Exception] = []
-        self.plants = {"joiner": Plant({}), "donor": Plant(blobs)}
-        self.meshes = {name: self._mesh(name) for name in self.plants}
+        self.services = {"joiner": Services({}), "donor": Services(blobs)}
+        self.meshes = {name: self._mesh(name) for name in self.services}
         self.joiner, self.donor = self.meshes["joiner"], self.meshes["donor"]
 
     def _mesh(self, name: str) -> Mesh:
@@ -76,7 +76,7 @@ class Pair:
 
     async def open(self) -> None:
         for name, mesh in self.meshes.items():
-            await mesh.open(self.plants[name], Endpoint(f"{name}:0"))
+            await mesh.open(self.services[name], Endpoint(f"{name}:0"))
             for other in self.meshes.values():
                 other.know((Member(node=name, endpoints=mesh.endpoints),))
         self.network.path(NodeId("donor"), NodeId("joiner")).bytes_per_s = RATE
@@ -121,7 +121,7 @@ def test_a_frame_of_a_round_waits_for_half_a_second_of_blobs_at_most() -> None:
         sent_s = asyncio.get_running_loop().time()
         await pair.donor.send_bulk("joiner", FRAME, bytes(FRAME_BYTES), 10.0)
         await download
-        (arrived_s,) = pair.plants["joiner"].arrived_s
+        (arrived_s,) = pair.services["joiner"].arrived_s
         alone_s = FRAME_BYTES / RATE
         assert arrived_s - sent_s <= alone_s + LATENCY_S + 2 * PIECE_BYTES / RATE
 
@@ -156,7 +156,7 @@ def test_a_blob_asked_twice_at_a_time_is_sent_once_and_other_lengths_are_right()
 
 def test_a_disk_that_fails_answers_missing() -> None:
     async def story(pair: Pair) -> None:
-        pair.plants["donor"].breaks = StorageError("the disk is broken")
+        pair.services["donor"].breaks = StorageError("the disk is broken")
         assert await pair.joiner.blobs.ask("donor", NAME, 0, 1000) is None
 
     play(story, {NAME: BIG})
@@ -195,7 +195,7 @@ def test_a_shard_that_vanished_is_missing_and_its_link_serves_on(tmp_path: Path)
 
     async def story(pair: Pair) -> None:
         for path in (there, gone):
-            pair.plants["donor"].store.add_file(digest(path.read_bytes()), path)
+            pair.services["donor"].store.add_file(digest(path.read_bytes()), path)
         name = digest(gone.read_bytes())
         gone.unlink()
         ask = pair.joiner.blobs.ask
@@ -211,7 +211,7 @@ def test_a_shard_that_vanished_is_missing_and_its_link_serves_on(tmp_path: Path)
 
 def test_a_fault_while_serving_closes_the_link_and_the_next_one_serves() -> None:
     async def story(pair: Pair) -> None:
-        ask, donor = pair.joiner.blobs.ask, pair.plants["donor"]
+        ask, donor = pair.joiner.blobs.ask, pair.services["donor"]
         assert await ask("donor", NAME, 0, 10) == BIG[:10]
         donor.breaks = KeyError("no such table")
         started_s = asyncio.get_running_loop().time()
@@ -227,7 +227,7 @@ def test_a_fault_while_serving_closes_the_link_and_the_next_one_serves() -> None
 
 def test_a_fault_in_a_reader_closes_its_link_and_the_next_one_reads() -> None:
     async def story(pair: Pair) -> None:
-        donor = pair.plants["donor"]
+        donor = pair.services["donor"]
         donor.breaks = KeyError("no such table")
         with pytest.raises(LinkDown, match="lost the data link"):
             await pair.joiner.blobs.catalogue("donor")
@@ -241,7 +241,7 @@ def test_a_fault_in_a_reader_closes_its_link_and_the_next_one_reads() -> None:
 
 def test_a_disk_that_cannot_answer_ends_the_link_with_a_warning() -> None:
     async def story(pair: Pair) -> None:
-        pair.plants["donor"].breaks = StorageError("the disk is broken")
+        pair.services["donor"].breaks = StorageError("the disk is broken")
         with pytest.raises(LinkDown):
             await pair.joiner.blobs.catalogue("donor")
         assert [e.sentence for e in pair.events if isinstance(e, LinkClosed)] == [
