@@ -183,7 +183,7 @@ class Retention:
 
     def _begin(self) -> asyncio.Task[None]:
         writer = self._writer = SnapshotWriter(self._follower, self._blobs, self._workers)
-        self._saving = asyncio.create_task(self._snapshot(writer))
+        self._saving = self._tasks.start(self._snapshot(writer), "write a snapshot")
         return self._saving
 
     async def _snapshot(self, writer: SnapshotWriter) -> None:
