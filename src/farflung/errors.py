@@ -10,12 +10,16 @@ FarflungError
 │   └── Refused          the other side declined, with its sentence
 ├── LinkDown             a connection ended or a deadline passed; the caller goes on without it
 ├── StorageError         the disk refused (full, read-only, torn); nothing was acknowledged
+│   └── SnapshotGone     its state went away while it was written    (peer/snapshot_writer.py)
 ├── Forked               another coordinator has continued this run; this one stops
 ├── CorruptState         bytes on disk or from a donor do not match their hash
 ├── Unservable           every source has said that it lacks a blob    (transfer/download_plan.py)
 ├── LogTrimmed           nobody keeps a result that I need; a snapshot does     (peer/replay.py)
 ├── ProgressLost         local parameters are not finite; they start again      (peer/round.py)
 ├── TrainerDied          the trainer is gone; it is started again            (trainers/port.py)
+├── GenerationFailed     a task of a stay failed; the next stay is prepared (peer/generation.py)
+├── IllegalMove          a phase entered out of turn                         (peer/standing.py)
+├── DecisionFault        nothing could be decided about a message (coordinator/coordinator.py)
 ├── Violation            `verify` found a broken promise                        (run/verify.py)
 └── BrokenInvariant      the simulator found one                               (sim/checks.py)
 

@@ -10,7 +10,8 @@ from sim_stories import assert_sound, play
 from test_sim_swarm import spec
 
 from farflung.checkpoint.snapshot import newest
-from farflung.coordinator.coordinator import LINGER_S, LINGER_TOLD_S
+from farflung.coordinator.lingering import LINGER_S
+from farflung.coordinator.lingering import TOLD_S as LINGER_TOLD_S
 from farflung.errors import StorageError
 from farflung.events import (
     Applied,
@@ -143,7 +144,7 @@ def test_a_fetched_last_round_outlives_a_power_cut() -> None:
 
         def nothing_to_replay() -> bool:
             assert keeper.agent is not None
-            follower, pointer = keeper.agent.follower, newest(keeper.disk)
+            follower, pointer = keeper.agent.node.follower, newest(keeper.disk)
             rounds = {follower.resolved, follower.state.next_round}
             return pointer is not None and rounds == {pointer.next_round}
 

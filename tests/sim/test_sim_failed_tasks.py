@@ -8,7 +8,7 @@ import pytest
 from test_sim_swarm import assert_sound, play, spec
 
 from farflung.coordinator import coordinator as module
-from farflung.coordinator.coordinator import Coordinator
+from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.errors import FrameError
 from farflung.events import Event, TaskFailed
 from farflung.network.messages import Beat, Control
@@ -28,7 +28,7 @@ def test_a_session_whose_writer_fails_is_closed_and_its_node_comes_back() -> Non
         await swarm.committed(2)
         assert swarm.coordinator is not None
         node = swarm.nodes["p1"].node
-        session = swarm.coordinator.sessions[node]
+        session = swarm.coordinator.roster.sessions[node]
 
         async def refuse(_: Control) -> None:
             raise FrameError("Donors of 300000 bytes exceeds its cap")
@@ -37,7 +37,7 @@ def test_a_session_whose_writer_fails_is_closed_and_its_node_comes_back() -> Non
         await swarm.until(
             lambda: (
                 swarm.coordinator is not None
-                and swarm.coordinator.sessions.get(node, session) is not session
+                and swarm.coordinator.roster.sessions.get(node, session) is not session
             ),
             30.0,
         )
@@ -73,13 +73,13 @@ def test_a_message_that_nobody_can_decide_about_costs_its_sender_the_link(
         await swarm.committed(2)
         assert swarm.coordinator is not None
         node = swarm.nodes["p1"].node
-        session = swarm.coordinator.sessions[node]
+        session = swarm.coordinator.roster.sessions[node]
         hit = fails_once(monkeypatch, Beat, node)
         await swarm.until(lambda: bool(hit))
         await swarm.until(
             lambda: (
                 swarm.coordinator is not None
-                and swarm.coordinator.sessions.get(node, session) is not session
+                and swarm.coordinator.roster.sessions.get(node, session) is not session
             ),
             30.0,
         )
@@ -117,7 +117,8 @@ def test_a_fault_between_journal_and_sends_ends_the_process() -> None:
             raise KeyError("index")
 
         assert swarm.coordinator is not None
-        swarm.coordinator._on_append = faulty
+        told = CoordinatorOptions(on_append=faulty)
+        swarm.coordinator._options = told
         length = swarm.coordinator.journal.length
         with pytest.raises(KeyError, match="index"):
             await swarm.until(lambda: False, 10.0)
@@ -135,7 +136,7 @@ def test_a_fault_in_the_tick_loop_ends_the_process(monkeypatch: pytest.MonkeyPat
         def faulty(_: Coordinator) -> None:
             raise KeyError("late")
 
-        monkeypatch.setattr(Coordinator, "_say_farewell", faulty)
+        monkeypatch.setattr(Coordinator, "_linger", faulty)
         with pytest.raises(KeyError, match="late"):
             await swarm.until(lambda: False, 10.0)
 

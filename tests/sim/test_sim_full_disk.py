@@ -86,7 +86,7 @@ def test_a_node_that_reconnects_meanwhile_is_served_and_a_new_one_is_put_off() -
         swarm.add("late", "trainer")
         swarm.spawn("late")
         await asyncio.sleep(20)
-        seen.extend(swarm.coordinator.sessions)
+        seen.extend(swarm.coordinator.roster.sessions)
         assert swarm.nodes["late"].node not in swarm.coordinator.state.nodes
         swarm.disk.full = False
         await swarm.finished()

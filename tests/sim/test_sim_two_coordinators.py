@@ -14,17 +14,20 @@ from sim_stories import play as played
 
 from farflung.clock import InlineWorkers, LoopClock
 from farflung.config.run import RunSpec
-from farflung.coordinator.coordinator import Coordinator
+from farflung.coordinator.coordinator import CoordinatorOptions
+from farflung.coordinator.sessions import Door
 from farflung.disk import MemoryDisk
 from farflung.errors import Forked
 from farflung.events import Event, ForkDetected, NoCoordinator, NodeRefused, RoundCommitted
 from farflung.ids import Endpoint, NodeId
 from farflung.network.link import COORDINATOR
+from farflung.run.assemble import assemble_coordinator
 from farflung.sim.world import CONTROL, JOURNAL, SimSwarm
 from farflung.swarm.identity import RECORD, verify_record, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import AnyRecord, Commit, Term
+from farflung.world import World
 
 SECOND = Endpoint("copy:7000")
 
@@ -39,21 +42,23 @@ class Copy:
     def __init__(self, swarm: SimSwarm, disk: MemoryDisk, alone_since: int = 0) -> None:
         self.swarm, self.disk = swarm, disk
         self.events: list[Event] = []
-        self.coordinator = Coordinator(
+        world = World(
             transport=swarm.network.transport(NodeId("copy"), COORDINATOR),
+            disk=disk,
             clock=LoopClock(),
             workers=InlineWorkers(),
+            rng=swarm.rng,
             emit=self.events.append,
-            journal=self._journal(),
-            fragment_elements=swarm.coordinator.state.fragment_elements
-            if swarm.coordinator is not None
-            else swarm._elements,
-            admission=_nobody,
+            sign=swarm._sign_record,
+        )
+        door = Door(
+            admission=nobody,
             check_vote=verify_vote,
             status=lambda: "{}",
             alone_since=alone_since,
-            incarnation="copy",
         )
+        options = CoordinatorOptions(incarnation="copy")
+        self.coordinator = assemble_coordinator(world, self._journal(), door, options)
         self.task: asyncio.Task[None] | None = None
 
     def _journal(self) -> Journal:
@@ -78,7 +83,7 @@ class Copy:
         return list(self._journal().records())
 
 
-def _nobody(_: object) -> tuple[object, None]:
+def nobody(_: object) -> tuple[object, None]:
     raise AssertionError("nodes are admitted directly")
 
 
@@ -183,7 +188,7 @@ def own_head(swarm: SimSwarm, label: str) -> bytes:
     return bytes(agent.node.follower.journal.head)
 
 
-def test_a_node_that_only_claims_another_journal_halts_nobody() -> None:
+def test_a_node_that_only_claims_another_journal_haltsnobody() -> None:
     """Its copy is damaged, or it lies: it has no record that the run key signed."""
 
     async def story(swarm: SimSwarm) -> None:
@@ -214,7 +219,7 @@ def refusals(swarm: SimSwarm) -> list[str]:
     return [e.sentence for e in swarm.events if isinstance(e, NodeRefused)]
 
 
-def test_records_that_a_restored_run_gave_up_are_refused_and_halt_nobody() -> None:
+def test_records_that_a_restored_run_gave_up_are_refused_and_haltnobody() -> None:
     async def story(swarm: SimSwarm) -> None:
         await swarm.committed(3)
         disk = swarm.disk.crash()

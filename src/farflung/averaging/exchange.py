@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from farflung.averaging.inbox import Inbox, check_size
-from farflung.averaging.reduce import Bytes, ChunkGrid, Encoded, reduce_slice, statistics
+from farflung.averaging.reduce import Bytes, ChunkGrid, EncodedChunks, reduce_slice, statistics
 from farflung.clock import Workers
 from farflung.errors import LinkDown, ProtocolError
 from farflung.failpoints import sent
@@ -80,7 +80,7 @@ class Exchange:
         node: str,
         attempt: Attempt,
         grid: ChunkGrid,
-        mine: Encoded | None,
+        mine: EncodedChunks | None,
         ports: ExchangePorts,
         workers: Workers,
         stall_s: float = STALL_S,
@@ -100,7 +100,7 @@ class Exchange:
         """Whole results and their digests, by slice."""
         self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self.results: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        """Encoded result of every slice, in order; cancelled when the attempt fails."""
+        """EncodedChunks result of every slice, in order; cancelled when the attempt fails."""
         self.arrived: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         """(slice, its result) once for every slice, as each becomes whole; for one reader."""
         self.over = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from farflung.averaging.reduce import Bytes, ChunkGrid, Encoded
+from farflung.averaging.reduce import Bytes, ChunkGrid, EncodedChunks
 from farflung.errors import ProtocolError
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Contribution, Slice, SliceResult
@@ -89,7 +89,7 @@ class Inbox:
         pieces = self._grid.split(payload, head.first, head.stop)
         self._unchecked.append(_Frame(sender, incoming, head.first, pieces, committed))
 
-    def take_own(self, index: int, node: str, place: Slice, mine: Encoded) -> None:
+    def take_own(self, index: int, node: str, place: Slice, mine: EncodedChunks) -> None:
         """My chunks for my own slice: what I encoded and hashed needs no check."""
         incoming = self._incoming.setdefault((index, node), _Incoming())
         incoming.claimed.update(range(place.first, place.stop))

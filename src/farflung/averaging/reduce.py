@@ -39,7 +39,7 @@ class ChunkCodec(Protocol):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedChunks:
     """What one node contributes of a fragment: every chunk's wire bytes and their digests."""
 
     chunks: Sequence[bytes]
@@ -62,7 +62,7 @@ class ChunkGrid:
         return self.codec.encoded_size(self.elements_of(chunk))
 
     def bytes_between(self, first: int, stop: int) -> int:
-        """Encoded bytes of chunks [first, stop); O(1), the last chunk may be short."""
+        """EncodedChunks bytes of chunks [first, stop); O(1), the last chunk may be short."""
         if not 0 <= first < stop <= self.chunks:
             raise ValueError(f"chunks [{first}, {stop}) are outside 0..{self.chunks}")
         whole = (stop - first - 1) * self.codec.encoded_size(self.chunk_elements)
@@ -133,7 +133,7 @@ def reduce_slice(
     included: Sequence[Included],
     divisor: int,
 ) -> list[bytes]:
-    """Encoded weighted mean of one slice: decode, multiply, add in order, encode once."""
+    """EncodedChunks weighted mean of one slice: decode, multiply, add in order, encode once."""
     out: list[bytes] = []
     count = len(inputs[included[0].node])
     sum_all, values_all = (np.empty(grid.elements_of(first), np.float32) for _ in range(2))

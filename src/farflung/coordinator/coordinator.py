@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from farflung.clock import Clock, Workers
 from farflung.coordinator.awake_clock import AwakeClock
+from farflung.coordinator.decision_queue import DecisionQueue
 from farflung.coordinator.disk_pause import DiskPause
-from farflung.coordinator.sessions import Admission, Session, Sessions, VoteCheck
-from farflung.errors import Forked, ProtocolError, StorageError
+from farflung.coordinator.lingering import LINGER_S, Lingering
+from farflung.coordinator.roster import Roster
+from farflung.coordinator.sessions import Door, Sessions
+from farflung.errors import FarflungError, Forked, ProtocolError, StorageError
 from farflung.events import (
-    Emit,
     ForkDetected,
     LastRoundAwaited,
     LinkClosed,
@@ -25,44 +27,19 @@ from farflung.events import (
 )
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
-from farflung.network.link import Transport
-from farflung.network.messages import (
-    Beat,
-    Control,
-    Donors,
-    JournalFrames,
-    Member,
-    Verdict,
-)
+from farflung.network.messages import JournalFrames, Verdict
 from farflung.swarm.decide import decide
-from farflung.swarm.ending import PATIENCE_S, lacking
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Lease, Term
+from farflung.swarm.records import Abandon, AnyRecord, Close, Lease, Term
 from farflung.swarm.replay import orphans, replay, replay_more
-from farflung.swarm.state import (
-    Action,
-    Append,
-    Connected,
-    Input,
-    Link,
-    Node,
-    Received,
-    Send,
-    State,
-    Tell,
-    Tick,
-)
-from farflung.tasks import Tasks, failure
+from farflung.swarm.state import Action, Append, Connected, Input, Received, Send, State, Tell
+from farflung.tasks import Tasks, failure, first_ended
+from farflung.world import World
 
 TICK_S = 0.1
-LINGER_S = PATIENCE_S + 10.0
-"""How long a finished run waits for its peers to take the last round and say goodbye."""
-
-LINGER_TOLD_S = 5.0
-"""After so long it says for whom it waits."""
 
 
-class Fault(Exception):
+class DecisionFault(FarflungError):
     """This program could not decide about what a node said."""
 
     def __init__(self, node: str, error: Exception) -> None:
@@ -70,58 +47,41 @@ class Fault(Exception):
         self.node, self.error = node, error
 
 
+@dataclass(frozen=True, kw_only=True)
+class CoordinatorOptions:
+    """What differs between a host, a restored host and a simulation."""
+
+    incarnation: str = ""
+    """Random, so that no other process writes the same TERM."""
+    tick_s: float = TICK_S
+    """Between two looks at the timers."""
+    on_append: Callable[[int, list[AnyRecord]], None] | None = None
+    """Told of every record that is on the disk, with the first one's index."""
+
+
 class Coordinator:
     """The control plane of one run. Owned by one event loop."""
 
     def __init__(
         self,
-        *,
-        transport: Transport,
-        clock: Clock,
-        workers: Workers,
-        emit: Emit,
+        world: World,
         journal: Journal,
         fragment_elements: tuple[int, ...],
-        admission: Admission,
-        check_vote: VoteCheck,
-        status: Callable[[], str],
-        on_append: Callable[[int, list[AnyRecord]], None] | None = None,
-        tick_s: float = TICK_S,
-        alone_since: int = 0,
-        incarnation: str = "",
+        door: Door,
+        options: CoordinatorOptions,
     ) -> None:
-        """`alone_since`: lower terms were given up by the operator, when the run was restored.
-        `incarnation`: random, so that no other process writes the same TERM."""
-        self._transport = transport
-        self._clock = AwakeClock(clock)
-        self._workers = workers
-        self._emit = emit
+        self._world = world
+        self._clock = AwakeClock(world.clock)
+        self._options = options
         self.journal = journal
-        self._acceptor = Sessions(
-            self,
-            emit=emit,
-            admission=admission,
-            check_vote=check_vote,
-            status=status,
-            alone_since=alone_since,
-        )
-        self._on_append = on_append
-        self._tick_s = tick_s
-        self._disk = DiskPause(self._clock, emit)
-        self.blocked = self._disk.blocked
-        self._incarnation = incarnation
-        self._tick_waits = False
-        self.sessions: dict[str, Session] = {}
-        self._inbox: asyncio.Queue[Input] = asyncio.Queue()
-        self._tasks = Tasks(emit, self._fail)
-        self._failure: Exception | None = None
-        self._done = asyncio.Event()
-        self._finished_s: float | None = None
-        self._linger_told = False
-        self.donors: tuple[Member, ...] = ()
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
-        self._least_linger_s = self.state.spec.swarm.restart_grace_s if self.state.finished else 0.0
-        """A finished run that is started again serves for so long whoever missed its end."""
+        self.roster = Roster()
+        self._acceptor = Sessions(self, door, world.emit)
+        self._disk = DiskPause(self._clock, world.emit)
+        self._inbox = DecisionQueue(self._disk.blocked)
+        self._lingering = Lingering(self.state)
+        self._tasks = Tasks(world.emit)
+        self._end = _End()
 
     # ---- life ------------------------------------------------------------------------------
 
@@ -129,14 +89,14 @@ class Coordinator:
         """Begin a new term and listen. Raises StorageError, LinkDown (port in use)."""
         term = self.state.term + 1
         records = [
-            Term(term=term, incarnation=self._incarnation),
+            Term(term=term, incarnation=self._options.incarnation),
             *orphans(self.state),
         ]
         await self._append(records)
         hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
-        endpoint = await self._transport.listen(bind, self._acceptor.accept, self._tasks)
-        self._emit(
+        endpoint = await self._world.transport.listen(bind, self._acceptor.accept, self._tasks)
+        self._world.emit(
             RunStarted(
                 run=self.state.run,
                 name=self.state.spec.name,
@@ -145,8 +105,8 @@ class Coordinator:
                 rounds=self.state.spec.outer.rounds,
             )
         )
-        if self._least_linger_s:
-            self._emit(LastRoundAwaited(names=(), up_to_s=self._least_linger_s))
+        if self._lingering.least_s:
+            self._world.emit(LastRoundAwaited(names=(), up_to_s=self._lingering.least_s))
         return endpoint
 
     async def run(self) -> None:
@@ -160,98 +120,56 @@ class Coordinator:
             self._tasks.start(self._tick_loop(), "tick"),
         )
         try:
-            await self._done.wait()
+            await first_ended(self._end.wait(), self._tasks.failed())
         finally:
             for loop in loops:
                 loop.cancel()
             await asyncio.wait(loops)
-        if self._failure is not None:
-            raise self._failure
-
-    def _fail(self, error: Exception) -> None:
-        """`run` raises the first error that it ended by."""
-        self._failure = self._failure or error
-        self._done.set()
 
     async def close(self) -> None:
-        for session in list(self.sessions.values()):
-            session.link.close("the coordinator stops")
+        self.roster.close_all("the coordinator stops")
         await self._acceptor.close()
-        await self._transport.close()
+        await self._world.transport.close()
         await self._tasks.close()
-
-    @property
-    def waiting(self) -> int:
-        """Inputs that no decision has taken yet."""
-        return self._inbox.qsize()
 
     def submit(self, event: Input) -> None:
         """Put an event into the inbox (the host admits its own keeper this way)."""
-        beat = isinstance(event, Received) and isinstance(event.message, Beat)
-        if beat and self.blocked.is_set():
-            return  # time stands still: the first beat after it is early enough
-        self._inbox.put_nowait(event)
+        self._inbox.put(event)
 
     # ---- deciding --------------------------------------------------------------------------
 
     async def _tick_loop(self) -> None:
         while True:
-            await asyncio.sleep(self._tick_s)
-            if not self._tick_waits:  # a disk that refuses for hours piles up no ticks
-                self._tick_waits = True
-                self._inbox.put_nowait(Tick())
+            await asyncio.sleep(self._options.tick_s)
+            self._inbox.tick()
             if self.state.finished:
                 self._linger()
 
     def _linger(self) -> None:
-        now = self._clock.now()
-        if self._finished_s is None:
-            self._finished_s = now
-        waited_s = now - self._finished_s
-        late = self._late()
-        if waited_s > LINGER_S or (
-            not late and waited_s >= self._least_linger_s and self.state.ended
-        ):
-            self._done.set()
-        elif late and waited_s > LINGER_TOLD_S and not self._linger_told:
-            self._linger_told = True
-            lack = [n.node for n in lacking(self.state)]  # first the keeper, whom all wait for
-            names = tuple(sorted(self._name(n) for n in lack or late))
-            self._emit(LastRoundAwaited(names=names, up_to_s=LINGER_S))
-
-    def _late(self) -> list[str]:
-        """Trainers that may lack the last round. Who is connected leaves when it holds it; an
-        open stay without a link is waited for until it is closed, also after a restart."""
-        missing = {n.node for n in lacking(self.state)}
-        return [
-            n.node
-            for n in self.state.nodes.values()
-            if n.trains and (n.node in self.sessions or n.node in missing)
-        ]
+        seen = self.state, self.roster.sessions, self._clock.now()
+        if self._lingering.over(*seen):
+            self._end.set()
+        elif names := self._lingering.awaited(*seen):
+            self._world.emit(LastRoundAwaited(names=names, up_to_s=LINGER_S))
 
     async def _decide_loop(self) -> None:
         while True:
             event = await self._inbox.get()
-            if isinstance(event, Tick):
-                self._tick_waits = False
             try:
                 await self._decide(event)
-            except Fault as fault:
-                self._emit(failure(f"decide what {self._name(fault.node)} said", fault.error))
-                if fault.node in self.sessions:
-                    self.sessions[fault.node].link.close("internal error")
+            except DecisionFault as fault:
+                self._world.emit(failure(f"decide what {self._name(fault.node)} said", fault.error))
+                self.roster.close(fault.node, "internal error")
             except ProtocolError as error:
                 node = getattr(event, "node", "")
                 name = self._name(node)
-                self._emit(LinkClosed(plane="control", name=name, reason=str(error)))
-                if node in self.sessions:
-                    self.sessions[node].link.close(str(error))
+                self._world.emit(LinkClosed(plane="control", name=name, reason=str(error)))
+                self.roster.close(node, str(error))
             except StorageError as error:  # journalled, but not told: they ask when they are back
-                self._emit(SessionsClosed(reason=str(error)))
-                for session in list(self.sessions.values()):
-                    session.link.close(str(error))
+                self._world.emit(SessionsClosed(reason=str(error)))
+                self.roster.close_all(str(error))
             finally:
-                self._inbox.task_done()
+                self._inbox.done()
 
     async def _decide(self, event: Input) -> None:
         """One decision, taken again until the disk takes what it appends."""
@@ -271,13 +189,15 @@ class Coordinator:
         self.state = state
         if frames:
             _hit_appended(records)
-            await self._broadcast_records(JournalFrames(first=first, frames=tuple(frames)), records)
+            await self.roster.broadcast_records(
+                JournalFrames(first=first, frames=tuple(frames)), records
+            )
         for action in actions:
             if isinstance(action, Send):
-                self._send(action.node, action.message)
+                self.roster.send(action.node, action.message)
             elif isinstance(action, Tell):
-                self._emit(action.event)
-        self._update_donors()
+                self._world.emit(action.event)
+        self.roster.update_donors(self.state)
         if any(isinstance(a, Send) and isinstance(a.message, Verdict) for a in actions):
             await sent("verdict.sent")
 
@@ -290,7 +210,7 @@ class Coordinator:
             raise
         except Exception as error:
             if isinstance(event, Received | Connected):
-                raise Fault(event.node, error) from error
+                raise DecisionFault(event.node, error) from error
             raise
         return state, actions
 
@@ -298,64 +218,60 @@ class Coordinator:
         first = self.journal.length
         if not records:
             return [], first
-        frames = await self._workers.run(lambda: self.journal.append_all(records))
-        if self._on_append is not None:
-            self._on_append(first, records)
+        frames = await self._world.workers.run(lambda: self.journal.append_all(records))
+        if self._options.on_append is not None:
+            self._options.on_append(first, records)
         return frames, first
 
-    async def _broadcast_records(self, message: JournalFrames, records: list[AnyRecord]) -> None:
-        commits = any(isinstance(r, Commit) for r in records)
-        nodes = list(self.sessions)
-        for i, node in enumerate(nodes):
-            if commits and i == len(nodes) // 2:
-                await sent("commit.half-sent")
-            self._send(node, message)
-
-    def _update_donors(self) -> None:
-        serving = [n for n in self.state.nodes.values() if n.endpoints and _serves(n)]
-        members = sorted(serving, key=lambda m: (not m.open, m.trains, m.node))
-        donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
-        if donors != self.donors:
-            self.donors = donors
-            self._broadcast(Donors(members=donors))
-
-    # ---- sending ---------------------------------------------------------------------------
-
-    def _send(self, node: str, message: Control) -> None:
-        session = self.sessions.get(node)
-        if session is not None:
-            session.put(message)
-
-    def _broadcast(self, message: Control) -> None:
-        for node in self.sessions:
-            self._send(node, message)
-
     # ---- for sessions ------------------------------------------------------------------
+
+    @property
+    def blocked(self) -> asyncio.Event:
+        """Set while the disk refuses records."""
+        return self._disk.blocked
+
+    @property
+    def waiting(self) -> int:
+        """Inputs that no decision has taken yet."""
+        return len(self._inbox)
 
     def now(self) -> float:
         return self._clock.now()
 
     async def drained(self) -> None:
         """Wait until all that was submitted is decided."""
-        await self._inbox.join()
+        await self._inbox.drained()
 
     def halt(self, fork: Forked) -> None:
         """Decide nothing more; `run` raises the fork."""
-        if not isinstance(self._failure, Forked):
+        if not isinstance(self._end.error, Forked):
             mine, theirs = fork.mine.hex(), fork.theirs.hex()
-            self._emit(ForkDetected(index=fork.index, mine=mine, theirs=theirs, sentence=str(fork)))
-            self._failure = fork
-            self._done.set()
+            self._world.emit(
+                ForkDetected(index=fork.index, mine=mine, theirs=theirs, sentence=str(fork))
+            )
+            self._end.set(fork)
 
     def _name(self, node: str) -> str:
         known = self.state.nodes.get(node)
         return known.name if known else node[:8]
 
 
-def _serves(node: Node) -> bool:
-    """Whoever is connected may hold bytes that others miss, also while it catches up itself:
-    after a power cut everywhere nobody is active until the holders' bytes have gone round."""
-    return node.link is not Link.GONE
+class _End:
+    """That the coordinator has to end, and by what error if any."""
+
+    def __init__(self) -> None:
+        self._over = asyncio.Event()
+        self.error: Forked | None = None
+
+    def set(self, error: Forked | None = None) -> None:
+        self.error = self.error or error
+        self._over.set()
+
+    async def wait(self) -> None:
+        """Raises the error."""
+        await self._over.wait()
+        if self.error is not None:
+            raise self.error
 
 
 def _hit_appended(records: list[AnyRecord]) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import examine, fits
 from farflung.coordinator.handshake import refuse, refuse_version
+from farflung.coordinator.roster import Roster, Session
 from farflung.errors import (
     CorruptState,
     FarflungError,
@@ -28,7 +29,6 @@ from farflung.network.messages import (
     Donors,
     Hello,
     JournalFrames,
-    Member,
     Redeem,
     Redeemed,
     Refuse,
@@ -45,8 +45,6 @@ from farflung.tasks import Tasks, first_ended, nothing_else
 
 HELLO_S = 5.0
 CATCH_UP_BYTES = 512 << 10
-OUTBOX_MESSAGES = 10_000
-"""A node that lets this many messages pile up is disconnected."""
 
 Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
 """Judges an invite: the answer, and the event that admits its bearer."""
@@ -54,28 +52,16 @@ VoteCheck = Callable[[bytes, bytes, bytes], bool]
 """(public key, body, signature) -> valid."""
 
 
-@dataclass
-class Session:
-    """One connected node."""
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """How strangers become members, and who may look."""
 
-    node: str
-    session: str
-    link: Connection
-    outbox: asyncio.Queue[Control]
-
-    def put(self, message: Control) -> None:
-        """Send it in its turn; a node that does not read is disconnected."""
-        try:
-            self.outbox.put_nowait(message)
-        except asyncio.QueueFull:
-            self.link.close(f"{OUTBOX_MESSAGES} messages piled up")
-
-    async def write(self) -> None:
-        try:
-            while True:
-                await self.link.send(await self.outbox.get())
-        except LinkDown:
-            self.link.close()
+    admission: Admission
+    check_vote: VoteCheck
+    status: Callable[[], str]
+    """The run's picture as JSON."""
+    alone_since: int = 0
+    """Lower terms were given up by the operator, when the run was restored."""
 
 
 class ControlPlane(Protocol):
@@ -83,10 +69,13 @@ class ControlPlane(Protocol):
 
     state: State
     journal: Journal
-    sessions: dict[str, Session]
-    donors: tuple[Member, ...]
-    blocked: asyncio.Event
-    """Set while the disk refuses records."""
+
+    @property
+    def roster(self) -> Roster: ...
+
+    @property
+    def blocked(self) -> asyncio.Event:
+        """Set while the disk refuses records."""
 
     def now(self) -> float: ...
 
@@ -102,22 +91,10 @@ class ControlPlane(Protocol):
 class Sessions:
     """Owned by the coordinator's loop."""
 
-    def __init__(
-        self,
-        control: ControlPlane,
-        *,
-        emit: Emit,
-        admission: Admission,
-        check_vote: VoteCheck,
-        status: Callable[[], str],
-        alone_since: int,
-    ) -> None:
+    def __init__(self, control: ControlPlane, door: Door, emit: Emit) -> None:
         self._control = control
+        self._door = door
         self._emit = emit
-        self._admission = admission
-        self._check_vote = check_vote
-        self._status = status
-        self._alone_since = alone_since
         self._writers = Tasks(emit, nothing_else)  # a fault of one ends its session, see below
 
     async def close(self) -> None:
@@ -143,7 +120,7 @@ class Sessions:
         if link.remote is None:
             await self._stranger(link, first)
         elif isinstance(first, StatusRequest):
-            await link.send(Status(json=self._status()))
+            await link.send(Status(json=self._door.status()))
             link.close()
         elif isinstance(first, Hello):
             await self._member(link, link.remote, first)
@@ -153,7 +130,7 @@ class Sessions:
     async def _stranger(self, link: Connection, first: object) -> None:
         if not isinstance(first, Redeem):
             raise ProtocolError("a stranger may only redeem an invite")
-        answer, event = self._admission(first)
+        answer, event = self._door.admission(first)
         if event is not None:
             self._control.submit(event)
         if isinstance(answer, Redeemed) and not await self._journalled(first):
@@ -181,7 +158,7 @@ class Sessions:
             link.close()
             return
         await self._supersede(node)
-        session = Session(node, hello.session, link, asyncio.Queue(OUTBOX_MESSAGES))
+        session = Session(node, hello.session, link)
         self._greet(session, hello)
         writer = self._writers.start(
             session.write(),
@@ -199,8 +176,8 @@ class Sessions:
         finally:
             writer.cancel()
             link.close()
-            if self._control.sessions.get(node) is session:
-                del self._control.sessions[node]
+            if self._control.roster.sessions.get(node) is session:
+                del self._control.roster.sessions[node]
             self._control.submit(Disconnected(node=node, session=hello.session, reason=reason))
 
     async def _admitted(self, node: str) -> bool:
@@ -216,13 +193,13 @@ class Sessions:
         refusal = refuse_version(self._control.state, hello)
         if not refusal and not fits(self._control.journal, hello):
             refusal = await examine(
-                link, self._control.journal, hello, alone_since=self._alone_since
+                link, self._control.journal, hello, alone_since=self._door.alone_since
             )
-        connected = node in self._control.sessions
+        connected = node in self._control.roster.sessions
         return refusal or refuse(self._control.state, node, hello, connected, self._control.now())
 
     async def _supersede(self, node: str) -> None:
-        old = self._control.sessions.pop(node, None)
+        old = self._control.roster.sessions.pop(node, None)
         if old is not None:
             old.link.close("another connection of this node took over")
             await asyncio.sleep(0)
@@ -242,8 +219,8 @@ class Sessions:
             frames = self._control.journal.frames(first, CATCH_UP_BYTES)
             put(JournalFrames(first=first, frames=tuple(frames)))
             first += len(frames)
-        put(Donors(members=self._control.donors))
-        self._control.sessions[session.node] = session
+        put(Donors(members=self._control.roster.donors))
+        self._control.roster.sessions[session.node] = session
         self._control.submit(
             Connected(
                 node=session.node,
@@ -259,7 +236,7 @@ class Sessions:
             if isinstance(received, BulkFrame):
                 raise ProtocolError("no bulk on the control link")
             if isinstance(received, StatusRequest):
-                session.put(Status(json=self._status()))
+                session.put(Status(json=self._door.status()))
             elif isinstance(received, Vote) and not self._valid_vote(session.node, received):
                 raise ProtocolError("a vote's signature is wrong")
             else:
@@ -274,4 +251,5 @@ class Sessions:
             vote.bytes_root,
             vote.fragment_hash,
         )
-        return self._check_vote(self._control.state.nodes[node].public_key, body, vote.signature)
+        key = self._control.state.nodes[node].public_key
+        return self._door.check_vote(key, body, vote.signature)

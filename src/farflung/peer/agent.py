@@ -23,16 +23,16 @@ from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
 from farflung.peer.generations import Generations
-from farflung.peer.node import Node, NodeConfig
+from farflung.peer.node import LocalNode, NodeConfig
 from farflung.peer.replay import LogTrimmed
 from farflung.peer.serving import Serving
-from farflung.peer.standing import Phase, Standing
+from farflung.peer.standing import Standing, StayPhase
 from farflung.peer.state_lifecycle import StateLifecycle
 from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
 from farflung.trainers.port import TrainerFactory, TrainerPort
 
-Provision = Callable[[Node, Genesis], Awaitable[None]]
+Provision = Callable[[LocalNode, Genesis], Awaitable[None]]
 """Fetches what a trainer or a keeper needs (token shards, tokenizer) before anything else."""
 
 
@@ -49,7 +49,7 @@ class Equipment:
 class Parts:
     """The parts of an agent, wired in run/assemble.py."""
 
-    node: Node
+    node: LocalNode
     standing: Standing
     generations: Generations
     state: StateLifecycle
@@ -144,13 +144,13 @@ class Agent:
 
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
-        self.standing.enter(Phase.SYNCING)
+        self.standing.enter(StayPhase.SYNCING)
         state = await self._state.empty(genesis)
         make_trainer = self._equipment.make_trainer
         if make_trainer is not None and self._trainer is None:
             self._trainer = make_trainer(self.node.follower.spec, state.layout)
         await self._state.fill(state, None if self._trainer is None else self._trainer.shared)
-        self.standing.enter(Phase.STARTING)
+        self.standing.enter(StayPhase.STARTING)
 
     # ---- taking part -----------------------------------------------------------------------
 
@@ -176,9 +176,9 @@ class Agent:
         behind = follower.journal.length < standing.journal_target
         if self.config.role == "source" or behind:
             return
-        if standing.phase not in (Phase.READY, Phase.ASKED):
+        if standing.phase not in (StayPhase.READY, StayPhase.ASKED):
             return
-        standing.enter(Phase.ASKED)
+        standing.enter(StayPhase.ASKED)
         await self.node.control.send(
             Synced(
                 next_round=follower.state.next_round,
@@ -211,7 +211,7 @@ class Agent:
 
     def _busy_with(self) -> NodePhase:
         """What the coordinator's watchdog should know: without steps only some of it is right."""
-        if self.standing.phase is Phase.SYNCING:
+        if self.standing.phase is StayPhase.SYNCING:
             return NodePhase.SYNCING
         if self._trainer is None:
             return NodePhase.WAITING

@@ -11,7 +11,7 @@ from farflung.ids import Role
 from farflung.network.messages import Moved
 from farflung.peer.anchor_write import AnchorWrite
 from farflung.peer.generations import Generations
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.replay import Replay
 from farflung.peer.retention import Retention
 from farflung.peer.round import RoundRunner
@@ -24,7 +24,7 @@ class Applier:
 
     def __init__(
         self,
-        node: Node,
+        node: LocalNode,
         standing: Standing,
         generations: Generations,
         replay: Replay,

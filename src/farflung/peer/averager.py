@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.rates import WINDOW_S
-from farflung.averaging.reduce import Bytes, Encoded
+from farflung.averaging.reduce import Bytes, EncodedChunks
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.events import AttemptLeft, InputsNotKept, LinkClosed, Voted, VoteWithheld
 from farflung.failpoints import hit, sent
@@ -26,8 +26,8 @@ from farflung.network.messages import (
 )
 from farflung.outer.candidate import StepAhead
 from farflung.outer.nesterov import bits_of
-from farflung.peer.candidates import AttemptKey, Candidate
-from farflung.peer.node import Node
+from farflung.peer.candidates import AttemptKey, KeptStep
+from farflung.peer.node import LocalNode
 from farflung.swarm.records import Commit
 from farflung.swarm.votes import vote_body
 from farflung.tasks import Tasks
@@ -43,8 +43,8 @@ class Averager:
 
     def __init__(
         self,
-        node: Node,
-        contribution: Callable[[int], Encoded | None],
+        node: LocalNode,
+        contribution: Callable[[int], EncodedChunks | None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         """`contribution`: encoded chunks of a round that this peer has trained. `on_failure`: an
@@ -231,7 +231,7 @@ class Averager:
         attempt, state = exchange.attempt, self._follower.state
         stepped = await self._workers.run(ahead.finish)
         self._follower.candidates.keep(
-            Candidate(
+            KeptStep(
                 key=_key(attempt),
                 fragment=attempt.fragment,
                 base=state.hashes[attempt.fragment],

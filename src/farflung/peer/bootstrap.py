@@ -35,7 +35,7 @@ from farflung.ids import Hash
 from farflung.network.messages import CatalogueReply
 from farflung.outer.fragments import scatter
 from farflung.peer.follower import Check
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.outer_state import OuterState
 from farflung.tasks import first_ended
 from farflung.transfer.download import Downloader, DownloadProgress
@@ -55,7 +55,7 @@ RATE_S = 5.0
 class Bootstrap:
     """Fills an OuterState. One call at a time."""
 
-    def __init__(self, node: Node, downloader: Downloader) -> None:
+    def __init__(self, node: LocalNode, downloader: Downloader) -> None:
         self._disk = node.world.disk
         self._blobs = node.follower.blobs
         self._sync_journal = node.follower.journal.sync

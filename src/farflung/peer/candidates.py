@@ -18,7 +18,7 @@ AttemptKey = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class KeptStep:
     """What a commit of this attempt makes of its fragment."""
 
     key: AttemptKey
@@ -43,12 +43,12 @@ class Candidates:
     """Kept steps, at most one for each attempt; several rounds may be in flight."""
 
     def __init__(self) -> None:
-        self._kept: dict[AttemptKey, Candidate] = {}
+        self._kept: dict[AttemptKey, KeptStep] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, candidate: Candidate) -> None:
+    def keep(self, candidate: KeptStep) -> None:
         self._kept[candidate.key] = candidate
 
     def take(self, commit: Commit, now: Hash) -> Stepped | None:

@@ -17,7 +17,7 @@ from farflung.network.messages import (
 from farflung.peer.applier import Applier
 from farflung.peer.control_link import check_welcome
 from farflung.peer.generations import Generations
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.standing import Standing
 from farflung.swarm.records import AnyRecord, Close, Gen
 
@@ -26,7 +26,7 @@ class ControlMessages:
     """Handles one node's control link (`control_link.Handler`). Owned by the agent's loop."""
 
     def __init__(
-        self, node: Node, standing: Standing, generations: Generations, applier: Applier
+        self, node: LocalNode, standing: Standing, generations: Generations, applier: Applier
     ) -> None:
         self._node = node
         self._standing = standing

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from farflung.events import Warned
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.retention import Retention
 from farflung.swarm.ending import PATIENCE_S
 
@@ -18,7 +18,7 @@ AGAIN_S = 10.0
 class Ending:
     """Asked whenever there is nothing left to apply."""
 
-    def __init__(self, node: Node, retention: Retention) -> None:
+    def __init__(self, node: LocalNode, retention: Retention) -> None:
         self._follower = node.follower
         self._control = node.control
         self._retention = retention

@@ -235,9 +235,9 @@ class Follower:
             new = self.candidates.take(commit, state.hashes[commit.fragment])
             if new is None:
                 new = await self._workers.run(lambda: state.stepped(commit, results))
-            root = state.root_with(commit.fragment, new.hash)
-            if new.hash != commit.fragment_hash or root != commit.state_root:
+            if new.hash != commit.fragment_hash:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
+            self._check_root(commit, state.root_with(commit.fragment, new.hash))
             hit("apply.before-step")
 
             def write() -> None:
@@ -269,14 +269,14 @@ class Follower:
 
         Raises CorruptState when the state is whole then and not what the journal says.
         """
-        self._check_root(commit)
+        self._check_root(commit, self.state.root)
         self.log.resolved(commit.round, commit.bytes_root)
         self._advance(commit.round)
 
-    def _check_root(self, commit: Commit) -> None:
+    def _check_root(self, commit: Commit, root: Hash) -> None:
         """The journal names the root of the whole state, with no fragment ahead of the commit."""
         whole = max(self.state.rounds) <= commit.round
-        if whole and self.state.root != commit.state_root:
+        if whole and root != commit.state_root:
             raise CorruptState(f"my state after round {commit.round} is not the journal's")
 
     def skip(self, round_: int) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from farflung.averaging.reduce import Encoded
+from farflung.averaging.reduce import EncodedChunks
 from farflung.errors import FarflungError
 from farflung.peer.averager import Averager
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.round import RoundRunner
 from farflung.tasks import Tasks, root_cause
 from farflung.trainers.port import TrainerPort
@@ -25,7 +25,7 @@ class GenerationFailed(FarflungError):
 class Generation:
     """Owned by the agent's loop. Without a trainer (a keeper) it only averages."""
 
-    def __init__(self, node: Node, trainer: TrainerPort | None) -> None:
+    def __init__(self, node: LocalNode, trainer: TrainerPort | None) -> None:
         self._trainer = trainer
         self._tasks = Tasks(node.world.emit, self._fail)
         self.runner = None if trainer is None else RoundRunner(node, trainer, self._tasks)
@@ -69,7 +69,7 @@ class Generation:
             await self.runner.run()
         await self._over.wait()
 
-    def _contribution(self, round_: int) -> Encoded | None:
+    def _contribution(self, round_: int) -> EncodedChunks | None:
         return None if self.runner is None else self.runner.contribution(round_)
 
     def _fail(self, error: Exception) -> None:

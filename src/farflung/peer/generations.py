@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from farflung.events import TrainerRestarted
 from farflung.peer.generation import Generation, GenerationFailed
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.round import ProgressLost
-from farflung.peer.standing import Phase, Standing
+from farflung.peer.standing import Standing, StayPhase
 from farflung.trainers.port import TrainerDied, TrainerPort
 
 FAST_DEATHS = 3
@@ -19,7 +19,7 @@ CALM_ROUNDS = 8
 class Generations:
     """Owned by the agent's loop."""
 
-    def __init__(self, node: Node, standing: Standing) -> None:
+    def __init__(self, node: LocalNode, standing: Standing) -> None:
         self._node = node
         self._standing = standing
         self.current: Generation | None = None
@@ -54,7 +54,7 @@ class Generations:
         """One stay. Local parameters start from the anchor."""
         generation = self.current = Generation(self._node, trainer)
         try:
-            await generation.run(lambda: self._standing.enter(Phase.READY))
+            await generation.run(lambda: self._standing.enter(StayPhase.READY))
         except ProgressLost as error:
             await self.lost(f"non-finite training: {error}")
         finally:
@@ -71,7 +71,7 @@ class Generations:
     async def lost(self, reason: str) -> None:
         """What was trained since the last commit is gone: this stay ends."""
         control, standing = self._node.control, self._standing
-        number, asked = standing.number, standing.phase in (Phase.ASKED, Phase.MEMBER)
+        number, asked = standing.number, standing.phase in (StayPhase.ASKED, StayPhase.MEMBER)
         self.end()
         if number:
             await control.leave(reason)

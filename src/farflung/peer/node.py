@@ -9,7 +9,7 @@ from farflung.checkpoint.input_log import InputLog
 from farflung.ids import Endpoint, NodeId, Role
 from farflung.peer.control_link import ControlLink
 from farflung.peer.follower import Follower
-from farflung.transfer.donors import Donors
+from farflung.transfer.donors import DonorList
 from farflung.transfer.mesh import Mesh
 from farflung.world import World
 
@@ -33,7 +33,7 @@ class NodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class LocalNode:
     """Lives as long as its process; built in run/assemble.py."""
 
     config: NodeConfig
@@ -41,7 +41,7 @@ class Node:
     follower: Follower
     inputs: InputLog
     mesh: Mesh
-    donors: Donors
+    donors: DonorList
     control: ControlLink
     rates: RateMeter = field(default_factory=RateMeter)
     """Of this node's network, from the exchanges so far."""

@@ -15,7 +15,7 @@ from farflung.hashing import digest
 from farflung.peer.bootstrap import Bootstrap
 from farflung.peer.catch_up_rate import CatchUpRate
 from farflung.peer.follower import slice_lengths
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.swarm.records import Commit
 from farflung.tasks import Tasks, nothing_else
 from farflung.transfer.download import Downloader
@@ -34,7 +34,7 @@ class LogTrimmed(FarflungError):
 class Replay:
     """At most AHEAD_ROUNDS downloads at a time; bytes are kept in the round log as they come."""
 
-    def __init__(self, node: Node, downloader: Downloader, bootstrap: Bootstrap) -> None:
+    def __init__(self, node: LocalNode, downloader: Downloader, bootstrap: Bootstrap) -> None:
         self._follower = node.follower
         self._fetcher = downloader
         self._source = bootstrap

@@ -26,7 +26,7 @@ from farflung.peer.disk_budget import (
     need_of,
     show_size,
 )
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.outer_state import OuterState
 from farflung.peer.pins import LONGEST_LOG, Pins
 from farflung.peer.snapshot_writer import SnapshotWriter
@@ -36,7 +36,7 @@ from farflung.tasks import Tasks, nothing_else
 class Retention:
     """Everything that one node keeps on its disk beside journal and keys."""
 
-    def __init__(self, node: Node, pins: Pins, beside: Callable[[], int]) -> None:
+    def __init__(self, node: LocalNode, pins: Pins, beside: Callable[[], int]) -> None:
         """`beside`: bytes that others keep on this disk and that count: the inner optimizer's
         state."""
         self._role = node.config.role
@@ -183,7 +183,7 @@ class Retention:
 
     def _begin(self) -> asyncio.Task[None]:
         writer = self._writer = SnapshotWriter(self._follower, self._blobs, self._workers)
-        self._saving = asyncio.create_task(self._snapshot(writer))
+        self._saving = self._tasks.start(self._snapshot(writer), "write a snapshot")
         return self._saving
 
     async def _snapshot(self, writer: SnapshotWriter) -> None:

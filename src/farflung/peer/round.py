@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from farflung.averaging.reduce import Encoded
+from farflung.averaging.reduce import EncodedChunks
 from farflung.errors import FarflungError
 from farflung.events import Abstained, Trained
 from farflung.failpoints import hit, sent
@@ -24,7 +24,7 @@ from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import commitment, encode_departure
 from farflung.outer.merge import operation_of, reads_anchor
 from farflung.peer.anchor_write import Addend
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.swarm import ranges
 from farflung.swarm.records import Commit, Ranges
 from farflung.tasks import Tasks
@@ -40,7 +40,7 @@ class Departed:
     """What left with READY(r), kept until the round is resolved."""
 
     ready: Ready
-    encoded: Encoded | None
+    encoded: EncodedChunks | None
     """None: this peer abstained."""
     tokens_before: int
     """Tokens trained in this generation when it left."""
@@ -49,7 +49,7 @@ class Departed:
 class RoundRunner:
     """The trainer's side of all rounds of one generation. Owned by the agent's loop."""
 
-    def __init__(self, node: Node, trainer: TrainerPort, tasks: Tasks) -> None:
+    def __init__(self, node: LocalNode, trainer: TrainerPort, tasks: Tasks) -> None:
         """`tasks`: of the generation; a landing that fails unexpectedly ends it."""
         self._spec = node.follower.spec
         self._follower = node.follower
@@ -85,7 +85,7 @@ class RoundRunner:
         self._assigned = (*self._assigned, *ranges.subtract(plan.ranges, known))
         self._news.set()
 
-    def contribution(self, round_: int) -> Encoded | None:
+    def contribution(self, round_: int) -> EncodedChunks | None:
         departed = self._departed.get(round_)
         return None if departed is None else departed.encoded
 
@@ -191,7 +191,7 @@ class RoundRunner:
         fragment: int,
         local: np.ndarray[tuple[int], np.dtype[np.float32]],
         report: WorkReport,
-    ) -> tuple[Encoded | None, str]:
+    ) -> tuple[EncodedChunks | None, str]:
         """(contribution, note); None and why when this peer abstains."""
         state, encoded = self._follower.state, None
         if report.finite:
@@ -204,7 +204,7 @@ class RoundRunner:
         if encoded is None:
             return None, report.note or "non-finite parameters"
         chunks, hashes = encoded
-        return Encoded(chunks, tuple(hashes)), ""
+        return EncodedChunks(chunks, tuple(hashes)), ""
 
     async def _announce(self, plan: Plan, departed: Departed) -> None:
         """READY(r), under the term of the newest plan; pointless once the round is resolved."""

@@ -13,7 +13,7 @@ from farflung.network.messages import (
     SliceResult,
 )
 from farflung.peer.generations import Generations
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.pins import Pins
 from farflung.trainers.inner_state import InnerStates
 
@@ -26,7 +26,7 @@ class Serving:
 
     def __init__(
         self,
-        node: Node,
+        node: LocalNode,
         generations: Generations,
         pins: Pins,
         inner: InnerStates,

@@ -15,7 +15,7 @@ from enum import StrEnum
 from farflung.errors import FarflungError
 
 
-class Phase(StrEnum):
+class StayPhase(StrEnum):
     SYNCING = "syncing"
     STARTING = "starting"
     READY = "ready"
@@ -23,12 +23,14 @@ class Phase(StrEnum):
     MEMBER = "member"
 
 
-MOVES: dict[Phase, frozenset[Phase]] = {
-    Phase.SYNCING: frozenset({Phase.STARTING}),
-    Phase.STARTING: frozenset({Phase.READY, Phase.SYNCING}),
-    Phase.READY: frozenset({Phase.ASKED, Phase.STARTING, Phase.SYNCING}),
-    Phase.ASKED: frozenset({Phase.MEMBER, Phase.READY, Phase.STARTING, Phase.SYNCING}),
-    Phase.MEMBER: frozenset({Phase.READY, Phase.STARTING, Phase.SYNCING}),
+MOVES: dict[StayPhase, frozenset[StayPhase]] = {
+    StayPhase.SYNCING: frozenset({StayPhase.STARTING}),
+    StayPhase.STARTING: frozenset({StayPhase.READY, StayPhase.SYNCING}),
+    StayPhase.READY: frozenset({StayPhase.ASKED, StayPhase.STARTING, StayPhase.SYNCING}),
+    StayPhase.ASKED: frozenset(
+        {StayPhase.MEMBER, StayPhase.READY, StayPhase.STARTING, StayPhase.SYNCING}
+    ),
+    StayPhase.MEMBER: frozenset({StayPhase.READY, StayPhase.STARTING, StayPhase.SYNCING}),
 }
 """To READY from ASKED and MEMBER: the link is new, and nothing was asked on it yet."""
 
@@ -43,7 +45,7 @@ class Standing:
     def __init__(self, session: str) -> None:
         """`session`: random per process, so that two processes with one key are told apart."""
         self.session = session
-        self.phase = Phase.SYNCING
+        self.phase = StayPhase.SYNCING
         self.number = 0
         """The open generation, as the journal says; 0: none. A link that comes back keeps it."""
         self.term = 0
@@ -53,7 +55,7 @@ class Standing:
         self.news = asyncio.Event()
         """Something changed that the apply loop may act on."""
 
-    def enter(self, phase: Phase) -> None:
+    def enter(self, phase: StayPhase) -> None:
         """Raises IllegalMove."""
         if phase is not self.phase and phase not in MOVES[self.phase]:
             legal = ", ".join(sorted(MOVES[self.phase]))
@@ -64,14 +66,14 @@ class Standing:
     def welcomed(self, term: int, journal_length: int) -> None:
         """The link is new: what was asked on the one before counts no more."""
         self.term, self.journal_target = term, journal_length
-        if self.phase in (Phase.ASKED, Phase.MEMBER):
-            self.phase = Phase.READY
+        if self.phase in (StayPhase.ASKED, StayPhase.MEMBER):
+            self.phase = StayPhase.READY
         self.news.set()
 
     def answered(self) -> None:
         """A plan, an attempt or a GEN came; no answer when nothing was asked on this link."""
-        if self.phase is Phase.ASKED:
-            self.enter(Phase.MEMBER)
+        if self.phase is StayPhase.ASKED:
+            self.enter(StayPhase.MEMBER)
 
     def opened(self, generation: int) -> None:
         """GEN: my stay is open."""
@@ -81,5 +83,5 @@ class Standing:
     def ended(self) -> None:
         """My stay is over, or never was: the next one is prepared from the anchor."""
         self.number = 0
-        if self.phase is not Phase.SYNCING:
-            self.enter(Phase.STARTING)
+        if self.phase is not StayPhase.SYNCING:
+            self.enter(StayPhase.STARTING)

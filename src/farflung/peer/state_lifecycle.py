@@ -8,7 +8,7 @@ from farflung.errors import StorageError
 from farflung.events import DiskAwaited, Resynced
 from farflung.outer.layout import Layout
 from farflung.peer.bootstrap import Bootstrap
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.peer.outer_state import OuterState, SharedAnchor
 from farflung.peer.replay import RETRY_S, LogTrimmed, Replay
 from farflung.peer.retention import Retention
@@ -19,7 +19,7 @@ class StateLifecycle:
     """Owned by the agent's loop."""
 
     def __init__(
-        self, node: Node, bootstrap: Bootstrap, replay: Replay, retention: Retention
+        self, node: LocalNode, bootstrap: Bootstrap, replay: Replay, retention: Retention
     ) -> None:
         self._node = node
         self._bootstrap = bootstrap

@@ -14,11 +14,14 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.input_log import InputLog
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
+from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
+from farflung.coordinator.sessions import Door
 from farflung.disk import MemoryDisk, RealDisk
+from farflung.errors import CorruptState
 from farflung.events import Emit, EventLog
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
-from farflung.outer.fragments import make_fragments
+from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent, Equipment, Parts, Provision
 from farflung.peer.applier import Applier
@@ -28,7 +31,7 @@ from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
 from farflung.peer.follower import Follower
 from farflung.peer.generations import Generations
-from farflung.peer.node import Node, NodeConfig
+from farflung.peer.node import LocalNode, NodeConfig
 from farflung.peer.pins import Pins
 from farflung.peer.replay import Replay
 from farflung.peer.retention import Retention
@@ -40,11 +43,13 @@ from farflung.run.home import EVENTS, JOURNAL, private_folder
 from farflung.swarm import votes
 from farflung.swarm.identity import RECORD, Identity, verify_record
 from farflung.swarm.journal import Journal
+from farflung.swarm.records import Genesis
+from farflung.swarm.replay import genesis_spec
 from farflung.trainers.inner_state import InnerStates, stored_bytes
 from farflung.trainers.numpy_trainer import NumpyTrainer
 from farflung.trainers.port import TrainerFactory, TrainerPort
 from farflung.trainers.process import ProcessTrainer
-from farflung.transfer.donors import Donors
+from farflung.transfer.donors import DonorList
 from farflung.transfer.download import Downloader
 from farflung.transfer.mesh import Mesh
 from farflung.world import World
@@ -114,8 +119,8 @@ def assemble_agent(
     follower = Follower(
         disk=world.disk, journal=journal, blobs=BlobStore(world.disk), workers=world.workers
     )
-    donors = Donors(config.node)
-    node = Node(
+    donors = DonorList(config.node)
+    node = LocalNode(
         config=config,
         world=world,
         follower=follower,
@@ -152,6 +157,18 @@ def assemble_agent(
         ending=Ending(node, retention),
     )
     return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
+
+
+def assemble_coordinator(
+    world: World, journal: Journal, door: Door, options: CoordinatorOptions
+) -> Coordinator:
+    """The control plane of the run whose journal this is. Raises CorruptState without GENESIS."""
+    genesis = next(iter(journal.records()), None)
+    if not isinstance(genesis, Genesis):
+        raise CorruptState("the journal does not begin with GENESIS")
+    layout = Layout.from_json(genesis.layout)
+    fragments = make_fragments(layout, genesis_spec(genesis).outer.fragments)
+    return Coordinator(world, journal, tuple(size(f) for f in fragments), door, options)
 
 
 def _resuming(make: TrainerFactory | None, inner: InnerStates) -> TrainerFactory | None:

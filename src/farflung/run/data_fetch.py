@@ -14,7 +14,7 @@ from farflung.disk import storage_errors
 from farflung.errors import CorruptState, LinkDown
 from farflung.events import FetchDelayed
 from farflung.ids import Hash
-from farflung.peer.node import Node
+from farflung.peer.node import LocalNode
 from farflung.swarm.records import Genesis
 from farflung.transfer.download_plan import PIECE_BYTES
 
@@ -34,7 +34,7 @@ class DataFetch:
         self.folder = folder
         self._on_bytes = on_bytes
 
-    async def provide(self, node: Node, genesis: Genesis) -> None:
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
         """Return when every file is here and intact. Tries until a donor delivers.
 
         Raises StorageError when the disk refuses.
@@ -43,7 +43,7 @@ class DataFetch:
             with storage_errors(self.folder):
                 await self._provide(node, genesis)
 
-    async def _provide(self, node: Node, genesis: Genesis) -> None:
+    async def _provide(self, node: LocalNode, genesis: Genesis) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = await self._blob(node, Hash(genesis.data), genesis.data_bytes)
         files = needed(manifest)
@@ -55,7 +55,7 @@ class DataFetch:
         for name_hash, path in blobs(self.folder).items():
             node.follower.blobs.add_file(name_hash, path)  # from now on this node serves them too
 
-    async def _blob(self, node: Node, name: Hash, n_bytes: int) -> bytes:
+    async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
         while True:
             try:
                 return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
@@ -64,7 +64,7 @@ class DataFetch:
                 await asyncio.sleep(RETRY_S)
 
     async def _file(
-        self, node: Node, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
+        self, node: LocalNode, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
         """One file; a part that is already here is kept."""
         hashed = node.world.workers.run
@@ -86,7 +86,7 @@ class DataFetch:
                 part.unlink()
 
     async def _pieces(
-        self, node: Node, part: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
+        self, node: LocalNode, part: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
     ) -> None:
         part.touch()
         offset = part.stat().st_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import secrets
 import sqlite3
 import time
@@ -14,8 +15,9 @@ import msgspec
 
 from farflung.clock import LoopClock, ThreadWorkers
 from farflung.config.run import RunSpec
-from farflung.coordinator.coordinator import Coordinator
+from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.coordinator.invites import InviteDesk
+from farflung.coordinator.sessions import Door
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, Forked, InviteError, StorageError
 from farflung.events import DiskAwaited, Emit, EventLog, IndexUnavailable
@@ -23,11 +25,15 @@ from farflung.failpoints import hit
 from farflung.ids import Endpoint, Role, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
-from farflung.outer.fragments import make_fragments, size
-from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
-from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node
+from farflung.run.assemble import (
+    NodeFiles,
+    NodeOptions,
+    assemble_coordinator,
+    build_agent,
+    open_node,
+)
 from farflung.run.certificates import Certified, keep_certified
 from farflung.run.data_fetch import MANIFEST, DataFetch
 from farflung.run.home import EVENTS
@@ -40,7 +46,7 @@ from farflung.run.host_folder import (
     open_folder,
     save_settings,
 )
-from farflung.swarm.identity import Identity, verify_vote
+from farflung.swarm.identity import RECORD, Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
@@ -48,6 +54,7 @@ from farflung.swarm.records import AnyRecord
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.state import Admitted
 from farflung.tasks import Tasks, nothing_else
+from farflung.world import World
 
 INVITE = "invite.txt"
 INDEX = "index.sqlite"
@@ -120,22 +127,23 @@ class Host:
             wall_now=time.time,
             emit=self.log.emit,
         )
-        layout = Layout.from_json(self.genesis.layout)
-        fragments = make_fragments(layout, self.spec.outer.fragments)
-        self.coordinator = Coordinator(
+        world = World(
             transport=self._transport("coordinator", self.run_key),
+            disk=RealDisk(self.folder),
             clock=LoopClock(),
             workers=ThreadWorkers(1),
+            rng=random.Random(secrets.randbits(64)),
             emit=self.log.emit,
-            journal=self.journal,
-            fragment_elements=tuple(size(f) for f in fragments),
+            sign=lambda record: self.run_key.sign(RECORD, record),
+        )
+        door = Door(
             admission=gate.redeem,
             check_vote=verify_vote,
             status=lambda: json.dumps(to_json(self.picture)),
-            on_append=self._add_to_index,
             alone_since=self.settings.alone_since,
-            incarnation=secrets.token_hex(8),
         )
+        options = CoordinatorOptions(incarnation=secrets.token_hex(8), on_append=self._add_to_index)
+        self.coordinator = assemble_coordinator(world, self.journal, door, options)
         endpoint = await self.coordinator.start(Endpoint(self.settings.bind))
         self._remember(endpoint)
         self.invite = self._make_invite(endpoint)

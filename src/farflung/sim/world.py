@@ -13,7 +13,8 @@ from collections.abc import Callable
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.clock import LoopClock
 from farflung.config.run import RunSpec
-from farflung.coordinator.coordinator import Coordinator
+from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
+from farflung.coordinator.sessions import Door
 from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
 from farflung.ids import Endpoint, NodeId, Role
@@ -26,7 +27,7 @@ from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
-from farflung.run.assemble import NodeOptions, assemble_agent
+from farflung.run.assemble import NodeOptions, assemble_agent, assemble_coordinator
 from farflung.run.genesis import Material, genesis_record, make_weights
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
@@ -90,7 +91,6 @@ class SimSwarm:
         self._processes = Tasks(self.events.append)
         """What ends one is seen by `until`, as a shell sees an exit code."""
         self._coordinator_task: asyncio.Task[None] | None = None
-        self._elements: tuple[int, ...] = ()
         self.latency_s: tuple[float, float] | None = None
         self.momentum = 0.0
         """Of the trainers; above 0 they have an inner state, which is saved and passed on."""
@@ -134,7 +134,6 @@ class SimSwarm:
             material=Material(rows=self.spec.data.rows),
             disk=disk,
         )
-        self._elements = fragment_sizes(weights.layout, self.spec)
         journal = self._open_journal()
         journal.append(record)
 
@@ -143,25 +142,34 @@ class SimSwarm:
             self.disk,
             JOURNAL,
             verifier=verify_record,
-            sign=lambda m: self.run_key.sign(RECORD, m),
+            sign=self._sign_record,
         )
+
+    def _sign_record(self, record: bytes) -> bytes:
+        return self.run_key.sign(RECORD, record)
 
     # ---- the coordinator -------------------------------------------------------------------
 
     async def start_coordinator(self) -> None:
         """Start or restart it on its disk. Raises StorageError."""
         self.life = life = Life(self._workers(), self.events, self._see)
-        self.coordinator = coordinator = Coordinator(
+        world = World(
             transport=self.network.transport(COORDINATOR_NODE, COORDINATOR),
+            disk=self.disk,
             clock=self.clock,
             workers=life.workers,
+            rng=self.rng,
             emit=life.emit,
-            journal=self._open_journal(),
-            fragment_elements=self._elements,
-            admission=_nobody,
+            sign=self._sign_record,
+        )
+        door = Door(
+            admission=nobody,
             check_vote=verify_vote,
             status=lambda: str(to_json(self.picture)),
-            tick_s=TICK_S,
+        )
+        options = CoordinatorOptions(tick_s=TICK_S)
+        self.coordinator = coordinator = assemble_coordinator(
+            world, self._open_journal(), door, options
         )
         try:
             await coordinator.start(CONTROL)
@@ -345,6 +353,9 @@ class SimSwarm:
         await self.until(lambda: self.picture.finished, deadline_s)
         assert self._coordinator_task is not None and self.coordinator is not None
         await asyncio.wait_for(self._coordinator_task, deadline_s)
+        for node in self.nodes.values():  # as the host does with its own, which may lack a round
+            if node.role == Role.SOURCE and node.agent is not None:
+                node.agent.leave("the host stops")
         tasks = [n.task for n in self.nodes.values() if n.task is not None]
         await asyncio.wait_for(asyncio.gather(*tasks), deadline_s)
 
@@ -387,7 +398,7 @@ def fragment_sizes(layout: Layout, spec: RunSpec) -> tuple[int, ...]:
     return tuple(size(f) for f in make_fragments(layout, spec.outer.fragments))
 
 
-def _nobody(_: Redeem) -> tuple[Control, None]:
+def nobody(_: Redeem) -> tuple[Control, None]:
     raise AssertionError("simulated nodes are admitted directly")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class Donors:
+class DonorList:
     """Keepers first: they have everything and train nothing. Used from one event loop."""
 
     def __init__(self, me: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farflung.averaging.plan import cut_slices
-from farflung.averaging.reduce import ChunkGrid, Encoded
+from farflung.averaging.reduce import ChunkGrid, EncodedChunks
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Attempt, Candidate, Included, Member, Verdict
 from farflung.outer.codecs import get_codec
@@ -34,8 +34,8 @@ def encoded(x: Float32, codec: str = "int8") -> list[bytes]:
     ]
 
 
-def hashed(chunks: Sequence[bytes]) -> Encoded:
-    return Encoded(chunks, tuple(digest(c) for c in chunks))
+def hashed(chunks: Sequence[bytes]) -> EncodedChunks:
+    return EncodedChunks(chunks, tuple(digest(c) for c in chunks))
 
 
 def decoded(chunks: Sequence[bytes], codec: str = "int8") -> Float32:

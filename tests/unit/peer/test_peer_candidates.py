@@ -18,7 +18,7 @@ from farflung.outer.codecs import get_codec
 from farflung.outer.layout import Layout
 from farflung.outer.nesterov import bits_of, outer_step
 from farflung.outer.state_hash import fragment_hash
-from farflung.peer.candidates import Candidate, Candidates
+from farflung.peer.candidates import Candidates, KeptStep
 from farflung.peer.outer_state import OuterState
 from farflung.swarm.records import Commit, SliceHash
 
@@ -116,8 +116,8 @@ def test_a_short_slice_or_an_infinite_value_gives_no_step() -> None:
         mine.stepped(*committed(mine, 0, spoil=np.inf))
 
 
-def kept_for(commit: Commit, mine: OuterState, results: list[bytes]) -> Candidate:
-    return Candidate(
+def kept_for(commit: Commit, mine: OuterState, results: list[bytes]) -> KeptStep:
+    return KeptStep(
         key=(commit.term, commit.round, commit.attempt),
         fragment=commit.fragment,
         base=BASE,
@@ -126,7 +126,7 @@ def kept_for(commit: Commit, mine: OuterState, results: list[bytes]) -> Candidat
     )
 
 
-def voted() -> tuple[Commit, Candidate]:
+def voted() -> tuple[Commit, KeptStep]:
     mine = state(1, "int8")
     commit, results = committed(mine, 0)
     kept = kept_for(commit, mine, results)
