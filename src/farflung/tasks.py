@@ -129,10 +129,14 @@ async def first_ended(*works: Coroutine[Any, Any, Any]) -> int:
 async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
     """Await work of a thread, which nothing can stop: when cancelled, wait for its end first."""
     task = asyncio.get_running_loop().create_task(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
+    told: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:  # perhaps more than once
+            told = error
+    if told is not None:
         if not task.cancelled():
             task.exception()  # nobody waits for the outcome any more
-        raise
+        raise told
+    return task.result()

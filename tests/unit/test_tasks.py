@@ -131,3 +131,29 @@ def test_work_that_cannot_be_stopped_has_ended_before_its_canceller_goes_on() ->
 
     asyncio.run(main())
     assert ended == ["work", "work", "caller"]
+
+
+def test_what_cannot_be_stopped_is_waited_for_however_often_one_is_told_to_end() -> None:
+    async def main() -> None:
+        done, may_end = [], asyncio.Event()
+
+        async def work() -> str:
+            await may_end.wait()
+            done.append(True)
+            return "x"
+
+        assert await asyncio.gather(to_the_end(turns()), turns()) == [None, None]
+        waiting = asyncio.create_task(to_the_end(work()))
+        await turns()
+        for _ in range(3):
+            waiting.cancel()
+            await turns()
+            assert not waiting.done()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert done == [True]
+        with pytest.raises(ValueError, match="bad"):
+            await to_the_end(fail(ValueError("bad")))
+
+    asyncio.run(main())

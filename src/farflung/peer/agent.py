@@ -157,13 +157,13 @@ class Agent:
     async def _apply_loop(self) -> None:
         while True:
             while await self.applier.step():
-                self.standing.news.set()
+                pass
+            self.standing.news.clear()  # before whatever waits below: what comes meanwhile counts
             await self._ask_in()
             if await self._ending.keep():
                 await self._beat()
             if self._ending.may_go():
                 self._over.set()
-            self.standing.news.clear()
             await self.standing.news.wait()
 
     async def _ask_in(self) -> None:

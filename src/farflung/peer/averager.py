@@ -187,7 +187,8 @@ class Averager:
 
     async def _store(self, exchange: Exchange) -> Hash:
         """Results on disk, synced; their bytes root."""
-        results = await exchange.results
+        # Shielded: a step that fails ends this task, not the exchange, which still owes the others.
+        results = await asyncio.shield(exchange.results)
         root = await self._follower.keep(exchange.attempt.round, results, exchange.hashes)
         hit("vote.stored")
         return root
@@ -309,6 +310,10 @@ class Averager:
         self._follower.candidates.drop(over)
         for key in [k for k in self._early if over(k)]:
             self._early_bytes -= sum(len(p) for _, _, p in self._early.pop(key))
+
+    def cancel(self) -> None:
+        """End all attempts, without waiting."""
+        self._end(lambda _: True)
 
     async def close(self) -> None:
         """End all attempts; returns when none of them runs any more, or looks at the state."""

@@ -93,6 +93,8 @@ class ControlMessages:
         me, standing = self._node.config.node, self._standing
         match record:
             case Gen(node=node, generation=generation) if new and node == me:
+                if standing.number not in (0, generation):
+                    self._generations.end()  # its CLOSE was lost with a disk error
                 standing.opened(generation)
                 self._applier.count_bytes_from_now()
             case Close(node=node, generation=generation):

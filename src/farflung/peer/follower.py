@@ -6,7 +6,7 @@ Owner: the agent's apply loop. A trainer's agent and a keeper follow in the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from farflung.errors import CorruptState
 from farflung.failpoints import hit
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
+from farflung.outer.candidate import Stepped
 from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
 from farflung.swarm.journal import Journal
@@ -83,12 +84,12 @@ class Follower:
         for record in self.journal.records():
             self._note(record)
 
-    def extend(self, first: int, frames: Iterable[bytes]) -> list[AnyRecord]:
-        """Append what the coordinator sent. Returns the new records.
+    def extend(self, first: int, frames: Iterable[bytes]) -> Iterator[AnyRecord]:
+        """Append what the coordinator sent; each new record as soon as the replica has it, so that
+        a disk which refuses the next one loses the meaning of none.
 
-        Raises ProtocolError when a frame does not extend the head.
+        Raises ProtocolError when a frame does not extend the head, StorageError.
         """
-        fresh: list[AnyRecord] = []
         for index, frame in enumerate(frames, first):
             if index < self.journal.length:
                 continue
@@ -97,8 +98,7 @@ class Follower:
                 self.journal.sync()
             self._note(record)
             hit("replica.written")
-            fresh.append(record)
-        return fresh
+            yield record
 
     def _note(self, record: AnyRecord) -> None:
         if isinstance(record, Genesis):
@@ -207,9 +207,13 @@ class Follower:
         `hashes`: the digest of each result. The pool writes the file; the log's tables belong to
         this loop. Raises StorageError.
         """
-        with self.log.writing():
+
+        async def store() -> None:
             await self._workers.run(lambda: self.log.write(hashes, results))
             self.log.note(round_, hashes, [len(r) for r in results])
+
+        with self.log.writing():  # to its end: a file that nobody knows of would never be trimmed
+            await to_the_end(store())
         return merkle_root(hashes)
 
     # ---- applying --------------------------------------------------------------------------
@@ -239,21 +243,29 @@ class Follower:
                 raise CorruptState(f"my state after round {commit.round} is not the journal's")
             self._check_root(commit, state.root_with(commit.fragment, new.hash))
             hit("apply.before-step")
-
-            def write() -> None:
-                with writing:
-                    state.write(commit.fragment, new)
-
-            await to_the_end(self._workers.run(write))
-            state.note(commit.fragment, new.leaves)
-            hit("apply.stepped")
-            await self._workers.run(self.journal.sync)
-            hit("replica.synced")
-            self.log.resolved(commit.round, commit.bytes_root)
-            state.rounds[commit.fragment] = commit.round
+            await to_the_end(self._write(commit, new, writing))
             # Last, with no await up to the caller's landing: this wakes the training of the next
             # round, which must find that landing and wait for it.
             self._advance(commit.round)
+
+    async def _write(
+        self, commit: Commit, new: Stepped, writing: AbstractContextManager[object]
+    ) -> None:
+        """The fragment, and at once what it is called: whoever ends this process writes the state
+        as it is then, and a fragment that is ahead of `next_round` is a state that can be used."""
+        state = self.state
+
+        def write() -> None:
+            with writing:
+                state.write(commit.fragment, new)
+
+        await self._workers.run(write)
+        state.note(commit.fragment, new.leaves)
+        state.rounds[commit.fragment] = commit.round
+        hit("apply.stepped")
+        await self._workers.run(self.journal.sync)
+        hit("replica.synced")
+        self.log.resolved(commit.round, commit.bytes_root)
 
     def holds(self, commit: Commit) -> bool:
         """The snapshot that I began with was written while commits went on: it has this one."""

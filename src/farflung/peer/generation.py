@@ -61,8 +61,12 @@ class Generation:
         """Drop everything; nothing of the stay runs any more when this returns."""
         if self._trainer is not None:
             self._trainer.stop_early()
-        await self._tasks.close()
-        await self.averager.close()
+        self._tasks.cancel()
+        self.averager.cancel()
+        try:
+            await self._tasks.close()
+        finally:
+            await self.averager.close()
 
     async def _rounds(self) -> None:
         if self.runner is not None:

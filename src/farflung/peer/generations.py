@@ -35,7 +35,14 @@ class Generations:
                 if trainer is not None:
                     await trainer.start()
                 while True:
-                    await self._one(trainer)
+                    try:
+                        await self._one(trainer)
+                    except GenerationFailed as error:
+                        calm = self._next_round() - failed_at > CALM_ROUNDS
+                        failures, failed_at = 1 if calm else failures + 1, self._next_round()
+                        if failures >= FAILURES:
+                            raise
+                        await self.lost(f"failed: {error}")
             except TrainerDied as error:
                 assert trainer is not None
                 self._node.world.emit(TrainerRestarted(reason=str(error)))
@@ -43,12 +50,6 @@ class Generations:
                 if fast >= FAST_DEATHS or (fast and not trainer.steps):
                     raise
                 await self.lost(f"trainer died: {error}")
-            except GenerationFailed as error:
-                calm = self._next_round() - failed_at > CALM_ROUNDS
-                failures, failed_at = 1 if calm else failures + 1, self._next_round()
-                if failures >= FAILURES:
-                    raise
-                await self.lost(f"failed: {error}")
 
     async def _one(self, trainer: TrainerPort | None) -> None:
         """One stay. Local parameters start from the anchor."""

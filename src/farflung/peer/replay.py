@@ -79,6 +79,8 @@ class Replay:
         Tries until they are here. Raises LogTrimmed when only a snapshot can help.
         """
         pause_s, longest_s = RETRY_S
+        for old in [r for r in self._downloads if r < commit.round]:
+            self._downloads.pop(old).cancel()  # its bytes came another way
         while True:
             task = self._start(commit)
             self._run_ahead(commit.round)

@@ -100,6 +100,8 @@ class RoundRunner:
                 await self._follower.reached(self._must_have(plan))
                 await self.landed(replacements=True)
                 report = await self._train(plan)
+                if report.finite and plan.round < self._follower.state.next_round:
+                    continue  # resolved without me: the progress leaves with the next round
                 departed = await self._depart(plan, report)
             await self._announce(plan, departed)
             if not departed.ready.commitment:

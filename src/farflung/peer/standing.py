@@ -61,7 +61,8 @@ class Standing:
             legal = ", ".join(sorted(MOVES[self.phase]))
             raise IllegalMove(f"{self.phase} -> {phase}; legal: {legal}")
         self.phase = phase
-        self.news.set()
+        if phase is not StayPhase.ASKED:  # that one is the apply loop's own doing
+            self.news.set()
 
     def welcomed(self, term: int, journal_length: int) -> None:
         """The link is new: what was asked on the one before counts no more."""

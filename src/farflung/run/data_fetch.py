@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,6 +72,7 @@ class DataFetch:
         whole = path.exists() and path.stat().st_size == n_bytes
         if whole and await hashed(lambda: _hash(path)) == name:
             return
+        path.unlink(missing_ok=True)  # damaged: nobody may read or serve it
         part = path.with_name(f"{path.name}.part")
         while not path.exists():
             try:
@@ -80,7 +82,7 @@ class DataFetch:
                 await asyncio.sleep(RETRY_S)
                 continue
             if await hashed(lambda: _hash(part)) == name:
-                part.replace(path)
+                await hashed(lambda: _put(part, path))
             else:
                 node.world.emit(FetchDelayed(what=path.name, reason="it came damaged"))
                 part.unlink()
@@ -105,6 +107,13 @@ class DataFetch:
 def _append(path: Path, pieces: list[bytes]) -> None:
     with path.open("ab") as file:
         file.writelines(pieces)
+
+
+def _put(part: Path, path: Path) -> None:
+    """Durably: after a power cut the file is whole or not there."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _hash(path: Path) -> Hash:

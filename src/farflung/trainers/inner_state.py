@@ -406,7 +406,8 @@ class InnerStates:
 
     def _sizes(self) -> list[int]:
         state = self._state()
-        assert state is not None
+        if state is None:
+            raise StorageError("the node's state is being fetched anew")
         return [entry.size for entry in state.layout.entries]
 
     def _say(self, doing: Literal["saving", "reading", "loading", "fetching"], reason: str) -> None:

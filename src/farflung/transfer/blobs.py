@@ -148,9 +148,11 @@ class BlobExchange:
         owed = self._pending[key] = _Pending(length, link, future)
         try:
             await link.send(Fetch(hash=name, offset=offset, length=length))
-        except LinkDown:
+        except LinkDown as error:
             if self._pending.get(key) is owed:
                 del self._pending[key]
+            if not future.done():
+                future.set_exception(error)  # for those who asked for the same piece meanwhile
             raise
         return owed
 
