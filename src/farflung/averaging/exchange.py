@@ -55,7 +55,9 @@ class ExchangePorts:
     """To a member's data plane; dials or waits for it until the attempt's deadline."""
     tell: Callable[[Control], Awaitable[None]]
     """To the coordinator."""
-    keep_inputs: Callable[[Attempt, int, Mapping[str, Sequence[Bytes]]], None] | None = None
+    keep_inputs: Callable[[Attempt, int, Mapping[str, Sequence[Bytes]]], Awaitable[None]] | None = (
+        None
+    )
     """With `--record all`: store what an owner reduced."""
     heard: Callable[[str], int] = lambda _: 0
     """Bytes that have arrived from a member so far, those of unfinished frames included."""
@@ -248,7 +250,7 @@ class Exchange:
             )
         )
         if self._ports.keep_inputs is not None:
-            self._ports.keep_inputs(self.attempt, index, inputs)
+            await self._ports.keep_inputs(self.attempt, index, inputs)
         await self._ports.tell(Result(**self._fence(), slice=index, hash=name))
         await sent("result.sent")
         self._finish(index, encoded, name)

@@ -29,20 +29,30 @@ class InputLog:
     def n_bytes(self) -> int:
         return sum(self._bytes.values())
 
-    def store(
-        self,
-        round_: int,
-        term: int,
-        attempt: int,
-        index: int,
-        inputs: Mapping[str, Sequence[bytes | memoryview]],
-    ) -> None:
-        """What was reduced for one slice: chunks by contributor. Raises StorageError."""
-        name = attempt_name(round_, term, attempt)
+    def expect(self, name: str) -> None:
+        """Files of this attempt are about to be written: from now on they go with its round."""
+        self._bytes.setdefault(name, 0)
+
+    def write(
+        self, name: str, index: int, inputs: Mapping[str, Sequence[bytes | memoryview]]
+    ) -> int:
+        """What was reduced for one slice of an attempt: chunks by contributor; bytes written.
+
+        In the pool; touches no table. Raises StorageError.
+        """
+        written = 0
         for node, chunks in inputs.items():
             data = b"".join(chunks)
-            self._disk.replace(input_path(round_, term, attempt, index, node), data)
-            self._bytes[name] = self._bytes.get(name, 0) + len(data)
+            self._disk.replace(input_path(name, index, node), data)
+            written += len(data)
+        return written
+
+    def wrote(self, name: str, n_bytes: int) -> None:
+        """The files are there; an attempt that was dropped meanwhile takes them along."""
+        if name in self._bytes:
+            self._bytes[name] += n_bytes
+        else:
+            self._disk.remove_folder(f"{FOLDER}/{name}")
 
     def rounds(self) -> list[int]:
         return sorted({_round(name) for name in self._bytes})
@@ -66,8 +76,8 @@ def attempt_name(round_: int, term: int, attempt: int) -> str:
     return f"{round_}-{term}-{attempt}"
 
 
-def input_path(round_: int, term: int, attempt: int, index: int, node: str) -> str:
-    return f"{FOLDER}/{attempt_name(round_, term, attempt)}/{index}-{node}"
+def input_path(name: str, index: int, node: str) -> str:
+    return f"{FOLDER}/{name}/{index}-{node}"
 
 
 def _round(name: str) -> int:

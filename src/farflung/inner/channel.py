@@ -1,8 +1,8 @@
 """The trainer protocol: messages between an agent and its trainer on one machine. No torch.
 
 AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 1 MiB.
-The trainer dials and says Attach; the agent answers Welcome, whose length prefix carries the
-descriptor of the shared block (SCM_RIGHTS), or Refuse. From then on the agent asks (Grant, Land,
+The trainer dials and says Attach; the agent answers AcceptAttach, whose length prefix carries the
+descriptor of the shared block (SCM_RIGHTS), or RefuseAttach. From then on it asks (StartWork, Land,
 Reset, SaveInner, LoadInner: each with a serial that the answer repeats) and the trainer answers in
 order, only InnerSaved may come late. See docs/trainer.md.
 """
@@ -134,7 +134,7 @@ class StartWork(TrainerMessage, frozen=True, kw_only=True):
 
 
 class Done(TrainerMessage, frozen=True, kw_only=True):
-    """Answers Grant."""
+    """Answers StartWork."""
 
     serial: int
     trained: WorkReport
@@ -158,7 +158,7 @@ class Reset(TrainerMessage, frozen=True, kw_only=True):
 
 
 class ResetDone(TrainerMessage, frozen=True, kw_only=True):
-    """Answers Reset; with serial 0, unasked, after Welcome: ready to train."""
+    """Answers Reset; with serial 0, unasked, after AcceptAttach: ready to train."""
 
     serial: int
 
@@ -361,7 +361,7 @@ class TrainerChannel:
         if isinstance(answer, RefuseAttach):
             raise MismatchError(answer.sentence)
         if not isinstance(answer, AcceptAttach) or len(fds) != 1:
-            raise ProtocolError(f"expected Welcome with one descriptor, not {answer!r}")
+            raise ProtocolError(f"expected AcceptAttach with one descriptor, not {answer!r}")
         return answer, fds[0]
 
     def send(self, message: FromTrainer) -> None:

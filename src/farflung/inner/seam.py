@@ -89,9 +89,9 @@ class SharedState:
         """
         frozen = freeze(fragments)
         total = _BlockPlan(n, frozen, slots).total
-        if not memfd:
-            return cls(bytearray(total), -1, n, frozen, slots)
         try:
+            if not memfd:  # zeroed when it is touched
+                return cls(mmap.mmap(-1, total), -1, n, frozen, slots)
             fd = _anonymous_file(total)
             return cls(mmap.mmap(fd, total), fd, n, frozen, slots)
         except OSError as error:

@@ -88,7 +88,7 @@ class JournalFrames(Message, frozen=True, kw_only=True):
 
 
 class Synced(Message, frozen=True, kw_only=True):
-    """Node -> coordinator: I hold the state of `head_round` and want to take part."""
+    """Node -> coordinator: I hold the rounds below `next_round`, and ask to take part."""
 
     next_round: int
     state_root: bytes

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from farflung.averaging.exchange import Exchange, ExchangePorts
 from farflung.averaging.rates import WINDOW_S
 from farflung.averaging.reduce import Bytes, EncodedChunks
+from farflung.checkpoint.input_log import attempt_name
 from farflung.errors import CorruptState, LinkDown, ProtocolError, StorageError
 from farflung.events import AttemptLeft, InputsNotKept, LinkClosed, Voted, VoteWithheld
 from farflung.failpoints import hit, sent
@@ -30,7 +31,7 @@ from farflung.peer.candidates import AttemptKey, KeptStep
 from farflung.peer.node import LocalNode
 from farflung.swarm.records import Commit
 from farflung.swarm.votes import vote_body
-from farflung.tasks import Tasks
+from farflung.tasks import Tasks, to_the_end
 
 PUSH_PATIENCE_S = 2.0
 """After a commit: how long to wait for owners to push the result before asking by hash."""
@@ -120,13 +121,20 @@ class Averager:
             for error in _leaves(errors):
                 self._emit(VoteWithheld(round=exchange.attempt.round, reason=str(error)))
 
-    def _keep(self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[Bytes]]) -> None:
+    async def _keep(
+        self, attempt: Attempt, index: int, inputs: Mapping[str, Sequence[Bytes]]
+    ) -> None:
         """`record = "all"`: what this node reduced, for verify. A full disk ends no round."""
         if self._follower.spec.record != "all":
             return
+        log, name = self._node.inputs, attempt_name(attempt.round, attempt.term, attempt.attempt)
+
+        async def store() -> None:
+            log.wrote(name, await self._workers.run(lambda: log.write(name, index, inputs)))
+
+        log.expect(name)
         try:
-            key = (attempt.round, attempt.term, attempt.attempt)
-            self._node.inputs.store(*key, index, inputs)
+            await to_the_end(store())
         except StorageError as error:
             self._emit(InputsNotKept(round=attempt.round, reason=str(error)))
 

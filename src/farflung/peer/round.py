@@ -1,4 +1,4 @@
-"""One round, as a trainer's agent lives it (DESIGN section 3).
+"""One round, as a trainer's agent lives it (docs/round.md).
 
 PLAN      what to train, which fragment leaves
 train     inner steps in the trainer; nothing waits on the network

@@ -142,7 +142,7 @@ def assemble_agent(
         state=lambda: follower.state if follower.ready else None,
         admit=retention.admit,
     )
-    downloader = Downloader(node.mesh, donors, world.clock, world.emit)
+    downloader = Downloader(node.mesh, donors, world.clock, world.workers, world.emit)
     bootstrap = Bootstrap(node, downloader)
     replay = Replay(node, downloader, bootstrap)
     applier = Applier(node, standing, generations, replay, retention)

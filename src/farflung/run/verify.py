@@ -1,7 +1,7 @@
 """The offline checker: recompute a run from its journal, logs and recorded bytes.
 
 Reads a folder and everything below it; asks no process. It says which of three depths it reached
-(docs/protocol.md, section 8): the journal alone, the outer step from recorded results, the
+(docs/protocol.md): the journal alone, the outer step from recorded results, the
 reduction from recorded contributions.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from farflung.averaging.reduce import reduce_slice
 from farflung.checkpoint.blob_store import BlobStore
-from farflung.checkpoint.input_log import input_path
+from farflung.checkpoint.input_log import attempt_name, input_path
 from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
@@ -283,7 +283,9 @@ def _check_reduction(
     for index, place in enumerate(commit.slices):
         inputs: dict[str, list[memoryview]] = {}
         for c in commit.contributors:
-            path = input_path(commit.round, commit.term, commit.attempt, index, c.node)
+            path = input_path(
+                attempt_name(commit.round, commit.term, commit.attempt), index, c.node
+            )
             data = _input(disks, path)
             if data is None:
                 findings.slices_without_inputs += 1

@@ -1,7 +1,7 @@
 """Who may train what: FREE -> LEASED -> PENDING -> CREDITED. Pure and immutable.
 
 Positions are numbers in the global order of samples. A range becomes FREE again only when its
-holder's generation is closed and no open attempt has it (docs/protocol.md, section 4).
+holder's generation is closed and no open attempt has it (docs/protocol.md, "The ledger").
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is there: links, beats, generations. Pure; see docs/protocol.md sections 4 to 6."""
+"""Who is there: links, beats, generations. Pure; see docs/protocol.md, "Generations"."""
 
 from __future__ import annotations
 

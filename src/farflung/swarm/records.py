@@ -1,4 +1,4 @@
-"""The kinds of journal records (docs/protocol.md, section 1).
+"""The kinds of journal records (docs/protocol.md, "Journal").
 
 msgpack maps tagged by `type`, unknown kinds and fields refused, floats that matter as fp32 bits.
 """

@@ -1,4 +1,4 @@
-"""What the agent asks of a trainer: a process (process_trainer.py) or its in-process twin."""
+"""What the agent asks of a trainer: a process (process.py) or its in-process twin."""
 
 from __future__ import annotations
 

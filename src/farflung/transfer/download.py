@@ -1,4 +1,4 @@
-"""Downloads many blobs from several peers at once: the shell around fetch_plan.py.
+"""Downloads many blobs from several peers at once: the shell around download_plan.py.
 
 Owner: the agent's loop. Every whole blob is checked and kept in the worker pool as it arrives, so
 that a killed process loses only blobs in flight.
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from farflung.clock import Clock
+from farflung.clock import Clock, Workers
 from farflung.errors import LinkDown
 from farflung.events import BadBlob, Emit
 from farflung.failpoints import hit
@@ -75,12 +75,18 @@ class Downloader:
     """All parallel downloads of one node. Strikes last as long as it."""
 
     def __init__(
-        self, mesh: Mesh, donors: Callable[[], list[str]], clock: Clock, emit: Emit
+        self,
+        mesh: Mesh,
+        donors: Callable[[], list[str]],
+        clock: Clock,
+        workers: Workers,
+        emit: Emit,
     ) -> None:
         self._exchange = mesh.blobs
         self._donors = donors
         self._linked = mesh.linked
         self._clock = clock
+        self._workers = workers
         self.emit = emit
         self.strikes: dict[str, int] = {}
         self.meter = DownloadMeter()
@@ -126,6 +132,10 @@ class Downloader:
     async def ask(self, ask: Ask) -> bytes | None:
         return await self._exchange.ask(ask.source, ask.name, ask.offset, ask.length)
 
+    async def joined(self, pieces: Sequence[bytes]) -> bytes:
+        """In the pool: a chunk of 4 MiB is too much for the loop."""
+        return await self._workers.run(lambda: b"".join(pieces))
+
     def struck(self, node: str, item: Item, strikes: int, other: str) -> None:
         last = "it is not asked again" if strikes >= STRIKES else "one strike"
         then = f"asking {other[:8]}" if other else "nobody else has it"
@@ -159,7 +169,7 @@ class _Kept:
 
 
 class _Download:
-    """One call of `Fetcher.fetch`."""
+    """One call of `Downloader.fetch`."""
 
     def __init__(
         self,
@@ -187,7 +197,7 @@ class _Download:
     async def run(self) -> DownloadProgress:
         try:
             for item in [i for i in self._items.values() if not i.n_bytes]:
-                self._check(item, "", b"")
+                self._check(item, "", [])
             while not self._plan.done:
                 self._plan.set_sources(self._fetcher.sources(self._first))
                 self._ask()
@@ -247,8 +257,8 @@ class _Download:
             self._pieces.setdefault(ask.serial, {})[ask.offset] = data
         if self._plan.on_piece(ask, self._fetcher.now()):
             pieces = self._pieces.pop(ask.serial)
-            whole = b"".join(pieces[offset] for offset in sorted(pieces))
-            self._check(self._items[ask.name], ask.source, whole)
+            in_order = [pieces[offset] for offset in sorted(pieces)]
+            self._check(self._items[ask.name], ask.source, in_order)
 
     def _drop_pieces(self) -> None:
         """Forget the pieces of copies that were given up."""
@@ -256,9 +266,9 @@ class _Download:
         for serial in [s for s in self._pieces if s not in live]:
             del self._pieces[serial]
 
-    def _check(self, item: Item, source: str, data: bytes) -> None:
+    def _check(self, item: Item, source: str, pieces: Sequence[bytes]) -> None:
         self._checking += 1
-        self._tasks.start(self._store(_Kept(item, source), data), f"keep {item.label}")
+        self._tasks.start(self._store(_Kept(item, source), pieces), f"keep {item.label}")
 
     def _on_kept(self, kept: _Kept) -> None:
         self._checking -= 1
@@ -285,9 +295,10 @@ class _Download:
             answer.failed = True
         self._news.put_nowait(answer)
 
-    async def _store(self, kept: _Kept, data: bytes) -> None:
+    async def _store(self, kept: _Kept, pieces: Sequence[bytes]) -> None:
         try:
-            kept.intact = await self._keep(kept.item, data)
+            whole = await self._fetcher.joined(pieces)
+            kept.intact = await self._keep(kept.item, whole)
         except Exception as error:
             kept.error = error  # raised again in `run`, by the one who waits for it
         self._news.put_nowait(kept)

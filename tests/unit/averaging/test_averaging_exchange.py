@@ -67,11 +67,14 @@ class Mesh:
             ports=ExchangePorts(
                 send_bulk=send,
                 tell=tell,
-                keep_inputs=lambda _, i, inputs: self.kept.update({i: inputs}),
+                keep_inputs=self._keep,
                 refused=lambda sender, error: self.refused.append((node, sender, str(error))),
             ),
             workers=InlineWorkers(),
         )
+
+    async def _keep(self, _: Attempt, index: int, inputs: Any) -> None:
+        self.kept[index] = inputs
 
     def deliver(self, sender: str, to: str, head: BulkHeader, data: Bytes) -> None:
         if isinstance(head, Contribution):

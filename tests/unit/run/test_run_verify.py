@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from farflung.checkpoint.blob_store import FOLDER as BLOBS
-from farflung.checkpoint.input_log import input_path
+from farflung.checkpoint.input_log import attempt_name
 from farflung.config.load import from_table
 from farflung.disk import MemoryDisk
 from farflung.errors import UserError
@@ -265,7 +265,7 @@ def test_an_event_about_a_round_that_the_journal_lacks_is_found(folder: Path) ->
 
 def test_inputs_of_two_terms_do_not_share_a_name() -> None:
     """Attempts are counted anew after a coordinator's restart, over other slices."""
-    assert input_path(7, 1, 1, 0, "n") != input_path(7, 2, 1, 0, "n")
+    assert attempt_name(7, 1, 1) != attempt_name(7, 2, 1)
 
 
 def test_a_vote_for_another_fragment_is_found(folder: Path) -> None:

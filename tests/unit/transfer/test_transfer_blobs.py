@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from farflung.checkpoint.blob_store import BlobStore
+from farflung.clock import InlineWorkers
 from farflung.disk import MemoryDisk
 from farflung.errors import LinkDown, StorageError
 from farflung.events import Event, LinkClosed, TaskFailed
@@ -86,7 +87,9 @@ class Pair:
             def now(self) -> float:
                 return asyncio.get_running_loop().time()
 
-        return Downloader(self.joiner, lambda: ["donor"], Now(), self.events.append)
+        return Downloader(
+            self.joiner, lambda: ["donor"], Now(), InlineWorkers(), self.events.append
+        )
 
 
 def play(story: Callable[[Pair], Awaitable[None]], blobs: dict[bytes, bytes]) -> None:
