@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from processes import Swarm, environment, until
 
 from farflung.config.load import from_table
@@ -34,20 +35,23 @@ def demo_spec(**sections: dict[str, Any]) -> RunSpec:
 
 
 def test_trainers_with_different_vector_units_stay_bit_identical(tmp_path: Path) -> None:
-    capabilities = ["default", "avx2", "avx512"]
+    best = torch.backends.cpu.get_cpu_capability().lower()
+    peers = {"default": "default", "avx2": "avx2", "best": best}
+    if best not in ("avx2", "avx512"):
+        pytest.skip(f"1 test: this processor's vector units ({best}) have no second kind")
     with Swarm(tmp_path, demo_spec()) as swarm:
         host = swarm.host()
         before = os.environ.get("ATEN_CPU_CAPABILITY")
         try:
-            for capability in capabilities:  # the trainer inherits its agent's environment
+            for name, capability in peers.items():  # a trainer inherits its agent's environment
                 os.environ["ATEN_CPU_CAPABILITY"] = capability
-                swarm.join(capability)
+                swarm.join(name)
         finally:
             os.environ.pop("ATEN_CPU_CAPABILITY")
             if before is not None:
                 os.environ["ATEN_CPU_CAPABILITY"] = before
         assert host.wait(200) == 0
-        roots = [{e.round: e.state_root for e in swarm.events(c, Applied)} for c in capabilities]
+        roots = [{e.round: e.state_root for e in swarm.events(c, Applied)} for c in peers]
         assert len(roots[0]) == 6
         assert roots[0] == roots[1] == roots[2]
         committed = swarm.events("host", RoundCommitted)
