@@ -2,6 +2,9 @@
 
 Each process writes its events to a JSONL file (`EventLog`); monitor/picture.py folds them.
 Times are seconds of the emitting process's monotonic clock plus, for people only, the wall clock.
+
+A long file for a reason: it is the list of all kinds, which whoever folds, prints or asserts them
+reads from top to bottom; a kind is a few fields and a sentence.
 """
 
 from __future__ import annotations
