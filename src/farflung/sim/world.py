@@ -23,7 +23,7 @@ from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.link import COORDINATOR, PEER
 from farflung.network.memory import MemoryNetwork
 from farflung.network.messages import Control, Redeem
-from farflung.outer.fragments import make_fragments, size
+from farflung.outer.fragments import make_fragments
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
@@ -392,10 +392,6 @@ def whole_frames(journal: bytes) -> bytes:
     disk = MemoryDisk({JOURNAL: journal} if journal else None)
     Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
     return disk.read(JOURNAL) or b""
-
-
-def fragment_sizes(layout: Layout, spec: RunSpec) -> tuple[int, ...]:
-    return tuple(size(f) for f in make_fragments(layout, spec.outer.fragments))
 
 
 def nobody(_: Redeem) -> tuple[Control, None]:
