@@ -24,6 +24,7 @@ from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
 from farflung.peer.generations import Generations
 from farflung.peer.node import LocalNode, NodeConfig
+from farflung.peer.pins import Pins
 from farflung.peer.replay import LogTrimmed
 from farflung.peer.serving import Serving
 from farflung.peer.standing import Standing, StayPhase
@@ -57,6 +58,7 @@ class Parts:
     serving: Serving
     messages: ControlMessages
     ending: Ending
+    pins: Pins
 
 
 class Agent:
@@ -67,6 +69,7 @@ class Agent:
         self.standing = parts.standing
         self.generations = parts.generations
         self.applier = parts.applier
+        self.pins = parts.pins
         self._state = parts.state
         self._serving = parts.serving
         self._messages = parts.messages

@@ -155,6 +155,7 @@ def assemble_agent(
         serving=Serving(node, generations, pins, inner),
         messages=ControlMessages(node, standing, generations, applier),
         ending=Ending(node, retention),
+        pins=pins,
     )
     return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
 
