@@ -9,7 +9,19 @@ import typer
 
 import farflung
 from farflung import failpoints
-from farflung.cli import chaos, data, demo, host, join, leave, sim, status, verify
+from farflung.cli import (
+    chaos,
+    data,
+    demo,
+    host,
+    join,
+    leave,
+    resume,
+    sim,
+    snapshots,
+    status,
+    verify,
+)
 from farflung.errors import FarflungError
 
 app = typer.Typer(
@@ -45,6 +57,8 @@ app.command("host")(host.host)
 app.command("join")(join.join)
 app.command("status")(status.status)
 app.command("leave")(leave.leave)
+app.command("resume")(resume.resume)
+app.command("snapshots")(snapshots.snapshots)
 app.command("verify")(verify.verify)
 app.command("sim")(sim.sim)
 app.command("chaos")(chaos.chaos)
