@@ -58,6 +58,9 @@ class SnapshotSource(Protocol):
     def address(self) -> str:
         """For people."""
 
+    async def mark(self) -> object:
+        """Equal as long as nothing that it lists may have been removed."""
+
     async def journal(self) -> bytes:
         """The content of a journal file, from its header on."""
 
@@ -103,6 +106,9 @@ class ArchiveSource:
     @property
     def address(self) -> str:
         return self._store.address
+
+    async def mark(self) -> object:
+        return self.index
 
     async def journal(self) -> bytes:
         parts = [HEADER]
@@ -172,6 +178,9 @@ class NodeSource:
     @property
     def address(self) -> str:
         return str(self.folder)
+
+    async def mark(self) -> object:
+        return await self.snapshots()
 
     async def journal(self) -> bytes:
         data = await self._run(lambda: self._disk.read(JOURNAL))

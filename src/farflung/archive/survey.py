@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -88,6 +88,36 @@ async def survey(
         rows=rows,
         checked_bytes=check.read_bytes,
     )
+
+
+async def steady_survey(
+    reopen: Callable[[], Awaitable[SnapshotSource]],
+    workers: Workers,
+    *,
+    verify: bool = False,
+    on_bytes: OnBytes | None = None,
+) -> Survey:
+    """`survey` of a source that may be in use: what its owner removes meanwhile is no damage.
+
+    Looked at again when something seems to be wrong and the source has moved on since.
+    """
+    source = await reopen()
+    while True:
+        before = await source.mark()
+        failure: CorruptState | None = None
+        found: Survey | None = None
+        try:
+            found = await survey(source, workers, verify=verify, on_bytes=on_bytes)
+            if not any(row.damage for row in found.rows):
+                return found
+        except CorruptState as error:
+            failure = error
+        source = await reopen()
+        if await source.mark() == before:
+            if found is not None:
+                return found
+            assert failure is not None
+            raise failure
 
 
 class _Check:

@@ -12,6 +12,7 @@ import typer
 from farflung.cli import aio
 
 if TYPE_CHECKING:
+    from farflung.archive.source import SnapshotSource
     from farflung.archive.survey import Survey
 
 
@@ -48,16 +49,19 @@ def snapshots(
 
 
 async def _look(source: str, verify: bool) -> Survey:
-    from farflung.archive.survey import survey
+    from farflung.archive.survey import steady_survey
     from farflung.clock import ThreadWorkers
     from farflung.run.sources import locate
 
     workers = ThreadWorkers(2)
     try:
-        located = await locate(source, workers)
+
+        async def reopen() -> SnapshotSource:
+            return (await locate(source, workers)).source
+
         bar = ByteBar() if verify and sys.stderr.isatty() else None
         on_bytes = None if bar is None else bar.see
-        return await survey(located.source, workers, verify=verify, on_bytes=on_bytes)
+        return await steady_survey(reopen, workers, verify=verify, on_bytes=on_bytes)
     finally:
         workers.close()
 

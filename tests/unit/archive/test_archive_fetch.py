@@ -11,8 +11,8 @@ from archive_samples import ROUNDS, WORKERS, Keeper, files_of, run, spec
 from farflung.archive.fetch import Fetched, StateFetch, fetch_data
 from farflung.archive.index import INDEX, ArchivedFile, decode_index
 from farflung.archive.memory_store import MemoryStore
-from farflung.archive.source import ArchiveSource, NodeSource
-from farflung.archive.survey import read_history, survey
+from farflung.archive.source import ArchiveSource, NodeSource, SnapshotSource
+from farflung.archive.survey import read_history, steady_survey, survey
 from farflung.checkpoint.snapshot import newest
 from farflung.disk import MemoryDisk
 from farflung.errors import CorruptState, UserError
@@ -125,6 +125,32 @@ def test_an_answer_that_is_cut_short_is_asked_again() -> None:
     store.cut = lambda name: 100 if name.startswith("blobs/") and next(cuts) % 2 == 0 else None
     assert not run(fetched(store, MemoryDisk())).skipped
     assert next(cuts) > 10
+
+
+def test_what_an_upload_removes_while_somebody_looks_is_no_damage() -> None:
+    """The index is read; then the whole archive moves on; the old names are gone."""
+    store = MemoryStore()
+    run(Keeper.at(1).send(store, keep=1))
+    later = iter([2, 3])
+    opened = itertools.count()
+
+    async def reopen() -> SnapshotSource:
+        source = await ArchiveSource.open(store)
+        next(opened)
+        for moment in itertools.islice(later, 1):
+            await Keeper.at(moment).send(store, keep=1)
+        return source
+
+    found = run(steady_survey(reopen, WORKERS, verify=True))
+    assert not [row.damage for row in found.rows if row.damage]
+    assert found.rows[-1].place.next_round == 9 and next(opened) == 3
+    victim = next(n for n in store.objects if n.startswith("blobs/"))
+    del store.objects[victim]  # and damage stays damage
+    found = run(steady_survey(reopen, WORKERS))
+    assert any(victim in row.damage for row in found.rows)
+    del store.objects[next(n for n in store.objects if n.startswith("journal/"))]
+    with pytest.raises(CorruptState, match="is missing"):
+        run(steady_survey(reopen, WORKERS))
 
 
 # ---- a node's folder -----------------------------------------------------------------------
