@@ -36,6 +36,7 @@ Story = Callable[[SimSwarm], Awaitable[None]]
 def play(store: MemoryStore, story: Story, rounds: int = ROUNDS) -> tuple[list[Event], Survey]:
     """A run with a keeper that uploads to `store`; what it told, and what a reader then finds."""
     events: list[Event] = []
+    agents: list[Agent] = []
 
     async def main() -> Survey:
         swarm = await SimSwarm.start(spec(rounds), peers=3)
@@ -43,8 +44,9 @@ def play(store: MemoryStore, story: Story, rounds: int = ROUNDS) -> tuple[list[E
 
         def keeper() -> Agent:
             agent = swarm.nodes[KEEPER].agent
-            assert agent is not None
-            return agent
+            if agent is not None:  # None: killed, and not there again yet
+                agents.append(agent)
+            return agents[-1]
 
         upload = KeeperUpload(
             UploadSettings(address="memory"), keeper, run_name="archived", data=None,
@@ -155,3 +157,19 @@ def test_a_keeper_that_starts_again_goes_on_with_its_archive() -> None:
     assert len(puts) == len(set(puts))  # nothing twice
     assert of(events, ArchiveExtended) or of(events, SnapshotUploaded)
     assert decode_index(store.objects[INDEX], "").run_name == "archived"
+
+
+def test_a_tight_disk_does_not_take_the_snapshot_that_is_being_uploaded() -> None:
+    """The older of two snapshots goes first at the limit; newer ones are skipped meanwhile."""
+    store = MemoryStore()
+    store.delay_s = 0.5
+
+    async def tight(swarm: SimSwarm) -> None:
+        await swarm.committed(1)
+        await swarm.kill(KEEPER)
+        swarm.nodes[KEEPER].max_disk_bytes = 110_000  # two snapshots, initial weights, two results
+        swarm.spawn(KEEPER)
+
+    events, found = play(store, tight, rounds=40)
+    assert not of(events, UploadDelayed)
+    assert found.rows[-1].place.next_round == 40 and not found.rows[-1].damage
