@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -683,6 +684,7 @@ class EventLog:
         """Raises StorageError when the file cannot be opened."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._torn = _ends_in_a_line(path)
             self._file = path.open("a", encoding="utf-8", buffering=1)
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror or error}") from error
@@ -726,11 +728,30 @@ class EventLog:
 
     def _write(self, fields: dict[str, Any]) -> None:
         stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}
+        start = "\n" if self._torn else ""  # a half line must not swallow the next whole one
         try:
-            self._file.write(json.dumps(stamp | fields) + "\n")
+            self._file.write(start + json.dumps(stamp | fields) + "\n")
+            self._torn = False
         except OSError:
             # A full disk must not end the process that would report it; listeners still hear.
+            self._torn = True
             self.dropped += 1
+
+
+def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
+    """(seconds, event) of every line that can be read; `t` of its own process.
+
+    Left out: headers, kinds of other versions, and half lines, which processes that were killed
+    and full disks leave behind.
+    """
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        event = parse_event(fields) if isinstance(fields, dict) else None
+        if event is not None:
+            yield float(fields["t"]), event
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:
@@ -741,6 +762,15 @@ def parse_event(fields: dict[str, Any]) -> Event | None:
     names = {f.name for f in dataclasses.fields(kind)}
     values = {k: v for k, v in fields.items() if k in names}
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _ends_in_a_line(path: Path) -> bool:
+    """Whether a file's last line has no end: who wrote it was killed."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _kinds(base: type[Event]) -> dict[str, type[Event]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from farflung.errors import StorageError
-from farflung.events import Event, EventLog, TaskFailed, Warned, parse_event
+from farflung.events import Event, EventLog, TaskFailed, Warned, parse_event, read_events
 
 
 @pytest.fixture
@@ -57,3 +57,53 @@ def test_a_log_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         EventLog(tmp_path / "file" / "events.jsonl", "n", lambda: 1.0)
+
+
+def test_half_a_line_of_a_killed_process_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    said = [Warned(sentence=f"sentence {i}") for i in range(3)]
+    for event in said:
+        log = EventLog(path, "n", lambda: 1.0)
+        log.emit(event)
+        log.close()
+    whole = path.read_bytes()
+    last = whole.rstrip(b"\n").rindex(b"\n") + 1
+    for cut in range(last, len(whole)):
+        path.write_bytes(whole[:cut])
+        log = EventLog(path, "n", lambda: 2.0)
+        log.emit(said[2])
+        log.close()
+        with path.open("rb") as file:
+            found = list(read_events(file))
+        torn = cut < len(whole) - 1  # a line that lacks its end only is whole
+        assert [e for _, e in found] == (said if torn else [*said, said[2]]), cut
+        assert found[-1][0] == 2.0
+
+
+def test_half_a_line_on_a_full_disk_costs_no_other(log: EventLog, tmp_path: Path) -> None:
+    class Filling:
+        """Takes half of one line."""
+
+        def __init__(self) -> None:
+            self.full = True
+            self.file = (tmp_path / "events.jsonl").open("a", buffering=1)
+
+        def write(self, text: str) -> None:
+            if self.full:
+                self.file.write(text[: len(text) // 2])
+                self.file.flush()
+                raise OSError(28, "no space")
+            self.file.write(text)
+
+        def close(self) -> None:
+            self.file.close()
+
+    disk = Filling()
+    log._file.close()
+    log._file = disk  # type: ignore[assignment]
+    log.emit(Warned(sentence="lost"))
+    disk.full = False
+    log.emit(Warned(sentence="kept"))
+    with (tmp_path / "events.jsonl").open("rb") as file:
+        assert [e for _, e in read_events(file)] == [Warned(sentence="kept")]
+    assert log.dropped == 1

@@ -25,7 +25,7 @@ from farflung.checkpoint.snapshot import assemble, decode_manifest, newest
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
-from farflung.events import RoundCommitted, parse_event
+from farflung.events import RoundCommitted, read_events
 from farflung.monitor.picture import Picture, see
 from farflung.monitor.report import Timed, build_report
 from farflung.outer.fragments import make_fragments, scatter
@@ -190,19 +190,14 @@ class EventFollower:
 
     def poll(self) -> bool:
         """Read what is new. True when the run is finished."""
-        for fields in self._new_lines():
-            event = parse_event(fields)
-            if event is None:
-                continue
+        for at_s, event in read_events(self._new_lines()):
             self.picture = see(self.picture, event)
             if isinstance(event, RoundCommitted):
-                self.rounds.append(
-                    Timed(round=event.round, at_s=float(fields["t"]), took_s=event.took_s)
-                )
+                self.rounds.append(Timed(round=event.round, at_s=at_s, took_s=event.took_s))
             self._watch.picture(self.picture)
         return self.picture.finished
 
-    def _new_lines(self) -> Iterator[dict[str, Any]]:
+    def _new_lines(self) -> Iterator[bytes]:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -211,7 +206,7 @@ class EventFollower:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                yield line
 
 
 def _drive(

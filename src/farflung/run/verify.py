@@ -7,8 +7,7 @@ reduction from recorded contributions.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
 from farflung.disk import Disk, RealDisk
 from farflung.errors import CorruptState, FarflungError, UserError
-from farflung.events import Applied, RoundCommitted, Voted, parse_event
+from farflung.events import Applied, RoundCommitted, Voted, read_events
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
 from farflung.outer.layout import Layout
@@ -318,10 +317,10 @@ def _statements(folder: Path) -> list[tuple[Path, Applied | Voted | RoundCommitt
     journals a round before it speaks of it."""
     found: list[tuple[Path, Applied | Voted | RoundCommitted]] = []
     for path in sorted(folder.rglob("events*.jsonl")):
-        for fields in _lines(path):
-            event = parse_event(fields)
-            if isinstance(event, Applied | Voted | RoundCommitted):
-                found.append((path, event))
+        with path.open("rb") as file:
+            for _, event in read_events(file):
+                if isinstance(event, Applied | Voted | RoundCommitted):
+                    found.append((path, event))
     return found
 
 
@@ -350,12 +349,3 @@ def _compare_root(path: Path, round_: int, root: str, commits: dict[int, Commit]
         raise Violation(f"{path}: round {round_} was applied but is not in the journal")
     if root != commit.state_root.hex():
         raise Violation(f"{path}: the state after round {round_} differs from the journal")
-
-
-def _lines(path: Path) -> Iterator[dict[str, object]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the torn last line of a process that was killed
