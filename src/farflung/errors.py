@@ -17,6 +17,7 @@ FarflungError
 ├── LogTrimmed           nobody keeps a result that I need; a snapshot does     (peer/replay.py)
 ├── ProgressLost         local parameters are not finite; they start again      (peer/round.py)
 ├── TrainerDied          the trainer is gone; it is started again            (trainers/port.py)
+├── EvaluationDied       an evaluation ended without figures            (run/evaluator.py)
 ├── GenerationFailed     a task of a stay failed; the next stay is prepared (peer/generation.py)
 ├── IllegalMove          a phase entered out of turn                         (peer/standing.py)
 ├── DecisionFault        nothing could be decided about a message (coordinator/coordinator.py)

@@ -246,6 +246,36 @@ class Warned(Trouble):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelEvaluated(Event):
+    """How good the model is, as one node measured it."""
+
+    serial: int
+    node: str
+    name: str
+    next_round: int
+    """The state that was measured holds all commits below."""
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    """What the model wrote after each prompt."""
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFailed(Trouble):
+    """A node did not measure the model when asked; another one is."""
+
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} did not evaluate the model: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeRefused(Trouble):
     """The coordinator turned an admitted node away."""
 

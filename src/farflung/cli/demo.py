@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from farflung.cli.status import shown_sample
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
@@ -100,6 +101,7 @@ class _DemoScreen:
         self._solo: Any = None
         self._shown = -1
         self._notes: tuple[str, ...] = ()
+        self._score: tuple[int, float] = (0, 0.0)
         self.watch = Watch(stage=self._stage, picture=self._picture, solo=self._step)
 
     def __enter__(self) -> None:
@@ -116,6 +118,13 @@ class _DemoScreen:
             if note not in self._notes:
                 self._console.print(f"  {note}")
         self._notes = picture.notes
+        if picture.scores and picture.scores[-1] != self._score:
+            self._score = rounds, bits = picture.scores[-1]
+            prompt, text = picture.samples[0] if picture.samples else ("", "")
+            drawn = shown_sample(prompt, text, width=60) if prompt + text else ""
+            self._console.print(
+                f"  {bits:.3f} bits per byte after {rounds} rounds  {drawn}", markup=False
+            )
         if picture.committed == self._shown:
             return
         self._shown = picture.committed

@@ -21,6 +21,7 @@ from farflung.events import (
     GenerationOpened,
     JournalBlocked,
     JournalWritable,
+    ModelEvaluated,
     Paused,
     RoundAbandoned,
     RoundCommitted,
@@ -228,6 +229,11 @@ def _print_progress(event: Event) -> None:
             typer.echo(
                 f"round {event.round:5d}  loss {event.loss:7.4f}  {event.contributors} peers  "
                 f"{event.total_tokens:,} tokens  {event.took_s:5.1f} s{extra}"
+            )
+        case ModelEvaluated():
+            typer.echo(
+                f"  held-out text: {event.bits_per_byte:.3f} bits per byte after "
+                f"{event.next_round} rounds (by {event.name}, {event.took_s:.0f} s)"
             )
         case RoundAbandoned():
             typer.echo(f"round {event.round:5d}  abandoned: {event.reason}")

@@ -87,6 +87,11 @@ def _print(picture: dict[str, Any]) -> None:
         f"loss {'-' if loss is None else format(loss, '.4f')}  {picture['tokens']:,} tokens  "
         f"abandoned {picture['abandoned']}  state {picture['state_root'][:16] or '-'}"
     )
+    if picture["scores"]:
+        rounds, bits = picture["scores"][-1]
+        typer.echo(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
+    for prompt, text in picture["samples"]:
+        typer.echo(f"  {shown_sample(prompt, text)}")
     for peer in picture["peers"].values():
         loss = peer["loss"]
         typer.echo(
@@ -97,3 +102,9 @@ def _print(picture: dict[str, Any]) -> None:
         )
     for note in picture["notes"]:
         typer.echo(f"  ! {note}")
+
+
+def shown_sample(prompt: str, text: str, width: int = 100) -> str:
+    """A drawn text on one line, without anything that a terminal would obey."""
+    whole = " ".join("".join(c if c.isprintable() else " " for c in prompt + text).split())
+    return f'"{whole[:width]}{"..." if len(whole) > width else ""}"'

@@ -17,6 +17,10 @@ from blake3 import blake3
 from farflung.errors import ConfigError
 from farflung.ids import Hash
 
+MAX_PROMPTS = 8
+MAX_PROMPT_LENGTH = 1024
+MAX_SAMPLE_TOKENS = 512
+
 Rule = tuple[bool, str]
 """Whether it holds, and what to tell a person if it does not."""
 
@@ -280,6 +284,40 @@ class SwarmSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ]
 
 
+class EvaluationSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[evaluation]`: how good the model is, measured by one peer while the run goes on."""
+
+    _TITLE: ClassVar[str] = "evaluation"
+
+    every: int = 10
+    """Committed rounds between two evaluations; 0 switches them off. A `custom` program's model is
+    not evaluated."""
+    rows: int = 64
+    """Held-out rows of an evaluation, the same ones every time; 0: all of them."""
+    prompts: tuple[str, ...] = ("",)
+    """A text is drawn after each; the empty one begins a document."""
+    sample_tokens: int = 64
+    """Tokens of each drawn text; 0 draws none."""
+
+    def _rules(self) -> list[Rule]:
+        return [
+            (self.every >= 0, f"every={self.every} must be 0 (off) or above"),
+            (self.rows >= 0, f"rows={self.rows} must be 0 (all) or above"),
+            (
+                len(self.prompts) <= MAX_PROMPTS,
+                f"prompts holds {len(self.prompts)} texts; give {MAX_PROMPTS} at most",
+            ),
+            (
+                all(len(p) <= MAX_PROMPT_LENGTH for p in self.prompts),
+                f"prompts holds a text above {MAX_PROMPT_LENGTH} characters; shorten it",
+            ),
+            (
+                0 <= self.sample_tokens <= MAX_SAMPLE_TOKENS,
+                f"sample_tokens={self.sample_tokens} must be in 0..{MAX_SAMPLE_TOKENS}",
+            ),
+        ]
+
+
 class RunSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it; the sections hold their own rules, rules between sections stand here."""
 
@@ -300,6 +338,8 @@ class RunSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What peers do together."""
     swarm: SwarmSpec = SwarmSpec()
     """Who takes part, and how long everybody waits."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """How good the model is, measured while the run goes on."""
 
     def _rules(self) -> list[Rule]:
         return [

@@ -99,8 +99,9 @@ def read_spec(path: str | Path) -> RunSpec:
     return spec_from_bytes(data, f"the run spec {path}")
 
 
-def build(spec: RunSpec, data_dir: Path, *, fresh: bool) -> BuiltIn:
+def build(spec: RunSpec, data_dir: Path, *, fresh: bool, cpu: bool = False) -> BuiltIn:
     """`fresh`: draw the initial weights (else the anchor will replace what torch put there).
+    `cpu`: leave a GPU alone.
 
     Raises ConfigError when preset or data do not fit, CorruptState for damaged shards.
     """
@@ -115,7 +116,7 @@ def build(spec: RunSpec, data_dir: Path, *, fresh: bool) -> BuiltIn:
     model = Llama(config)
     if fresh:
         init_weights(model, spec.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
     source = ShardSource(rows, spec) if rows else SyntheticSource(spec, config.vocab)
     return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device)

@@ -19,6 +19,7 @@ from farflung.events import (
     GenerationOpened,
     JournalBlocked,
     JournalWritable,
+    ModelEvaluated,
     Paused,
     PeerJoined,
     PeerReady,
@@ -36,6 +37,7 @@ from farflung.ids import Role
 
 KEPT_NOTES = 8
 KEPT_LOSSES = 4096
+KEPT_SCORES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,10 @@ class Picture:
     tokens: int = 0
     losses: tuple[tuple[int, float], ...] = ()
     """(round, mean nats per token)."""
+    scores: tuple[tuple[int, float], ...] = ()
+    """(rounds in the measured state, bits per byte of held-out text)."""
+    samples: tuple[tuple[str, str], ...] = ()
+    """(prompt, text) of the last evaluation."""
     peers: Mapping[str, PeerPicture] = field(default_factory=dict)
     deaths: int = 0
     joins: int = 0
@@ -143,6 +149,10 @@ def see(picture: Picture, event: Event) -> Picture:
             return _note(
                 replace(picture, blocked=""), f"journal: written again after {event.after_s:.0f} s"
             )
+        case ModelEvaluated():
+            scores = (*picture.scores, (event.next_round, event.bits_per_byte))[-KEPT_SCORES:]
+            samples = tuple(zip(event.prompts, event.texts, strict=True))
+            return replace(picture, scores=scores, samples=samples)
         case RunFinished():
             return replace(picture, finished=True)
         case _:
@@ -245,6 +255,8 @@ def to_json(picture: Picture) -> dict[str, Any]:
     """For `farflung status`: plain values, NaN as None."""
     plain = asdict(picture)
     plain["losses"] = [list(pair) for pair in picture.losses[-64:]]
+    plain["scores"] = [list(pair) for pair in picture.scores[-64:]]
+    plain["samples"] = [list(pair) for pair in picture.samples]
     plain["loss_last"] = _number(picture.loss_last)
     plain["loss_first"] = _number(picture.loss_first)
     for peer in plain["peers"].values():

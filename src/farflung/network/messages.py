@@ -93,6 +93,8 @@ class Synced(Message, frozen=True, kw_only=True):
     next_round: int
     state_root: bytes
     steps_per_s: float = 0.0
+    evaluates: bool = False
+    """I can measure how good the model is, when asked with an Evaluate."""
 
 
 class Beat(Message, frozen=True, kw_only=True):
@@ -272,6 +274,40 @@ class Moved(Message, frozen=True, kw_only=True):
     state_root: bytes
 
 
+class Evaluate(Message, frozen=True, kw_only=True):
+    """Coordinator -> node: measure your newest snapshot, as the spec's `evaluation` says."""
+
+    term: int
+    serial: int
+    """Repeated by the answer."""
+    committed: int
+    """Rounds that were committed when this was asked."""
+
+
+class DrawnText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the model writes after a prompt."""
+
+    prompt: str
+    text: str
+
+
+class Measured(Message, frozen=True, kw_only=True):
+    """Node -> coordinator: the answer to an Evaluate."""
+
+    term: int
+    serial: int
+    next_round: int
+    """Of the snapshot: it holds all commits below."""
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    """Held-out tokens behind the two figures."""
+    samples: tuple[DrawnText, ...]
+    took_s: float
+    note: str = ""
+    """Why there are no figures; empty: there are."""
+
+
 # ---- the data plane ------------------------------------------------------------------------
 
 
@@ -387,6 +423,8 @@ Control = (
     | Vote
     | Accuse
     | Moved
+    | Evaluate
+    | Measured
     | DataHello
     | Fetch
     | Catalogue

@@ -22,6 +22,7 @@ from farflung.network.messages import Beat, Synced
 from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
+from farflung.peer.evaluations import Evaluations
 from farflung.peer.generations import Generations
 from farflung.peer.node import LocalNode, NodeConfig
 from farflung.peer.replay import LogTrimmed
@@ -57,6 +58,7 @@ class Parts:
     serving: Serving
     messages: ControlMessages
     ending: Ending
+    evaluations: Evaluations
 
 
 class Agent:
@@ -71,6 +73,7 @@ class Agent:
         self._serving = parts.serving
         self._messages = parts.messages
         self._ending = parts.ending
+        self._evaluations = parts.evaluations
         self._equipment = equipment
         self._trainer: TrainerPort | None = None
         self._over = asyncio.Event()
@@ -118,6 +121,7 @@ class Agent:
             rest.push_async_callback(self.node.mesh.close)
             rest.callback(self.node.control.close)
             rest.push_async_callback(self.applier.close)
+            rest.push_async_callback(self._evaluations.close)
             if self._trainer is not None:
                 rest.push_async_callback(self._trainer.close)
             if self._leave_reason is not None:
@@ -157,7 +161,7 @@ class Agent:
     async def _apply_loop(self) -> None:
         while True:
             while await self.applier.step():
-                pass
+                self._evaluations.applied()
             self.standing.news.clear()  # before whatever waits below: what comes meanwhile counts
             await self._ask_in()
             if await self._ending.keep():
@@ -184,6 +188,7 @@ class Agent:
                 next_round=follower.state.next_round,
                 state_root=follower.state.root,
                 steps_per_s=0.0 if self._trainer is None else self._trainer.steps_per_s,
+                evaluates=self._evaluations.able,
             )
         )
         await sent("synced.sent")

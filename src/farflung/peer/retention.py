@@ -286,6 +286,15 @@ class Retention:
             saving.result()
         return self._newest_is_now()
 
+    async def snapshot_since(self, round_: int) -> SnapshotPointer | None:
+        """The newest whole snapshot on this disk; one is written if it lacks rounds below `round_`
+        and there is room. None: there is none at all."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+        if not self._snapshots or self._snapshots[-1].next_round < round_:
+            await self.keep()
+        return self._snapshots[-1] if self._snapshots else None
+
     def _newest_is_now(self) -> bool:
         now = self._follower.state.next_round
         return bool(self._snapshots) and self._snapshots[-1].next_round == now

@@ -29,6 +29,7 @@ from farflung.peer.bootstrap import Bootstrap
 from farflung.peer.control_link import ControlLink
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
+from farflung.peer.evaluations import Evaluations, Evaluator
 from farflung.peer.follower import Follower
 from farflung.peer.generations import Generations
 from farflung.peer.node import LocalNode, NodeConfig
@@ -110,6 +111,8 @@ class NodeOptions:
     provision: Provision | None = None
     inner_state: str = "fresh"
     """What the optimizer of a new trainer starts with: `fresh`, or a `donor`'s."""
+    evaluator: Evaluator | None = None
+    """Measures the model when the coordinator asks; None: it is not asked."""
 
 
 def assemble_agent(
@@ -146,6 +149,7 @@ def assemble_agent(
     bootstrap = Bootstrap(node, downloader)
     replay = Replay(node, downloader, bootstrap)
     applier = Applier(node, standing, generations, replay, retention)
+    evaluations = Evaluations(node, retention, pins, options.evaluator)
     parts = Parts(
         node=node,
         standing=standing,
@@ -153,8 +157,9 @@ def assemble_agent(
         state=StateLifecycle(node, bootstrap, replay, retention),
         applier=applier,
         serving=Serving(node, generations, pins, inner),
-        messages=ControlMessages(node, standing, generations, applier),
+        messages=ControlMessages(node, standing, generations, applier, evaluations),
         ending=Ending(node, retention),
+        evaluations=evaluations,
     )
     return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from farflung.clock import ThreadWorkers
 from farflung.errors import FarflungError, InviteError, LinkDown, ProtocolError, Refused, UserError
 from farflung.events import CertificateNotRenewed, ClockSkewed, Emit
 from farflung.failpoints import hit
@@ -23,6 +24,7 @@ from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node, trainer_factory
 from farflung.run.data_fetch import DataFetch, OnBytes
+from farflung.run.evaluator import ProcessEvaluator
 from farflung.swarm.invite import Invite, parse_invite
 from farflung.tasks import Tasks, failure
 
@@ -255,6 +257,7 @@ async def prepare(
         make_trainer=trainer_factory(folder, data, options.trainer or None, files.log.emit),
         provision=DataFetch(data, on_bytes).provide,
         inner_state=options.inner_state,
+        evaluator=None if options.trainer else ProcessEvaluator(folder, data, ThreadWorkers(1)),
     )
     agent = build_agent(files, transport, config, equipment)
     return Joined(files, agent, membership, options, transport)

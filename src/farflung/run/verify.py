@@ -30,7 +30,17 @@ from farflung.run.assemble import read_journal
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
-from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Genesis, Join, Lease, Term
+from farflung.swarm.records import (
+    Abandon,
+    AnyRecord,
+    Close,
+    Commit,
+    Evaluation,
+    Genesis,
+    Join,
+    Lease,
+    Term,
+)
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.votes import vote_body
 
@@ -52,6 +62,7 @@ class Findings:
     terms: int = 0
     commits: int = 0
     abandoned: int = 0
+    evaluations: int = 0
     signatures: int = 0
     steps_recomputed: int = 0
     reductions_recomputed: int = 0
@@ -115,7 +126,7 @@ def _longest(paths: list[Path]) -> Journal:
 
 def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
     """Terms, members' keys, rounds in order, divisors, votes. Raises Violation."""
-    term, next_round = 0, 0
+    term, next_round, evaluations = 0, 0, 0
     keys: dict[str, bytes] = {}
     for record in records:
         match record:
@@ -135,6 +146,11 @@ def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
                 if isinstance(record, Commit):
                     _check_commit(run, record, keys, findings)
                 findings.abandoned += isinstance(record, Abandon)
+            case Evaluation():
+                if record.serial != evaluations or record.node not in keys:
+                    raise Violation(f"evaluation {record.serial} is out of turn, or a stranger's")
+                evaluations += 1
+                findings.evaluations += 1
             case _:
                 pass
 

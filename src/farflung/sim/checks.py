@@ -29,6 +29,7 @@ NAMES = {
     "L1e": "trainers that ended with the last round of a finished run",
     "L4": "closed stays that a fault explains",
     "T1": "event logs without a failed task",
+    "E1": "evaluations that are in turn, of a member",
 }
 
 
@@ -132,6 +133,7 @@ def _arithmetic(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str])
         recompute(records, genesis, disks, findings)
     except Violation as violation:
         raise BrokenInvariant(f"S5: {violation}") from None
+    counts["E1"] += findings.evaluations
     counts["S5"] += findings.steps_recomputed
     counts["S5r"] += findings.reductions_recomputed
     counts["rounds"] += findings.commits

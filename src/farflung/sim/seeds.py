@@ -64,6 +64,7 @@ def spec_for(seed: int, rounds: int) -> RunSpec:
                 "snapshot_every": rng.choice([2, 4]),
                 "keep_rounds": rng.choice([2, 4, 64]),
             },
+            "evaluation": {"every": random.Random(f"evaluation {seed}").choice([0, 2, 3])},
         }
     )
 

@@ -29,13 +29,14 @@ from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeOptions, assemble_agent, assemble_coordinator
 from farflung.run.genesis import Material, genesis_record, make_weights
+from farflung.sim.evaluator import SimEvaluator
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm import identity, votes
 from farflung.swarm.identity import RECORD, Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
-from farflung.swarm.state import Admitted
+from farflung.swarm.state import Admitted, State
 from farflung.tasks import Tasks
 from farflung.trainers.numpy_trainer import NumpyTrainer
 from farflung.trainers.port import TrainerPort
@@ -293,7 +294,9 @@ class SimSwarm:
         journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)
         trains = node.role == Role.TRAINER
         options = NodeOptions(
-            make_trainer=make_trainer if trains else None, inner_state=self.inner_state
+            make_trainer=make_trainer if trains else None,
+            inner_state=self.inner_state,
+            evaluator=SimEvaluator(life.workers) if trains else None,
         )
         return assemble_agent(world, config, journal, options)
 
@@ -365,6 +368,11 @@ class SimSwarm:
                 await self.kill(label)
         if self.coordinator is not None:
             await self.kill_coordinator()
+
+    def coordinator_state(self) -> State:
+        """What the living coordinator knows."""
+        assert self.coordinator is not None
+        return self.coordinator.state
 
     def records(self) -> list[AnyRecord]:
         return list(self._open_journal().records())

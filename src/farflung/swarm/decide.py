@@ -16,6 +16,7 @@ from farflung.network.messages import (
     Accuse,
     Beat,
     Leave,
+    Measured,
     Moved,
     Ready,
     Result,
@@ -23,7 +24,7 @@ from farflung.network.messages import (
     Synced,
     Vote,
 )
-from farflung.swarm import blame, ending, membership, planning, resolve, trial
+from farflung.swarm import blame, ending, evaluating, membership, planning, resolve, trial
 from farflung.swarm.state import (
     Action,
     Admitted,
@@ -74,6 +75,7 @@ def _advance(step: Step) -> None:
         ending.try_end(step)
         return
     planning.open_rounds(step)
+    evaluating.advance(step)
 
 
 def _carry(step: Step, number: int) -> None:
@@ -161,4 +163,5 @@ _HANDLERS: dict[type, Callable[[Step, str, Any], None]] = {
     Vote: _on_vote,
     Accuse: _on_accuse,
     Moved: resolve.state_report,
+    Measured: evaluating.take,
 }

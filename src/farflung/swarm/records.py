@@ -188,7 +188,34 @@ class Admin(Record, frozen=True, kw_only=True):
     node: str = ""
 
 
-AnyRecord = Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin
+class Drawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the model wrote after a prompt."""
+
+    prompt: str
+    text: str
+
+
+class Evaluation(Record, frozen=True, kw_only=True):
+    """How good the model was, as one node said: nobody agreed on it, nothing follows from it."""
+
+    serial: int
+    """Counts up from 0."""
+    node: str
+    committed: int
+    """Rounds that were committed when it was asked for."""
+    next_round: int
+    """Of the snapshot that was measured: it holds all commits below."""
+    nats_per_token: int
+    """fp32 bits."""
+    bits_per_byte: int
+    """fp32 bits."""
+    tokens: int
+    samples: tuple[Drawn, ...]
+
+
+AnyRecord = (
+    Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin | Evaluation
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)

@@ -16,6 +16,7 @@ from farflung.swarm.records import (
     AnyRecord,
     Close,
     Commit,
+    Evaluation,
     Gen,
     Genesis,
     Join,
@@ -113,6 +114,8 @@ def _apply(state: State, record: AnyRecord, now_s: float) -> State:
                 finished=state.finished or record.action == "finish",
                 ended=state.ended or record.action == "end",
             )
+        case Evaluation():
+            return replace(state, evaluations=record.serial + 1, evaluated=record.committed)
         case _:
             return state
 

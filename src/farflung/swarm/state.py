@@ -79,6 +79,8 @@ class Node:
     """Committed rounds from which it may train again; it follows until then."""
     unknown_until_s: float = 0.0
     """After a restart: keep the generation until then."""
+    evaluates: bool = False
+    """It can measure how good the model is."""
 
     @property
     def trains(self) -> bool:
@@ -160,6 +162,19 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluating:
+    """An evaluation that somebody was asked for."""
+
+    serial: int
+    node: str
+    generation: int
+    committed: int
+    deadline_s: float
+    tried: frozenset[str]
+    """Who was asked for it, and did not do it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class State:
     """Everything. `run`, `spec` and sizes never change."""
 
@@ -190,6 +205,11 @@ class State:
     abandoned_in_row: int = 0
     hold_until_s: float = 0.0
     """After an abandon no round opens before this: a run in trouble must not spin."""
+    evaluations: int = 0
+    """How many are journalled."""
+    evaluated: int = 0
+    """Committed rounds when the last one was asked for, or given up."""
+    evaluating: Evaluating | None = None
     waiting: str = ""
     """Why no round may open; empty: rounds are open."""
     finished: bool = False

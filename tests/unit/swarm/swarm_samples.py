@@ -16,6 +16,8 @@ from farflung.swarm.records import (
     Close,
     Commit,
     Contributor,
+    Drawn,
+    Evaluation,
     Gen,
     Genesis,
     Grant,
@@ -130,6 +132,16 @@ def one_of_each() -> list[AnyRecord]:
         Close(node=node, generation=1, reason="left: done", freed=((12, 16),)),
         Return(node=node, generation=1, ranges=((8, 12),)),
         Admin(action="finish", who="", reason="complete", from_round=2),
+        Evaluation(
+            serial=3,
+            node="ab" * 16,
+            committed=40,
+            next_round=41,
+            nats_per_token=0x40000000,
+            bits_per_byte=0x3FC00000,
+            tokens=8192,
+            samples=(Drawn(prompt="To be", text=", or not to be"),),
+        ),
     ]
 
 
