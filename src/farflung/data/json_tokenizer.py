@@ -61,10 +61,7 @@ class JsonTokenizer:
         return str(self._engine.decode(plain, skip_special_tokens=True))
 
     def encode_counted(self, texts: Sequence[str]) -> list[Encoded]:
-        found: list[Encoded | None] = [None] * len(texts)
-        if self._units is not None and self._lengths is not None:
-            for i, ids in enumerate(self._units.encode(texts)):
-                found[i] = self._judged(texts[i], ids)
+        found = [self._by_units(t) for t in texts]
         slow = [i for i, f in enumerate(found) if f is None]
         encodings = self._encodings([texts[i] for i in slow])
         for i, encoding in zip(slow, encodings, strict=True):
@@ -74,8 +71,9 @@ class JsonTokenizer:
     def json(self) -> bytes:
         return self._content
 
-    def _judged(self, text: str, ids: Tokens | None) -> Encoded | None:
-        """What the cache made of a text; None when the engine itself must look at it."""
+    def _by_units(self, text: str) -> Encoded | None:
+        """The fast way; None when the engine itself must look at the text."""
+        ids = None if self._units is None else self._units.encode(text)
         if ids is None or self._lengths is None or self._special[ids].any():
             return None
         n_bytes = self._lengths[ids]
@@ -104,9 +102,7 @@ class JsonTokenizer:
         if not cuts:  # single characters that the model writes as a special token
             return self._replaced(text, ids, offsets)
         parts = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
-        again = [
-            self._counted(t, e) for t, e in zip(parts, self._encodings(parts), strict=True)
-        ]
+        again = [self._counted(t, e) for t, e in zip(parts, self._encodings(parts), strict=True)]
         return Encoded(
             np.concatenate([e.ids for e in again]), np.concatenate([e.n_bytes for e in again])
         )

@@ -83,7 +83,8 @@ def _chain(head: list[Document], rest: Iterator[Document]) -> Iterator[Document]
 class _Cutter:
     """Cuts one document whose first character is number `start` of the input.
 
-    Positions are those in the document; `_base` is that of the first character still here.
+    Positions are those in the document: `_base` is that of the first character in `_text`,
+    `_done` that of the first one not yet handed out.
     """
 
     def __init__(self, start: int, block: int, period: int) -> None:
@@ -93,29 +94,30 @@ class _Cutter:
         self._block = block
         self._period = period
         self._text = ""
-        self._base = 0
+        self._base = self._done = 0
 
     def feed(self, text: str, *, more: bool) -> Iterator[Piece]:
-        self._text += text
+        self._text = self._text[self._done - self._base :] + text
+        self._base = self._done
         end = self._base + len(self._text)
         while self._begin <= end:
             if more and self._begin + self._block + SNAP_CHARS > end:
                 break
-            low = max(self._base, self._snap(self._begin, end))
+            low = max(self._done, self._snap(self._begin, end))
             high = max(low, self._snap(self._begin + self._block, end))
             if low < high:
-                if self._base < low:
+                if self._done < low:
                     yield Piece(self._take(low), False)
                 yield Piece(self._take(high), True)
             self._begin += self._period
         # What no cut can reach goes on; one character stays, to end the piece with.
         ready = min(self._begin - 1, end - 1) if more else end
-        if ready > self._base:
+        if ready > self._done:
             yield Piece(self._take(ready), False, more)
 
     def _take(self, until: int) -> str:
-        size = until - self._base
-        taken, self._text, self._base = self._text[:size], self._text[size:], until
+        taken = self._text[self._done - self._base : until - self._base]
+        self._done = until
         return taken
 
     def _snap(self, position: int, end: int) -> int:

@@ -94,5 +94,3 @@ def stretches(pieces: Iterable[Piece]) -> Iterator[str]:
 def write(path: Path, content: bytes) -> None:
     """Atomically. Raises StorageError."""
     RealDisk(path.parent).replace(path.name, content)
-
-

@@ -15,7 +15,7 @@ into the word of P.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from array import array
 from typing import Any
 
 import numpy as np
@@ -95,33 +95,32 @@ class UnitCache:
         spans_units: re.Pattern[str] | None,
         vocab_size: int,
     ) -> None:
-        self._engine = engine
         self._cuts = cuts
         self._spans_units = spans_units
         self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-        self._known: dict[str, bytes] = {}
+        self._known = _KnownUnits(engine, self._dtype)
 
-    def encode(self, texts: Sequence[str]) -> list[Tokens | None]:
-        """int64 ids of each text; None for one that the engine must encode as a whole."""
-        spans = self._spans_units
-        units = [
-            None if spans is not None and spans.search(t) else self._cuts.findall(t) for t in texts
-        ]
-        missing = list(set().union(*(u for u in units if u)) - self._known.keys())
-        self._learn(missing)
-        ids = [None if u is None else self._joined(u) for u in units]
-        for unit in missing:
-            if len(unit) > LONGEST_KNOWN:
-                del self._known[unit]
+    def encode(self, text: str) -> Tokens | None:
+        """int64 ids; None when the engine must encode the text as a whole."""
+        if self._spans_units is not None and self._spans_units.search(text):
+            return None
+        joined = b"".join(map(self._known.__getitem__, self._cuts.findall(text)))
         if len(self._known) > KNOWN_UNITS:
             self._known.clear()
-        return ids
-
-    def _learn(self, units: list[str]) -> None:
-        encodings = self._engine.encode_batch_fast(units, add_special_tokens=False)
-        for unit, encoding in zip(units, encodings, strict=True):
-            self._known[unit] = np.array(encoding.ids, self._dtype).tobytes()
-
-    def _joined(self, units: list[str]) -> Tokens:
-        joined = b"".join(map(self._known.__getitem__, units))
         return np.frombuffer(joined, self._dtype).astype(np.int64)
+
+
+class _KnownUnits(dict[str, bytes]):
+    """The ids of a unit as raw integers. A lookup that finds nothing asks the engine."""
+
+    def __init__(self, engine: Any, dtype: np.dtype[Any]) -> None:
+        super().__init__()
+        self._engine = engine
+        self._code = {2: "H", 4: "I"}[dtype.itemsize]
+
+    def __missing__(self, unit: str) -> bytes:
+        encoding = self._engine.encode_batch_fast([unit], add_special_tokens=False)[0]
+        ids = array(self._code, encoding.ids).tobytes()
+        if len(unit) <= LONGEST_KNOWN:
+            self[unit] = ids
+        return ids
