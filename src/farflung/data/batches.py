@@ -65,9 +65,7 @@ def parts_of(batch: TextBatch) -> list[TextPart]:
 
 def _batch(number: int, waiting: list[TextPart]) -> TextBatch:
     content = _ENCODER.encode(waiting)
-    size = sum(
-        len(p.text) if p.text.isascii() else len(p.text.encode("utf-8")) for p in waiting
-    )
+    size = sum(len(p.text) if p.text.isascii() else len(p.text.encode("utf-8")) for p in waiting)
     return TextBatch(number, digest(content), content, size)
 
 

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-import numpy as np
+from blake3 import blake3
 
-from farflung.data.manifest import MANIFEST_FILE, DataManifest, File
-from farflung.data.shards import Rows, read_manifest
+from farflung.data.manifest import DataManifest, File, Shard
+from farflung.data.shards import open_rows
 from farflung.data.tokenizer import Tokenizer, tokenizer_from_bytes
-from farflung.hashing import digest, digest_file
+
+BLOCK = 1 << 20
+ROWS_READ = 256
+"""Rows that are decoded at most, to show the first documents."""
 
 
 class FileCheck(NamedTuple):
@@ -21,19 +23,38 @@ class FileCheck(NamedTuple):
     """Empty when it is whole."""
 
 
-class Side(NamedTuple):
-    """Sums over the shards of one side."""
+class SideSums(NamedTuple):
+    """Over the shards of one side."""
 
     shards: int
     rows: int
     text_bytes: int
 
+    @classmethod
+    def of(cls, shards: tuple[Shard, ...]) -> SideSums:
+        return cls(len(shards), sum(s.rows for s in shards), sum(s.text_bytes for s in shards))
 
-def sides(manifest: DataManifest) -> dict[str, Side]:
-    return {
-        name: Side(len(found), sum(s.rows for s in found), sum(s.text_bytes for s in found))
-        for name, found in (("training", manifest.train), ("held-out", manifest.held_out))
-    }
+
+def first_documents(folder: Path, count: int) -> list[str]:
+    """The beginnings of the training text, as the tokenizer gives it back; the files' hashes are
+    not checked. Raises ConfigError, CorruptState."""
+    rows = open_rows(folder, verify=False)
+    manifest = rows.manifest
+    tokenizer = tokenizer_from_bytes(rows.tokenizer, eos=manifest.eos)
+    documents: list[list[int]] = [[]]
+    for number in range(min(len(rows.train), ROWS_READ)):
+        for token in rows.train[number][:-1].tolist():  # the last one begins the next row
+            if token != manifest.eos:
+                documents[-1].append(token)
+                continue
+            if len(documents) == count:
+                return _decoded(tokenizer, documents)
+            documents.append([])
+    return _decoded(tokenizer, documents)
+
+
+def _decoded(tokenizer: Tokenizer, documents: list[list[int]]) -> list[str]:
+    return [tokenizer.decode(d) for d in documents if d]
 
 
 def check_files(folder: Path, manifest: DataManifest) -> Iterator[FileCheck]:
@@ -47,7 +68,7 @@ def _fault(path: Path, file: File) -> str:
         size = path.stat().st_size
         if size != file.n_bytes:
             return f"damaged: {size:,} bytes, not {file.n_bytes:,}"
-        found = digest_file(path).hex()
+        found = _hash(path)
     except FileNotFoundError:
         return "missing"
     except OSError as error:
@@ -55,6 +76,9 @@ def _fault(path: Path, file: File) -> str:
     return "" if found == file.hash else f"damaged: hash {found}, not {file.hash}"
 
 
-def manifest_hash(folder: Path) -> str:
-    """In hex: what GENESIS names."""
-    return digest((folder / MANIFEST_FILE).read_bytes()).hex()
+def _hash(path: Path) -> str:
+    hasher = blake3()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -41,7 +41,7 @@ Step = tuple[ReadBatch, EncodedBatch] | ReadNote | ReadEnd
 """Batches come with what the tokenizer made of them."""
 
 
-def encoded_here(reading: Reading, tokenizer: Tokenizer, spool: Spool) -> Iterator[Step]:
+def encoded_here(reading: Reading, tokenizer: Tokenizer, spool: Spool) -> Generator[Step, None, None]:
     """In this process. Raises ConfigError and StorageError."""
     for event in read(reading):
         if not isinstance(event, ReadBatch):
@@ -56,7 +56,7 @@ def encoded_here(reading: Reading, tokenizer: Tokenizer, spool: Spool) -> Iterat
 
 def encoded_apart(
     reading: Reading, tokenizer: Tokenizer, spool: Spool, jobs: int
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """The same, by other processes. StorageError too when one of them ends."""
     with contextlib.ExitStack() as stack:
         reader = _Child(ReaderSetup(reading))
@@ -90,7 +90,7 @@ class _Pool:
         self._from_encoder = msgspec.msgpack.Decoder(EncoderMessage)
         self._reading = True
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Generator[Step, None, None]:
         while self._reading or self._waiting or self._events:
             while self._events and isinstance(self._events[0], ReadNote):
                 yield self._events.popleft()

@@ -85,7 +85,9 @@ class Spool:
         return EncodedBatch(*(self._run(s) for s in stored))
 
     def save(self, batch: TextBatch, encoded: EncodedBatch) -> None:
-        content = msgspec.msgpack.encode([self._stored(encoded.train), self._stored(encoded.held_out)])
+        content = msgspec.msgpack.encode(
+            [self._stored(encoded.train), self._stored(encoded.held_out)]
+        )
         path = self._path(batch)
         temporary = path.with_suffix(".tmp")
         with storage_errors(path):

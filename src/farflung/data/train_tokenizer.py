@@ -5,11 +5,13 @@ The same texts and settings give the same bytes (with the same version of `token
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from farflung.data.split import Piece
+from farflung.data.batches import TextPart, parts_of
+from farflung.data.formats import Say
+from farflung.data.reading import ReadBatch, Reading, ReadNote, read
 from farflung.disk import RealDisk
 from farflung.errors import ConfigError
 
@@ -83,14 +85,45 @@ def sampled(texts: Iterable[str], limit: int) -> list[str]:
     return [t for _, t in kept]
 
 
-def stretches(pieces: Iterable[Piece]) -> Iterator[str]:
+def stretches(parts: Iterable[TextPart]) -> Iterator[str]:
     """Training text in stretches of at most SAMPLED_CHARS."""
-    for piece in pieces:
-        if not piece.held_out:
-            for start in range(0, len(piece.text), SAMPLED_CHARS):
-                yield piece.text[start : start + SAMPLED_CHARS]
+    for part in parts:
+        if not part.held_out:
+            for start in range(0, len(part.text), SAMPLED_CHARS):
+                yield part.text[start : start + SAMPLED_CHARS]
 
 
 def write(path: Path, content: bytes) -> None:
     """Atomically. Raises StorageError."""
     RealDisk(path.parent).replace(path.name, content)
+
+
+class TextSample(NamedTuple):
+    texts: list[str]
+    bad: dict[str, int]
+
+    @property
+    def chars(self) -> int:
+        return sum(map(len, self.texts))
+
+
+def read_sample(
+    reading: Reading, limit: int, say: Say, progress: Callable[[int, int], None]
+) -> TextSample:
+    """Training text of the inputs, at most `limit` characters. Raises ConfigError."""
+    bad: dict[str, int] = {}
+    done = 0
+
+    def texts() -> Iterator[str]:
+        nonlocal done
+        for event in read(reading):
+            if isinstance(event, ReadNote):
+                say(event.text)
+            elif isinstance(event, ReadBatch):
+                done += event.batch.text_bytes
+                progress(event.read_bytes, done)
+                yield from stretches(parts_of(event.batch))
+            else:
+                bad.update(event.bad)
+
+    return TextSample(sampled(texts(), limit), bad)

@@ -16,11 +16,13 @@ from farflung.swarm.records import (
     Close,
     Commit,
     Contributor,
+    DataPart,
     Gen,
     Genesis,
     Grant,
     Join,
     Lease,
+    Mix,
     Rejected,
     Return,
     SignedVote,
@@ -61,9 +63,7 @@ def genesis(spec: RunSpec | None = None, fragments: int = 2) -> Genesis:
         fragment_hashes=tuple(mark(f"fragment {i}") for i in range(fragments)),
         snapshot=mark("snapshot"),
         snapshot_bytes=300,
-        data=b"",
-        data_bytes=0,
-        rows=100_000,
+        data=(DataPart(name="data", rows=100_000, manifest=b"", manifest_bytes=0),),
         tokenizer=b"",
         tokenizer_bytes=0,
     )
@@ -130,6 +130,7 @@ def one_of_each() -> list[AnyRecord]:
         Close(node=node, generation=1, reason="left: done", freed=((12, 16),)),
         Return(node=node, generation=1, ranges=((8, 12),)),
         Admin(action="finish", who="", reason="complete", from_round=2),
+        Mix(term=1, start_row=1000, weights=(7, 3), bases=(550, 450)),
     ]
 
 
