@@ -10,7 +10,8 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from farflung.data.shards import blobs, needed
+from farflung.data.manifest import MANIFEST_FILE
+from farflung.data.shards import blobs, needed, source_folders
 from farflung.disk import storage_errors
 from farflung.errors import CorruptState, LinkDown
 from farflung.events import FetchDelayed
@@ -22,7 +23,6 @@ from farflung.transfer.download_plan import PIECE_BYTES
 RETRY_S = 0.5
 READ_AHEAD = 8
 """Pieces of a file that are asked at a time."""
-MANIFEST = "manifest.json"
 
 OnBytes = Callable[[int, int], None]
 """(bytes here, bytes in all)."""
@@ -40,21 +40,25 @@ class DataFetch:
 
         Raises StorageError when the disk refuses.
         """
-        if genesis.data:
+        if any(part.manifest for part in genesis.data):
             with storage_errors(self.folder):
                 await self._provide(node, genesis)
 
     async def _provide(self, node: LocalNode, genesis: Genesis) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        manifest = await self._blob(node, Hash(genesis.data), genesis.data_bytes)
-        files = needed(manifest)
-        total, here = sum(n for _, _, n in files), 0
-        for name, expected, n_bytes in files:
-            await self._file(node, self.folder / name, Hash(expected), n_bytes, (here, total))
-            here += n_bytes
-        (self.folder / MANIFEST).write_bytes(manifest)
-        for name_hash, path in blobs(self.folder).items():
-            node.follower.blobs.add_file(name_hash, path)  # from now on this node serves them too
+        folders = source_folders(self.folder, node.follower.spec.data)
+        manifests = [
+            await self._blob(node, Hash(p.manifest), p.manifest_bytes) for p in genesis.data
+        ]
+        total = sum(n for m in manifests for _, _, n in needed(m))
+        here = 0
+        for folder, manifest in zip(folders, manifests, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, expected, n_bytes in needed(manifest):
+                await self._file(node, folder / name, Hash(expected), n_bytes, (here, total))
+                here += n_bytes
+            (folder / MANIFEST_FILE).write_bytes(manifest)
+            for name_hash, path in blobs(folder).items():
+                node.follower.blobs.add_file(name_hash, path)  # this node serves them from now on
 
     async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
         while True:

@@ -17,6 +17,9 @@ from pathlib import Path
 import msgspec
 
 from farflung.config.run import RunSpec, spec_hash
+from farflung.data.manifest import MANIFEST_FILE
+from farflung.data.samples import mixture_of
+from farflung.data.shards import open_sources, read_manifest, source_folders
 from farflung.disk import RealDisk
 from farflung.errors import CorruptState, MismatchError, StorageError, UserError
 from farflung.failpoints import hit
@@ -24,11 +27,17 @@ from farflung.hashing import digest
 from farflung.ids import RunId
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import open_journal
-from farflung.run.genesis import Material, describe, genesis_record, make_weights
+from farflung.run.genesis import (
+    Material,
+    describe,
+    genesis_record,
+    make_weights,
+    synthetic_material,
+)
 from farflung.run.home import JOURNAL, private_folder
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Genesis
+from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
 from farflung.swarm.replay import genesis_spec
 
@@ -277,32 +286,51 @@ def _create(
 
 
 def make_material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:
-    """Prepare or find the token shards: their hashes for GENESIS, and their folder."""
-    if spec.data.source == "synthetic":
-        return Material(rows=spec.data.rows), None
-    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
-    from farflung.data.shards import open_rows
+    """Prepare or find the token shards: their hashes for GENESIS, and their folder.
 
+    Raises ConfigError for sources that are no data folders or do not go together.
+    """
+    mixture_of(spec)  # weights that cannot be mixed are refused before anything is read
+    if spec.data.synthetic:
+        return synthetic_material(spec), None
     data = folder / "data"
-    if spec.data.source == "shakespeare":
-        if not (data / "manifest.json").exists():
-            say("preparing the shipped text ...")
-        made = shipped_folder(spec.data, folder / "cache")
-    else:
-        made = Path(spec.data.source)
-    if not data.exists():
-        data.symlink_to(made.resolve(), target_is_directory=True)
-    rows = open_rows(data)
-    manifest = (data / "manifest.json").read_bytes()
-    tokenizer = data / "tokenizer.json"
-    content = tokenizer.read_bytes() if tokenizer.exists() else b""
+    if spec.data.sources:
+        private_folder(data)
+    for source, where in zip(spec.data.parts, source_folders(data, spec.data), strict=True):
+        made = _find_source(source.source, spec, folder / "cache", where, say)
+        if not where.exists():
+            where.unlink(missing_ok=True)  # a link to a folder that was moved away
+            where.symlink_to(made.resolve(), target_is_directory=True)
+    rows = open_sources(data, spec.data)
+    parts = []
+    for source, where, table in zip(
+        spec.data.parts, source_folders(data, spec.data), rows.sources, strict=True
+    ):
+        manifest = read_manifest(where)
+        parts.append(
+            DataPart(
+                name=source.name,
+                rows=len(table),
+                manifest=digest(manifest),
+                manifest_bytes=len(manifest),
+            )
+        )
     return (
         Material(
-            rows=len(rows.train),
-            data=digest(manifest),
-            data_bytes=len(manifest),
-            tokenizer=digest(content) if content else b"",
-            tokenizer_bytes=len(content),
+            data=tuple(parts),
+            tokenizer=digest(rows.tokenizer) if rows.tokenizer else b"",
+            tokenizer_bytes=len(rows.tokenizer),
         ),
         data,
     )
+
+
+def _find_source(source: str, spec: RunSpec, cache: Path, where: Path, say: Say) -> Path:
+    """The data folder of a source; the shipped text is prepared."""
+    if source != "shakespeare":
+        return Path(source)
+    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
+
+    if not (where / MANIFEST_FILE).exists():
+        say("preparing the shipped text ...")
+    return shipped_folder(spec.data, cache)

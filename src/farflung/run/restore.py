@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.config.run import PROTOCOL_VERSION
+from farflung.data.shards import source_folders
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, FarflungError, LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, split_endpoint
@@ -234,16 +235,17 @@ def _write(folder: Path, chosen: Copy, recovery: Recovery, options: HostOptions,
 
 def _find_data(folder: Path, genesis: Genesis, say: Say) -> None:
     """The token shards where the spec says; elsewhere the keeper fetches them from the peers."""
-    if not genesis.data:
+    if not any(part.manifest for part in genesis.data):
         return
+    spec = genesis_spec(genesis)
     try:
-        material, _ = make_material(folder, genesis_spec(genesis), say)
+        material, _ = make_material(folder, spec, say)
         if material.data == genesis.data:
             return
         reason = "they are not those of the run"
     except (FarflungError, OSError) as error:
         reason = str(error)
-    where = folder / "data"
-    if where.is_symlink():
-        where.unlink()
+    for where in source_folders(folder / "data", spec.data):
+        if where.is_symlink():
+            where.unlink()
     say(f"token shards are not on this machine ({reason}); the keeper fetches them from the peers")

@@ -16,6 +16,7 @@ from farflung.swarm.records import (
     Close,
     Commit,
     Contributor,
+    DataPart,
     Drawn,
     Evaluation,
     Gen,
@@ -23,6 +24,7 @@ from farflung.swarm.records import (
     Grant,
     Join,
     Lease,
+    Mix,
     Rejected,
     Return,
     SignedVote,
@@ -63,9 +65,7 @@ def genesis(spec: RunSpec | None = None, fragments: int = 2) -> Genesis:
         fragment_hashes=tuple(mark(f"fragment {i}") for i in range(fragments)),
         snapshot=mark("snapshot"),
         snapshot_bytes=300,
-        data=b"",
-        data_bytes=0,
-        rows=100_000,
+        data=(DataPart(name="data", rows=100_000, manifest=b"", manifest_bytes=0),),
         tokenizer=b"",
         tokenizer_bytes=0,
     )
@@ -142,6 +142,7 @@ def one_of_each() -> list[AnyRecord]:
             tokens=8192,
             samples=(Drawn(prompt="To be", text=", or not to be"),),
         ),
+        Mix(term=1, start_row=1000, weights=(7, 3), bases=(550, 450)),
     ]
 
 
