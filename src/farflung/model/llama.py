@@ -1,8 +1,8 @@
 """Llama in PyTorch, with Hugging Face's parameter names and, in eager mode, its exact bits.
 
 Shape suffixes: B rows, T tokens, S tokens with those before them, D model width, V vocabulary,
-H query heads, K key heads, E width of a head. Sources: Llama 3 (arXiv 2407.21783), RoPE (2104.09864), GQA (2305.13245),
-SwiGLU (2002.05202); query and key norm as in Qwen3 (2505.09388).
+H query heads, K key heads, E width of a head. Sources: Llama 3 (arXiv 2407.21783), RoPE
+(2104.09864), GQA (2305.13245), SwiGLU (2002.05202); query and key norm as in Qwen3 (2505.09388).
 """
 
 from __future__ import annotations
