@@ -28,7 +28,11 @@ REPLY_TOKENS = 256
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness carries no types
-    """What the harness calls a model. Its base class encodes; this one scores and generates."""
+    """What the harness calls a model. Its base class encodes; this one scores and generates.
+
+    As its own adapter of transformers' models does, with nothing before a context: the exported
+    model gets the same figures there.
+    """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -84,7 +88,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness carries no 
             top_k=int(settings.get("top_k", 0)),
         )
         limit = int(settings.get("max_gen_toks", REPLY_TOKENS))
-        prompt = [self.eot_token_id, *self.tok_encode(context)]
+        prompt = self.tok_encode(context) or [self.eot_token_id]
         return "".join(until(self._pieces(prompt, limit, sampling), stops))
 
     def _pieces(self, prompt: list[int], limit: int, sampling: Sampling) -> Any:

@@ -26,6 +26,14 @@ from farflung.model.llama import rope_table, rotate
 
 gguf = pytest.importorskip("gguf")
 
+UNCUT = {
+    "type": "ByteLevel",
+    "add_prefix_space": False,
+    "trim_offsets": True,
+    "use_regex": False,
+}
+"""Bytes, and no rule that cuts a text before merging."""
+
 TEXT = "What say you, my lord?\n  naïve ☃ don't 1234 "
 
 
@@ -159,7 +167,7 @@ def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     "change",
     [
         {"normalizer": {"type": "Lowercase"}},
-        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}},
+        {"pre_tokenizer": UNCUT},
         {"pre_tokenizer": {"type": "Whitespace"}},
         {
             "pre_tokenizer": {
@@ -171,7 +179,7 @@ def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
                         "behavior": "Isolated",
                         "invert": False,
                     },
-                    {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+                    UNCUT,
                 ],
             }
         },
