@@ -92,7 +92,7 @@ CONTROL: tuple[m.Control, ...] = (
         nats_per_token=2.5,
         bits_per_byte=1.5,
         tokens=8192,
-        samples=(m.Sample(prompt="To be", text=", or not to be"),),
+        samples=(m.DrawnText(prompt="To be", text=", or not to be"),),
         took_s=1.5,
     ),
     m.DataHello(protocol=1, run="0123456789abcdef"),
