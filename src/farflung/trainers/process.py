@@ -45,6 +45,7 @@ from farflung.inner.channel import (
     StopEarly,
     Work,
     WorkReport,
+    check_frozen,
     check_layout,
     check_version,
     decode_from_trainer,
@@ -86,6 +87,7 @@ class ProcessTrainer:
         self.shared = shared
         self._spec = spec
         self._layout: tuple[Entry, ...] = tuple((e.name, tuple(e.shape)) for e in layout.entries)
+        self._frozen = layout.frozen
         self._program = tuple(program)
         self._data_dir = data_dir
         self._log_path = log_path
@@ -271,6 +273,7 @@ class ProcessTrainer:
                 f"the trainer has {attach.world} ranks, this version drives one; "
                 f"start it without torchrun"
             )
+        check_frozen(attach.frozen, self._frozen)
         check_layout(dict(attach.layout), dict(self._layout))
 
     def _welcome(self) -> AcceptAttach:

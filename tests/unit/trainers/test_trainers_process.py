@@ -204,7 +204,8 @@ def test_a_reset_ends_a_poisoned_optimizer_state(tmp_path: Path) -> None:
         async with toy(tmp_path, TOY_ADAMW="1", TOY_POISON_AT="2") as port:
             await port.start()
             report = await port.train(lease(0))
-            assert not report.finite and report.note == "non-finite loss at step 2"
+            assert not report.finite and report.steps == 3 and report.finite_steps == 1
+            assert report.note == "non-finite loss at step 2 (of 3 steps, 2 were not finite)"
             await port.reset()
             report = await port.train(lease(0, first=10))
             assert report.finite and report.steps == 3
