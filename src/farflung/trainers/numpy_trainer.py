@@ -190,6 +190,10 @@ class NumpyTrainer:
         self._stopping = True
         self.phase = NodePhase.WAITING
 
+    @property
+    def failure(self) -> str:
+        return self._dead
+
     def die(self, reason: str) -> None:
         """As a crash would: whatever runs or is asked raises TrainerDied until `start`."""
         self._dead = reason
