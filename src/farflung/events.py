@@ -136,7 +136,7 @@ class RoundCommitted(Event):
     attempt: int
     contributors: int
     tokens: int
-    """Newly credited tokens."""
+    """Of the newly credited rows, as the trainers' programs counted them."""
     total_tokens: int
     loss: float
     """Mean nats per token over the round's inner steps; NaN when nobody stepped."""

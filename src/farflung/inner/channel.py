@@ -9,19 +9,21 @@ order, only InnerSaved may come late. See docs/trainer.md.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
 from farflung.ids import NodePhase
+from farflung.outer.layout import Frozen
 from farflung.outer.merge import Operation, reads_anchor
 
-TRAINER_PROTOCOL_VERSION = 3
+TRAINER_PROTOCOL_VERSION = 4
 FRAME_CAP = 1 << 20
 ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
 ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
@@ -63,14 +65,22 @@ class WorkReport(_Part, frozen=True, kw_only=True):
     """Positions of the lease that were trained: a prefix."""
     steps: int
     tokens: int
+    """As the program counted them (`peer.step(tokens=...)`)."""
     loss_sum: float
-    """Sum over the steps of the mean nats per token."""
+    """Sum over the finite steps of the mean nats per token."""
+    finite_steps: int
+    """Steps whose loss was finite."""
     finite: bool
     """False: a loss or a departing parameter was not; the agent abstains."""
     compute_s: float
     wait_s: float
     """Blocked without a lease, before this one came."""
     note: str
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per token of the finite steps; NaN when there is none."""
+        return self.loss_sum / self.finite_steps if self.finite_steps else math.nan
 
 
 class Landing(_Part, frozen=True, kw_only=True):
@@ -106,7 +116,9 @@ class Attach(TrainerMessage, frozen=True, kw_only=True):
 
     version: int
     layout: tuple[Entry, ...]
-    """Name and shape of its parameters."""
+    """Name and shape of its trainable parameters."""
+    frozen: tuple[Frozen, ...] = ()
+    """Name, shape and hash of the others."""
     rank: int = 0
     world: int = 1
 
@@ -307,6 +319,35 @@ def check_layout(mine: Mapping[str, tuple[int, ...]], run: Mapping[str, tuple[in
             raise MismatchError(
                 f"this model has a parameter {name!r} that the run lacks; build the run's model "
                 f"or map its names with layout_names"
+            )
+
+
+def check_frozen(mine: Iterable[Frozen], run: Iterable[Frozen]) -> None:
+    """Parameters that are not trained, against the run's. MismatchError names the first that
+    differs."""
+    here, there = ({name: (shape, hash_) for name, shape, hash_ in x} for x in (mine, run))
+    for name, (shape, hash_) in there.items():
+        if name not in here:
+            raise MismatchError(
+                f"parameter {name!r} is frozen in the run and not here; set requires_grad=False "
+                f"for it before attach"
+            )
+        if here[name][0] != shape:
+            raise MismatchError(
+                f"the frozen parameter {name!r} has shape {list(here[name][0])}, in the run "
+                f"{list(shape)}; build the run's model"
+            )
+        if here[name][1] != hash_:
+            raise MismatchError(
+                f"the frozen parameter {name!r} has other values (hash {here[name][1][:12]}) than "
+                f"the run's ({hash_[:12]}); load the same pretrained weights in the same type, or "
+                f"seed before the model is built"
+            )
+    for name in here:
+        if name not in there:
+            raise MismatchError(
+                f"parameter {name!r} is frozen here and not in the run; set requires_grad=True "
+                f"for it before attach"
             )
 
 

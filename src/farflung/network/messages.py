@@ -163,9 +163,12 @@ class Ready(Message, frozen=True, kw_only=True):
     """Root over the hashes of the encoded chunks; empty: I abstain (see `note`)."""
     steps: int
     loss_sum: float
+    """Mean loss of the finite steps, times `steps`; NaN: no step was finite."""
     compute_s: float
     wait_s: float
     note: str = ""
+    reported: int = 0
+    """Tokens of this stay as the trainer's program counted them: shown, never decided by."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

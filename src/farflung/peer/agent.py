@@ -31,7 +31,7 @@ from farflung.peer.standing import Standing, StayPhase
 from farflung.peer.state_lifecycle import StateLifecycle
 from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
-from farflung.trainers.port import TrainerFactory, TrainerPort
+from farflung.trainers.port import TrainerDied, TrainerFactory, TrainerPort
 
 Provision = Callable[[LocalNode, Genesis], Awaitable[None]]
 """Fetches what a trainer or a keeper needs (token shards, tokenizer) before anything else."""
@@ -89,8 +89,9 @@ class Agent:
     async def run(self) -> str:
         """Take part until the run is finished ("finished") or `leave` was called ("left").
 
-        Raises Refused, MismatchError (not wanted here), StorageError, TrainerDied,
-        GenerationFailed, and what ended a task of this node that nobody expected.
+        Raises Refused, MismatchError (not wanted here), StorageError, TrainerDied (also when the
+        run is finished and the trainer has failed before), GenerationFailed, and what ended a
+        task of this node that nobody expected.
         """
         config, mesh = self.config, self.node.mesh
         await mesh.open(self._serving, config.bind, config.advertise)
@@ -108,7 +109,11 @@ class Agent:
             )
         finally:
             await self._close()
-        return "finished" if self._leave_reason is None else "left"
+        if self._leave_reason is not None:
+            return "left"
+        if self._trainer is not None and self._trainer.failure:
+            raise TrainerDied(f"the run is finished, but not by this peer: {self._trainer.failure}")
+        return "finished"
 
     def leave(self, reason: str) -> None:
         """Go: hand the lease back and end `run`. Idempotent."""

@@ -117,7 +117,9 @@ class Lease(Record, frozen=True, kw_only=True):
     grants: tuple[Grant, ...]
 
 
-class Contributor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Contributor(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     node: str
     generation: int
     credited: Ranges
@@ -127,6 +129,9 @@ class Contributor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     clip: int
     """fp32 bits of the clip factor."""
     base_round: int
+    reported: int = 0
+    """Tokens of the credited rows as the contributor's program counted them: shown, never decided
+    by. 0: rows times data.seq_len."""
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -194,7 +194,12 @@ class State:
     next_round: int = 0
     committed: int = 0
     tokens: int = 0
-    """Committed (credited) tokens."""
+    """Committed tokens of the ledger: credited rows times data.seq_len. What the run's end and
+    schedule go by."""
+    shown: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """(node, generation) -> committed tokens of an open stay as its program counted them."""
+    shown_total: int = 0
+    """The same over the whole run, for people."""
     mixes: tuple[Mix, ...] = ()
     """Changes of the mixture of sources, in the order in which they were decided."""
     roots: Mapping[int, Hash] = field(default_factory=dict)

@@ -40,6 +40,10 @@ class TrainerPort(Protocol):
     def phase(self) -> NodePhase:
         """loading, compiling, training or waiting."""
 
+    @property
+    def failure(self) -> str:
+        """Why it ended by itself; empty while it has not, and when it has trained since."""
+
     async def start(self) -> None:
         """Returns when it is ready to train and its local parameters are the anchor.
 

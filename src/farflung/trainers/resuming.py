@@ -43,6 +43,10 @@ class ResumingTrainer:
     def phase(self) -> NodePhase:
         return self._trainer.phase
 
+    @property
+    def failure(self) -> str:
+        return self._trainer.failure
+
     async def start(self) -> None:
         await self._trainer.start()
         await self._keeper.prepare(self._trainer)

@@ -22,7 +22,7 @@ from farflung.tasks import Tasks
 from farflung.trainers import process as process_trainer
 from farflung.trainers.link import TrainerLink
 from farflung.trainers.port import Landing, TrainerDied, Work
-from farflung.trainers.process import ProcessTrainer
+from farflung.trainers.process import ProcessTrainer, last_words
 
 TOY = (sys.executable, str(Path(__file__).parent / "toy_trainer.py"))
 ENTRIES = [("0.weight", (4, 3)), ("0.bias", (4,)), ("1.weight", (2, 4))]
@@ -204,7 +204,8 @@ def test_a_reset_ends_a_poisoned_optimizer_state(tmp_path: Path) -> None:
         async with toy(tmp_path, TOY_ADAMW="1", TOY_POISON_AT="2") as port:
             await port.start()
             report = await port.train(lease(0))
-            assert not report.finite and report.note == "non-finite loss at step 2"
+            assert not report.finite and report.steps == 3 and report.finite_steps == 1
+            assert report.note == "non-finite loss at step 2 (of 3 steps, 2 were not finite)"
             await port.reset()
             report = await port.train(lease(0, first=10))
             assert report.finite and report.steps == 3
@@ -250,6 +251,61 @@ def test_a_program_that_fails_gives_its_last_line(tmp_path: Path) -> None:
                 await port.start()
 
     within(30, main)
+
+
+def test_two_batches_before_a_step_end_the_program_with_one_sentence(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_ACCUMULATES="1") as port:
+            await port.start()
+            told = (
+                r"exit code 1\): a second batch was taken before peer\.step\(\) for the last batch"
+            )
+            with pytest.raises(TrainerDied, match=told):
+                await port.train(lease(0))
+            assert port.failure.endswith(f"(log: {tmp_path / 'trainer.log'})") and port.steps == 0
+
+    within(30, main)
+
+
+def test_a_program_that_failed_between_two_questions_is_told_by_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_FAILS_AFTER="0") as port:
+            await port.start()
+            assert (await port.train(lease(0))).steps == 3 and port.failure == ""
+            with pytest.raises(TrainerDied, match="RuntimeError: the toy is broken"):
+                await port.train(lease(1, first=6))
+            with pytest.raises(TrainerDied, match="RuntimeError: the toy is broken"):
+                await port.reset()
+            failed = port.failure
+            assert "RuntimeError: the toy is broken (log: " in failed
+            await port.start()
+            assert port.failure == failed
+            assert (await port.train(lease(0))).steps == 3 and port.failure == ""
+
+    within(60, main)
+
+
+def test_a_program_that_fails_when_told_to_end_has_failed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_EXIT="7") as port:
+            await port.start()
+            await port.train(lease(0))
+        assert "exit code 7): toy ends (log: " in port.failure
+        async with toy(tmp_path) as port:
+            await port.start()
+        assert port.failure == ""
+
+    within(60, main)
+
+
+def test_last_words_are_the_error_of_the_last_traceback() -> None:
+    trace = "Traceback (most recent call last):\n  File 'x.py', line 1\n    f()\n"
+    assert last_words("") == ""
+    assert last_words("one\n two \n\n") == "two"
+    assert last_words(f"{trace}ValueError: no\nmore\nleaked semaphores") == "ValueError: no"
+    assert last_words(f"{trace}A: 1\n\nDuring handling\n\n{trace}B: 2\n") == "B: 2"
+    assert last_words(f"{trace}farflung.errors.UserError: say it") == "say it"
+    assert last_words(trace) == "f()"
 
 
 def test_another_model_is_refused_by_its_first_difference(tmp_path: Path) -> None:

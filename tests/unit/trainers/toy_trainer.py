@@ -22,7 +22,11 @@ if adamw:
 print("toy starts", file=sys.stderr)
 with attach(model, optimizer) as peer:
     while lease := peer.lease():
-        for positions in lease.batches():
+        if "TOY_FAILS_AFTER" in os.environ and lease.round > int(os.environ["TOY_FAILS_AFTER"]):
+            raise RuntimeError("the toy is broken\nand says more")
+        for index, positions in enumerate(lease.batches()):
+            if "TOY_ACCUMULATES" in os.environ and index % 2 == 0:
+                continue
             time.sleep(float(os.environ.get("TOY_STEP_S", "0")))
             optimizer.zero_grad()
             loss = torch.stack([p.sum() for p in model.parameters()]).sum()
@@ -36,3 +40,4 @@ with attach(model, optimizer) as peer:
                 loss = loss * float("nan")
             peer.step(tokens=10 * len(positions), metrics={"loss": loss})
 print("toy ends", file=sys.stderr)
+sys.exit(int(os.environ.get("TOY_EXIT", "0")))
