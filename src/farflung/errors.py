@@ -4,13 +4,17 @@ FarflungError
 ├── UserError            a person's mistake: one sentence, exit code 2, state untouched
 │   ├── ConfigError      a value of the run or peer spec
 │   ├── InviteError      wrong, expired or foreign invite
+│   ├── ArchiveRefused   an archive that is not this run's               (archive/upload.py)
 │   └── MismatchError    two sides disagree on a version or a hash; names both values
 ├── ProtocolError        a stranger's or a peer's mistake: the connection is closed and counted
 │   ├── FrameError       bytes that are no frame, or too large a frame
 │   └── Refused          the other side declined, with its sentence
 ├── LinkDown             a connection ended or a deadline passed; the caller goes on without it
 ├── StorageError         the disk refused (full, read-only, torn); nothing was acknowledged
+│   ├── SnapshotOvertaken  it is not on this disk any more               (archive/upload.py)
 │   └── SnapshotGone     its state went away while it was written    (peer/snapshot_writer.py)
+├── StoreError           an archive's store did not answer, or not well   (archive/store.py)
+│   └── StoreDenied      it refuses this user, or has no such bucket
 ├── Forked               another coordinator has continued this run; this one stops
 ├── CorruptState         bytes on disk or from a donor do not match their hash
 ├── Unservable           every source has said that it lacks a blob    (transfer/download_plan.py)

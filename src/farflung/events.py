@@ -522,6 +522,29 @@ class InnerStateSkipped(Trouble):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UploadDelayed(Trouble):
+    """The archive cannot be brought up to date now; it is tried again, later each time."""
+
+    address: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"the archive {self.address} waits, and the run goes on without: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadStopped(Trouble):
+    """The archive at this address is not this run's: nothing is uploaded until the next start."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"nothing is uploaded: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertificateNotRenewed(Trouble):
     """Tried again in an hour; certificates last a day."""
 
@@ -546,6 +569,41 @@ class ClockSkewed(Trouble):
             f"this machine's clock is {abs(self.ahead_s):,.0f} s {side} the coordinator's; "
             "training does not mind, but a day's difference ends connections: set one of them"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadProgress(Event):
+    """How far the upload of a snapshot is; every few seconds."""
+
+    next_round: int
+    here: int
+    """Bytes of it in the archive."""
+    total: int
+    bytes_per_s: float
+    eta_s: float
+    """-1 while nothing is measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotUploaded(Event):
+    """The archive names a new snapshot."""
+
+    next_round: int
+    bytes: int
+    """Sent for it: chunks, results, journal."""
+    reused: int
+    """Bytes of it that were in the archive already."""
+    took_s: float
+    removed: int
+    """Objects that no kept snapshot needs any more."""
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArchiveExtended(Event):
+    """Results and journal up to this round are in the archive, beside its newest snapshot."""
+
+    round: int
 
 
 # ---- an agent's own ------------------------------------------------------------------------

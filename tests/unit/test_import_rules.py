@@ -22,6 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "swarm": {"network", "averaging"},
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
     "checkpoint": {"model", "network", "outer"},
+    "archive": {"averaging", "outer", "checkpoint", "swarm"},
 }
 ROOMS |= {
     "transfer": {"network", "averaging"},
@@ -51,7 +52,7 @@ ENTRIES: dict[str, set[str]] = {
 
 AGENT_ROOMS = {
     *("network", "averaging", "swarm", "outer", "checkpoint", "transfer", "trainers"),
-    *("world", "coordinator", "peer", "run"),
+    *("archive", "world", "coordinator", "peer", "run"),
     *SHARED,
 }
 AGENT_MODULES = {
@@ -62,6 +63,7 @@ AGENT_MODULES = {
     "data.shards",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
+HEAVY |= {"obstore"}
 STANDARD = set(sys.stdlib_module_names) | {"blake3"}
 
 BIGGEST_ROOM = 0.15

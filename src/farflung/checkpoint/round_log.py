@@ -141,3 +141,8 @@ class RoundLog:
 
 def _path(root: bytes) -> str:
     return f"{FOLDER}/{root.hex()}"
+
+
+def result_path(root: bytes) -> str:
+    """Where the result with this bytes root is kept, on the node's disk."""
+    return _path(root)

@@ -158,6 +158,15 @@ def chunk_bytes(fragment: FragmentVersion, index: int) -> int:
     return 4 * min(LEAF_ELEMENTS, fragment.elements - at * LEAF_ELEMENTS)
 
 
+def chunks_of(manifest: SnapshotManifest) -> dict[bytes, int]:
+    """Chunk name -> bytes; equal chunks (zeros) once."""
+    return {
+        bytes.fromhex(leaf): chunk_bytes(fragment, index)
+        for fragment in manifest.fragments
+        for index, leaf in enumerate(fragment.leaves)
+    }
+
+
 def assemble(
     fragment: FragmentVersion, chunk: Callable[[bytes], bytes | None]
 ) -> tuple[Float32, Float32]:

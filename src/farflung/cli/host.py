@@ -11,6 +11,15 @@ import typer
 
 from farflung.cli import aio
 from farflung.cli.news import News
+from farflung.cli.upload_options import (
+    NoUpload,
+    UploadData,
+    UploadKeep,
+    UploadKeepDays,
+    UploadRate,
+    UploadTo,
+    upload_choice,
+)
 from farflung.config.load import check_advertised, check_endpoints, load_json, load_spec
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
@@ -26,6 +35,7 @@ from farflung.events import (
     RoundAbandoned,
     RoundCommitted,
     RunFinished,
+    SnapshotUploaded,
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder
 from farflung.swarm.recovery import Recovery
@@ -88,6 +98,12 @@ def host(
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
+    upload: UploadTo = None,
+    no_upload: NoUpload = False,
+    upload_keep: UploadKeep = None,
+    upload_keep_days: UploadKeepDays = None,
+    upload_rate: UploadRate = None,
+    upload_data: UploadData = None,
     recovery_file: RecoveryFile = None,
     restore_from: RestoreFrom = None,
     recovery_key: RecoveryKey = "",
@@ -102,6 +118,8 @@ def host(
 
       farflung host run.toml --bind 0.0.0.0:7000 --advertise train.example.org:7000
 
+      farflung host run.toml --upload s3://my-bucket/runs/first --upload-rate 2MB
+
       farflung host            (continue after a stop or a crash)
 
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
@@ -111,6 +129,7 @@ def host(
     from farflung.run.host import open_host
     from farflung.run.host_folder import HostOptions, load_settings, wanted_settings
     from farflung.run.restore import restore
+    from farflung.run.upload import check_upload
 
     options = HostOptions(
         bind=bind,
@@ -118,6 +137,9 @@ def host(
         keeper=keeper,
         recovery_file=recovery_file,
         max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+        upload=upload_choice(
+            upload, no_upload, upload_keep, upload_keep_days, upload_rate, upload_data
+        ),
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
     spec = None
@@ -129,6 +151,7 @@ def host(
     folder = _folder(spec, recovery.run_name if recovery else run_name, recovery is not None)
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
+    check_upload(wanted.upload, keeper=wanted.keeper)
     with locked(folder):
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
@@ -248,6 +271,11 @@ def _print_progress(event: Event) -> None:
             typer.echo(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
         case JournalWritable():
             typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
+        case SnapshotUploaded():
+            typer.echo(
+                f"  archive: round {event.next_round}, {event.bytes / 1e6:,.1f} MB in "
+                f"{event.took_s:.0f} s ({event.reused / 1e6:,.1f} MB were there)"
+            )
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case _:

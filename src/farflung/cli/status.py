@@ -100,6 +100,8 @@ def _print(picture: dict[str, Any]) -> None:
             f"loss {'-' if loss is None else format(loss, '.4f'):>7s}  "
             f"up {peer['bytes_up'] / 1e6:8.2f} MB  down {peer['bytes_down'] / 1e6:8.2f} MB"
         )
+    if picture.get("archived", -1) >= 0 or picture.get("uploading"):
+        typer.echo(f"archive  up to round {picture['archived']}  {picture['uploading']}".rstrip())
     for note in picture["notes"]:
         typer.echo(f"  ! {note}")
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from farflung.events import (
+    ArchiveExtended,
     AttemptStarted,
     ContributionRejected,
     EdgeFailed,
@@ -30,7 +31,9 @@ from farflung.events import (
     RoundOpened,
     RunFinished,
     RunStarted,
+    SnapshotUploaded,
     StateReported,
+    UploadProgress,
     sentence_of,
 )
 from farflung.ids import Role
@@ -89,6 +92,10 @@ class Picture:
     paused: str = ""
     blocked: str = ""
     """Why the journal cannot be written."""
+    archived: int = -1
+    """The last round that the archive leads to; -1: none."""
+    uploading: str = ""
+    """How far the snapshot is that is on its way there."""
     finished: bool = False
     notes: tuple[str, ...] = ()
 
@@ -155,6 +162,8 @@ def see(picture: Picture, event: Event) -> Picture:
             return replace(picture, scores=scores, samples=samples)
         case RunFinished():
             return replace(picture, finished=True)
+        case ArchiveExtended() | SnapshotUploaded() | UploadProgress():
+            return _archived(picture, event)
         case _:
             sentence = sentence_of(event)
             return _note(picture, sentence) if sentence else _see_peer(picture, event)
@@ -186,6 +195,21 @@ def _see_peer(picture: Picture, event: Event) -> Picture:
             return _reported(picture, event)
         case _:
             return picture
+
+
+def _archived(
+    picture: Picture, event: ArchiveExtended | SnapshotUploaded | UploadProgress
+) -> Picture:
+    match event:
+        case ArchiveExtended():
+            return replace(picture, archived=max(picture.archived, event.round))
+        case SnapshotUploaded():
+            reached = max(picture.archived, event.next_round - 1)
+            return replace(picture, archived=reached, uploading="")
+        case UploadProgress():
+            share = event.here / max(1, event.total)
+            rest = f", {event.eta_s / 60:.0f} min left" if event.eta_s >= 0 else ""
+            return replace(picture, uploading=f"round {event.next_round}: {share:.0%}{rest}")
 
 
 def _committed(picture: Picture, event: RoundCommitted) -> Picture:

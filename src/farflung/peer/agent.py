@@ -25,6 +25,7 @@ from farflung.peer.ending import Ending
 from farflung.peer.evaluations import Evaluations
 from farflung.peer.generations import Generations
 from farflung.peer.node import LocalNode, NodeConfig
+from farflung.peer.pins import Pins
 from farflung.peer.replay import LogTrimmed
 from farflung.peer.serving import Serving
 from farflung.peer.standing import Standing, StayPhase
@@ -59,6 +60,7 @@ class Parts:
     messages: ControlMessages
     ending: Ending
     evaluations: Evaluations
+    pins: Pins
 
 
 class Agent:
@@ -69,6 +71,7 @@ class Agent:
         self.standing = parts.standing
         self.generations = parts.generations
         self.applier = parts.applier
+        self.pins = parts.pins
         self._state = parts.state
         self._serving = parts.serving
         self._messages = parts.messages

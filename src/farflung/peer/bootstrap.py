@@ -21,7 +21,7 @@ from farflung.checkpoint.snapshot import (
     POINTER,
     SnapshotManifest,
     SnapshotPointer,
-    chunk_bytes,
+    chunks_of,
     decode_manifest,
     newest,
     read_chunk,
@@ -309,15 +309,6 @@ def _nothing_offered(offers: int, at_least: int) -> str:
     if offers:
         return f"the snapshots that are offered end before round {at_least}"
     return "no donor offers a snapshot"
-
-
-def chunks_of(manifest: SnapshotManifest) -> dict[bytes, int]:
-    """Chunk name -> bytes; equal chunks (zeros) once."""
-    return {
-        bytes.fromhex(leaf): chunk_bytes(fragment, index)
-        for fragment in manifest.fragments
-        for index, leaf in enumerate(fragment.leaves)
-    }
 
 
 def _checked(data: bytes, state: OuterState, run: str, check: Check) -> SnapshotManifest:

@@ -34,6 +34,8 @@ class Pins:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._uploading: set[str] = set()
+        """Manifests of snapshots that are on their way to an archive."""
         self._replaying: dict[int, float] = {}
         """Rounds whose result was asked lately, and when."""
 
@@ -49,6 +51,17 @@ class Pins:
                 known.first_s = now_s if known.first_s is None else known.first_s
                 known.last_s = now_s
 
+    def hold(self, manifest: str) -> None:
+        """It stays, whatever the time, until it is released."""
+        self._uploading.add(manifest)
+
+    def release(self, manifest: str) -> None:
+        self._uploading.discard(manifest)
+
+    def uploading(self) -> set[str]:
+        """Manifests that are held: these also stay when the disk's limit wants the room."""
+        return set(self._uploading)
+
     def touch_round(self, round_: int) -> None:
         """The result of a round was asked for: who asks will ask for the later ones."""
         now_s = self._clock.now()
@@ -57,15 +70,16 @@ class Pins:
 
     def held(self) -> set[str]:
         """Manifests of snapshots that must stay now."""
-        return {name for name, known in self._known.items() if self._held(known)}
+        return {n for n, known in self._known.items() if self._held(n, known)}
 
     def names(self) -> set[bytes]:
         """Blobs of the held snapshots."""
-        return {n for known in self._known.values() if self._held(known) for n in known.names}
+        held = [known for n, known in self._known.items() if self._held(n, known)]
+        return {name for known in held for name in known.names}
 
     def floor(self) -> int | None:
         """First round whose result must stay for those who copy or replay; None: nobody does."""
-        rounds = [k.next_round for k in self._known.values() if self._held(k)]
+        rounds = [k.next_round for n, k in self._known.items() if self._held(n, k)]
         now_s = self._clock.now()
         rounds += [r for r, asked_s in self._replaying.items() if now_s - asked_s < IDLE_S]
         return min(rounds, default=None)
@@ -75,7 +89,9 @@ class Pins:
         for name in [n for n in self._known if n not in manifests]:
             del self._known[name]
 
-    def _held(self, known: _Known) -> bool:
+    def _held(self, name: str, known: _Known) -> bool:
+        if name in self._uploading:
+            return True
         now_s = self._clock.now()
         if known.first_s is None or now_s - known.last_s > IDLE_S:
             return False

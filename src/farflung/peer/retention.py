@@ -109,7 +109,7 @@ class Retention:
 
     async def _drop_older(self) -> None:
         if self._snapshots:
-            await self._collect(self._snapshots[-1:], set())
+            await self._collect(self._snapshots[-1:], self._pins.uploading())
 
     def _trim_log(self, wanted: int) -> None:
         hard_floor = self._follower.state.next_round - self._follower.state.outer.window

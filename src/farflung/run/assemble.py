@@ -160,6 +160,7 @@ def assemble_agent(
         messages=ControlMessages(node, standing, generations, applier, evaluations),
         ending=Ending(node, retention),
         evaluations=evaluations,
+        pins=pins,
     )
     return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
 

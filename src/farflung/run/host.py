@@ -48,6 +48,7 @@ from farflung.run.host_folder import (
     open_folder,
     save_settings,
 )
+from farflung.run.upload import KeeperUpload, check_upload
 from farflung.swarm.identity import RECORD, Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
@@ -91,6 +92,7 @@ class Host:
         self.coordinator: Coordinator | None = None
         self.keeper: Agent | None = None
         self._keeper_files: NodeFiles | None = None
+        self._upload = self._make_upload()
         log.listen(self._see)
 
     def _see(self, event: object) -> None:
@@ -161,6 +163,9 @@ class Host:
         renewing = tasks.start(
             keep_certified(self.authority, self._certified, self.log.emit), "renew certificates"
         )
+        uploads = Tasks(self.log.emit, nothing_else)  # a fault in there costs the archive only
+        if self._upload is not None:
+            uploads.start(self._upload.run(), "upload to the archive")
         try:
             done, _ = await asyncio.wait(
                 [keeping, coordinating, renewing], return_when=asyncio.FIRST_COMPLETED
@@ -168,6 +173,9 @@ class Host:
             for task in done:
                 task.result()
             await coordinating  # it ends last; the keeper serves until then
+            if self._upload is not None:
+                await uploads.close()
+                await self._upload.finish()
             return "finished"
         except Forked as fork:
             # A supervisor that starts this host again must not bring the second coordinator back.
@@ -175,6 +183,7 @@ class Host:
                 self._save(msgspec.structs.replace(self.settings, halted=str(fork)))
             raise
         finally:
+            await uploads.close()
             self.keeper.leave("the host stops")
             await asyncio.wait([keeping], timeout=POLITE_S)
             await tasks.close()
@@ -254,6 +263,23 @@ class Host:
             for name, path in blobs(folder).items():
                 keeper.node.follower.blobs.add_file(name, path)
         return keeper
+
+    def _make_upload(self) -> KeeperUpload | None:
+        """UserError as `check_upload`."""
+        check_upload(self.settings.upload, keeper=self.settings.keeper)
+        if self.settings.upload is None:
+            return None
+        return KeeperUpload(
+            self.settings.upload,
+            self._the_keeper,
+            run_name=self.spec.name,
+            data=self.folder / "data" if self.genesis.data else None,
+            emit=self.log.emit,
+        )
+
+    def _the_keeper(self) -> Agent:
+        assert self.keeper is not None
+        return self.keeper
 
     def _make_invite(self, endpoint: Endpoint) -> str:
         """The same text again as long as it names the same endpoints and lasts a day."""

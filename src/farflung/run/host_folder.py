@@ -11,11 +11,12 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from farflung.archive.settings import UploadChoice, UploadSettings, chosen_upload
 from farflung.config.run import RunSpec, spec_hash
 from farflung.data.manifest import MANIFEST_FILE
 from farflung.data.samples import mixture_of
@@ -64,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_disk_bytes: int = 0
     alone_since: int = 0
     """The operator asserted that coordinators of lower terms are stopped for good (restoring)."""
+    upload: UploadSettings | None = None
+    """Where the keeper's snapshots are archived; None: nowhere."""
     halted: str = ""
     """Why this coordinator may not start again: another one has continued the run."""
 
@@ -76,6 +79,7 @@ class HostOptions:
     advertise: tuple[str, ...] | None = None
     keeper: bool | None = None
     max_disk_bytes: int = 0
+    upload: UploadChoice = field(default_factory=UploadChoice)
     recovery_file: Path | None = None
     """Where the recovery key goes instead of the terminal."""
 
@@ -118,6 +122,7 @@ def wanted_settings(
         advertise=old.advertise if options.advertise is None else options.advertise,
         keeper=old.keeper if options.keeper is None else options.keeper,
         max_disk_bytes=options.max_disk_bytes or old.max_disk_bytes,
+        upload=chosen_upload(old.upload, options.upload),
     )
 
 
