@@ -21,11 +21,13 @@ from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.home import JOURNAL
 from farflung.run.host_folder import (
+    DATA,
     HostOptions,
     Say,
     genesis_of,
     install_keys,
     make_material,
+    remove_tree,
     save_settings,
     wanted_settings,
 )
@@ -243,7 +245,5 @@ def _find_data(folder: Path, genesis: Genesis, say: Say) -> None:
         reason = "they are not those of the run"
     except (FarflungError, OSError) as error:
         reason = str(error)
-    where = folder / "data"
-    if where.is_symlink():
-        where.unlink()
+    remove_tree(folder / DATA)
     say(f"token shards are not on this machine ({reason}); the keeper fetches them from the peers")
