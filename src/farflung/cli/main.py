@@ -25,6 +25,7 @@ from farflung.cli import (
     verify,
 )
 from farflung.errors import FarflungError
+from farflung.stopping import interrupt_on_stop_signals
 
 app = typer.Typer(
     name="farflung",
@@ -73,6 +74,7 @@ def main() -> None:
     """Entry point. Farflung's own errors print one sentence; bugs keep their traceback."""
     try:
         failpoints.arm_process()
+        interrupt_on_stop_signals()
         app()
     except FarflungError as error:
         typer.echo(f"farflung: {error}", err=True)
