@@ -24,9 +24,10 @@ from farflung.events import (
     Paused,
     RoundAbandoned,
     RoundCommitted,
+    RunAmended,
     RunFinished,
 )
-from farflung.run.home import find_only, home_folder, locked, role_folder
+from farflung.run.home import find_only, home_folder, locked, role_folder, running_process
 from farflung.swarm.recovery import Recovery
 
 Bind = Annotated[
@@ -61,6 +62,13 @@ RestoreFrom = Annotated[
 RecoveryKey = Annotated[
     str, typer.Option(help="With --restore-from: the recovery key's file, or its text.")
 ]
+Extend = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Change a run that is there, running or finished: rounds=+100, tokens=+N, min_peers=2,"
+        " grace_s=5, schedule=wsd, ... (repeatable). A host that runs takes it over."
+    ),
+]
 OldHostIsStopped = Annotated[
     bool,
     typer.Option(
@@ -87,6 +95,7 @@ def host(
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
+    extend: Extend = None,
     recovery_file: RecoveryFile = None,
     restore_from: RestoreFrom = None,
     recovery_key: RecoveryKey = "",
@@ -103,6 +112,8 @@ def host(
 
       farflung host            (continue after a stop or a crash)
 
+      farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
+
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
@@ -117,6 +128,7 @@ def host(
         keeper=keeper,
         recovery_file=recovery_file,
         max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+        extend=tuple(extend or ()),
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
     spec = None
@@ -126,6 +138,8 @@ def host(
         spec = load_spec(spec_file, overrides or ())
     recovery = _recovery(spec, restore_from, recovery_key, old_host_is_stopped)
     folder = _folder(spec, recovery.run_name if recovery else run_name, recovery is not None)
+    if extend and _handed_over(folder, extend):
+        return
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
     with locked(folder):
@@ -133,6 +147,23 @@ def host(
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
         this = open_host(folder, spec, options, typer.echo, _Printer().see)
         aio.run(_serve(this))
+
+
+def _handed_over(folder: Path, extend: list[str]) -> bool:
+    """Whether a host that runs has taken the change. UserError when there is no run to change."""
+    from farflung.run.extend import extend_running
+    from farflung.run.host_folder import load_settings
+
+    if load_settings(folder) is None:
+        raise UserError(
+            f"--extend changes a run that is there, and {folder} holds none; a new run takes its "
+            "settings from its spec"
+        )
+    process = running_process(folder)
+    if process is None:
+        return False
+    typer.echo(aio.run(extend_running(folder, process, extend)))
+    return True
 
 
 def _recovery(
@@ -242,6 +273,8 @@ def _print_progress(event: Event) -> None:
             typer.echo(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
         case JournalWritable():
             typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
+        case RunAmended():
+            typer.echo(f"  {event.sentence}")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case _:

@@ -209,6 +209,13 @@ class Progress(TrainerMessage, frozen=True, kw_only=True):
     """compiling (until the first step is done), training or waiting."""
 
 
+class Amended(TrainerMessage, frozen=True, kw_only=True):
+    """The run's settings from the next lease on: its length and schedule may have changed."""
+
+    spec: bytes
+    """Canonical JSON of the run spec."""
+
+
 class Shutdown(TrainerMessage, frozen=True, kw_only=True):
     """The trainer ends its loop and exits."""
 
@@ -223,6 +230,7 @@ FromAgent = (
     | SaveInner
     | LoadInner
     | StopEarly
+    | Amended
     | Shutdown
 )
 Message = FromTrainer | FromAgent

@@ -27,6 +27,7 @@ from farflung.events import (
     RoundAbandoned,
     RoundCommitted,
     RoundOpened,
+    RunAmended,
     RunFinished,
     RunStarted,
     StateReported,
@@ -145,6 +146,9 @@ def see(picture: Picture, event: Event) -> Picture:
             )
         case RunFinished():
             return replace(picture, finished=True)
+        case RunAmended():
+            noted = _note(picture, event.sentence)
+            return replace(noted, rounds_wanted=event.rounds, finished=False)
         case _:
             sentence = sentence_of(event)
             return _note(picture, sentence) if sentence else _see_peer(picture, event)

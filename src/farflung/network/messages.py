@@ -272,6 +272,22 @@ class Moved(Message, frozen=True, kw_only=True):
     state_root: bytes
 
 
+class Extend(Message, frozen=True, kw_only=True):
+    """The operator, with the run's own key -> coordinator: change these settings of the run.
+    Answered by `Extended` or `Refuse`."""
+
+    request: str
+    """Random; repeated when no answer came."""
+    wishes: tuple[str, ...]
+    """`rounds=+100`, ... (swarm/amendments.py)"""
+
+
+class Extended(Message, frozen=True, kw_only=True):
+    """It is in the journal; or nothing had to be changed."""
+
+    sentence: str
+
+
 # ---- the data plane ------------------------------------------------------------------------
 
 
@@ -395,5 +411,7 @@ Control = (
     | FetchJournal
     | InnerWanted
     | InnerOffer
+    | Extend
+    | Extended
 )
 BulkHeader = Contribution | SliceResult | Blob

@@ -154,7 +154,7 @@ def assemble_agent(
         applier=applier,
         serving=Serving(node, generations, pins, inner),
         messages=ControlMessages(node, standing, generations, applier),
-        ending=Ending(node, retention),
+        ending=Ending(node, standing, retention),
     )
     return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
 

@@ -19,7 +19,7 @@ from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
 from farflung.disk import Disk, RealDisk
-from farflung.errors import CorruptState, FarflungError, UserError
+from farflung.errors import CorruptState, FarflungError, ProtocolError, UserError
 from farflung.events import Applied, RoundCommitted, Voted, parse_event
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
@@ -28,6 +28,7 @@ from farflung.peer.bootstrap import install
 from farflung.peer.follower import slice_lengths
 from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
+from farflung.swarm.course import check_course
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
@@ -53,6 +54,7 @@ class Findings:
     terms: int = 0
     commits: int = 0
     abandoned: int = 0
+    amended: int = 0
     signatures: int = 0
     steps_recomputed: int = 0
     reductions_recomputed: int = 0
@@ -115,7 +117,7 @@ def _longest(paths: list[Path]) -> Journal:
 
 
 def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
-    """Terms, members' keys, rounds in order, divisors, votes. Raises Violation."""
+    """Terms, members' keys, rounds in order, divisors, votes, amendments. Raises Violation."""
     term, next_round = 0, 0
     keys: dict[str, bytes] = {}
     for record in records:
@@ -138,6 +140,10 @@ def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
                 findings.abandoned += isinstance(record, Abandon)
             case _:
                 pass
+    try:
+        findings.amended = check_course(records)
+    except ProtocolError as error:
+        raise Violation(str(error)) from None
 
 
 def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Findings) -> None:

@@ -161,7 +161,7 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything. `run`, `spec` and sizes never change."""
+    """Everything. `run` and sizes never change, `spec` by AMEND records only."""
 
     run: str
     spec: RunSpec
@@ -197,6 +197,8 @@ class State:
     finished_s: float = 0.0
     ended: bool = False
     """The last round is kept (swarm/ending.py)."""
+    amended: tuple[str, ...] = ()
+    """Requests that have changed the spec, oldest first."""
 
     @property
     def oldest(self) -> int | None:
@@ -258,7 +260,16 @@ class Tick:
     pass
 
 
-Input = Admitted | Connected | Disconnected | Received | Tick
+@dataclass(frozen=True, kw_only=True)
+class Amending:
+    """The operator wants other settings (swarm/amendments.py)."""
+
+    request: str
+    wishes: tuple[str, ...]
+    """`rounds=+100`, `outer.rounds=150`, ..."""
+
+
+Input = Admitted | Connected | Disconnected | Received | Tick | Amending
 
 
 # ---- what `decide` answers -----------------------------------------------------------------

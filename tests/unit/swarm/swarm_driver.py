@@ -201,6 +201,8 @@ def durable(state: State) -> tuple[object, ...]:
         state.tokens,
         state.finished,
         state.ended,
+        state.spec,
+        state.amended,
         sorted(state.rounds),
         {n: (x.generation, x.open, x.role, x.name) for n, x in state.nodes.items()},
         dict(state.since),

@@ -12,6 +12,7 @@ from farflung.swarm.journal import Journal
 from farflung.swarm.records import (
     Abandon,
     Admin,
+    Amend,
     AnyRecord,
     Close,
     Commit,
@@ -130,6 +131,14 @@ def one_of_each() -> list[AnyRecord]:
         Close(node=node, generation=1, reason="left: done", freed=((12, 16),)),
         Return(node=node, generation=1, ranges=((8, 12),)),
         Admin(action="finish", who="", reason="complete", from_round=2),
+        Amend(
+            term=1,
+            request="5eed",
+            from_round=2,
+            committed=1,
+            tokens=128,
+            changes=b'{"inner.rewarm":[0.0625,0.125],"outer.rounds":16,"swarm.grace_s":5.0}',
+        ),
     ]
 
 
