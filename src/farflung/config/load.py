@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,9 @@ def _explain(message: str) -> str:
 def _fields(section: str) -> list[str]:
     kind: Any = RunSpec
     for part in filter(None, section.split(".")):
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+        name = part.partition("[")[0]  # `sources[...]`: one of a list
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == name)
+        kind = typing.get_args(kind)[0] if typing.get_args(kind) else kind
     return [f.name for f in msgspec.structs.fields(kind)]
 
 

@@ -20,8 +20,8 @@ from farflung.ids import Hash
 Rule = tuple[bool, str]
 """Whether it holds, and what to tell a person if it does not."""
 
-PROTOCOL_VERSION = 1
-"""Version of the messages between nodes."""
+PROTOCOL_VERSION = 2
+"""Version of the messages between nodes, and of the order of samples that they lease."""
 
 ARITHMETIC_VERSION = 1
 """Version of codecs + outer step: the same inputs give the same bits."""
@@ -74,6 +74,28 @@ class ModelSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ]
 
 
+class SourceSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[data.sources]]`: one part of a mixture."""
+
+    _TITLE: ClassVar[str] = "data.sources"
+
+    name: str
+    """How the source is called in folders and reports: letters, digits, - and _."""
+    source: str
+    """As `data.source`."""
+    weight: float = 1.0
+    """Its share of the samples, in proportion to the other weights."""
+    rows: int = 100_000
+    """With `synthetic`: rows of an epoch."""
+
+    def _rules(self) -> list[Rule]:
+        return [
+            (_name_ok(self.name), f"name={self.name!r} may hold letters, digits, - and _"),
+            (self.weight > 0, f"weight={self.weight} of {self.name!r} must be above 0"),
+            (self.rows >= 1, f"rows={self.rows} of {self.name!r} must be at least 1"),
+        ]
+
+
 class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[data]`: what it is trained on, and in which order."""
 
@@ -82,6 +104,8 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     source: str = "shakespeare"
     """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or a folder that
     `farflung data prepare` wrote."""
+    sources: tuple[SourceSpec, ...] = ()
+    """Instead of `source`: a mixture of several, `[[data.sources]]` with name, source, weight."""
     tokenizer: str = "bpe-1024"
     """`bytes`, `bpe-1024` (shipped), or the path of a `tokenizer.json`."""
     seq_len: int = 128
@@ -90,12 +114,61 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """With `synthetic`: rows of an epoch."""
     seed: int = 0
     """Key of the permutation of rows."""
+    block_rows: int = 0
+    """Rows that lie and are read together; 0: as many as hold 65,536 tokens."""
+    window_blocks: int = 64
+    """Blocks whose rows are shuffled among each other: more mix better, and a round's share of
+    the samples then touches more blocks."""
 
     def _rules(self) -> list[Rule]:
+        names = [s.name for s in self.sources]
+        twice = next((n for n in names if names.count(n) > 1), "")
+        synthetic = [s for s in self.sources if s.source == "synthetic"]
         return [
             (self.seq_len >= 2, f"seq_len={self.seq_len} must be at least 2"),
             (self.rows >= 1, f"rows={self.rows} must be at least 1"),
+            (
+                self.block_rows >= 0,
+                f"block_rows={self.block_rows} must be 0 (by seq_len) or above",
+            ),
+            (
+                self.window_blocks >= 1,
+                f"window_blocks={self.window_blocks} must be at least 1; try 64",
+            ),
+            (
+                not self.sources or self.source == "shakespeare",
+                f"source={self.source!r} and [[data.sources]] exclude each other; make it one of "
+                "the sources",
+            ),
+            (not twice, f"sources holds the name {twice!r} twice; give each source its own"),
+            (
+                len(synthetic) in (0, len(self.sources)),
+                "sources mixes synthetic rows with real ones; use one kind",
+            ),
         ]
+
+    @property
+    def parts(self) -> tuple[SourceSpec, ...]:
+        """The sources; a spec without `sources` has one."""
+        return self.sources or (SourceSpec(name="data", source=self.source, rows=self.rows),)
+
+    @property
+    def synthetic(self) -> bool:
+        """Rows follow from their numbers: there are no shards."""
+        return self.parts[0].source == "synthetic"
+
+    @property
+    def rows_per_block(self) -> int:
+        return self.block_rows or rows_of_block(self.seq_len)
+
+
+BLOCK_TOKENS = 65_536
+"""128 or 256 KiB of token ids: a read of this length costs little more than a short one."""
+
+
+def rows_of_block(seq_len: int) -> int:
+    """Rows of a block, and of what a data folder hashes as one piece, unless told otherwise."""
+    return max(1, BLOCK_TOKENS // seq_len)
 
 
 class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

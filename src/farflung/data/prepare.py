@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from farflung.config.run import rows_of_block
 from farflung.data.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -92,11 +93,13 @@ class _Writer:
             "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
         )
         row_bytes = (seq_len + 1) * np.dtype(self._dtype).itemsize
-        rows = max(1, SHARD_BYTES // row_bytes) if shard_rows is None else shard_rows
+        self._chunk_rows = rows_of_block(seq_len)
+        rows = _whole_chunks(row_bytes, self._chunk_rows) if shard_rows is None else shard_rows
         if rows < 1:
             raise ConfigError(f"shard_rows={rows} must be at least 1")
-        self._train = _Side(disk, "train", Packer(seq_len, tokenizer.eos), self._dtype, rows)
-        self._held_out = _Side(disk, "heldout", Packer(seq_len, tokenizer.eos), self._dtype, rows)
+        size = _Size(self._dtype, rows, self._chunk_rows)
+        self._train = _Side(disk, "train", Packer(seq_len, tokenizer.eos), size)
+        self._held_out = _Side(disk, "heldout", Packer(seq_len, tokenizer.eos), size)
 
     def add(self, pieces: list[Piece]) -> None:
         counted = self._tokenizer.encode_counted([p.text for p in pieces])
@@ -119,6 +122,7 @@ class _Writer:
             vocab=self._tokenizer.vocab_size,
             eos=self._tokenizer.eos,
             dtype=self._dtype,
+            chunk_rows=self._chunk_rows,
             train=train,
             held_out=held_out,
             tokenizer=_write(self._disk, TOKENIZER_FILE, content) if content else None,
@@ -129,15 +133,30 @@ class _Writer:
         return manifest
 
 
+class _Size(NamedTuple):
+    """Of the files of a side."""
+
+    dtype: str
+    shard_rows: int
+    chunk_rows: int
+
+
+def _whole_chunks(row_bytes: int, chunk_rows: int) -> int:
+    """Rows of a shard of about SHARD_BYTES: a multiple of a chunk's, so that chunks of one shard
+    go on where those of the last one ended."""
+    return max(1, SHARD_BYTES // row_bytes // chunk_rows) * chunk_rows
+
+
 class _Side:
     """Shards of one side, written as soon as they are full."""
 
-    def __init__(self, disk: Disk, name: str, packer: Packer, dtype: str, shard_rows: int) -> None:
+    def __init__(self, disk: Disk, name: str, packer: Packer, size: _Size) -> None:
         self.packer = packer
         self._disk = disk
         self._name = name
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._shard_rows = shard_rows
+        self._dtype = np.dtype(size.dtype).newbyteorder("<")
+        self._shard_rows = size.shard_rows
+        self._chunk_rows = size.chunk_rows
         self._waiting: list[PackedRows] = []
         self._shards: list[Shard] = []
 
@@ -165,12 +184,18 @@ class _Side:
         self._waiting = [rest] if len(rest.n_bytes) else []
 
     def _shard(self, rows: PackedRows) -> None:
+        tokens, rows_of_chunk = rows.tokens, self._chunk_rows
+        chunks = [
+            digest(tokens[i : i + rows_of_chunk].tobytes())
+            for i in range(0, len(tokens), rows_of_chunk)
+        ]
         stem = f"{self._name}-{len(self._shards):05d}"
         shard = Shard(
             rows=len(rows.n_bytes),
             text_bytes=int(rows.n_bytes.sum()),
-            tokens=_write(self._disk, f"{stem}.bin", rows.tokens.tobytes()),
+            tokens=_write(self._disk, f"{stem}.bin", tokens.tobytes()),
             lengths=_write(self._disk, f"{stem}.len", rows.n_bytes.astype("<u4").tobytes()),
+            chunks=_write(self._disk, f"{stem}.b3", b"".join(chunks)),
         )
         self._shards.append(shard)
 

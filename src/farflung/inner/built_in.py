@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from farflung.config.run import RunSpec, spec_from_bytes
-from farflung.data.order import Order
-from farflung.data.shards import Rows, open_rows
+from farflung.data.samples import SampleOrder
+from farflung.data.shards import Rows, open_sources
 from farflung.errors import ConfigError
 from farflung.inner.channel import ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
@@ -36,40 +36,37 @@ class Source(Protocol):
 
 
 class ShardSource:
-    """Rows of a data folder in the keyed order of the run."""
+    """Rows of the run's sources in its keyed order."""
 
     def __init__(self, rows: Rows, spec: RunSpec) -> None:
-        self._table = rows.train
-        self._order = Order(len(rows.train), order_seed(spec))
+        self._sources = rows.sources
+        self._order = SampleOrder(spec, [len(table) for table in rows.sources])
 
     def block(self, positions: Sequence[int]) -> Block:
-        return self._table.gather([self._order.row(p) for p in positions])
+        places = [self._order.locate(p) for p in positions]
+        return np.stack([self._sources[source][row] for source, row in places])
 
 
 class SyntheticSource:
-    """Rows that follow from their number: each repeats a short random phrase, so that there is
-    something to learn."""
+    """Rows that follow from source and number: each repeats a short random phrase, so that there
+    is something to learn."""
 
     PHRASE = 16
 
     def __init__(self, spec: RunSpec, vocab: int) -> None:
-        self._order = Order(spec.data.rows, order_seed(spec))
+        self._order = SampleOrder(spec, [part.rows for part in spec.data.parts])
         self._length = spec.data.seq_len + 1
         self._vocab = vocab
 
     def block(self, positions: Sequence[int]) -> Block:
-        return np.stack([self._row(self._order.row(p)) for p in positions])
+        return np.stack([self._row(*self._order.locate(p)) for p in positions])
 
-    def _row(self, row: int) -> Block:
-        phrase = np.random.Generator(np.random.Philox(key=row)).integers(
+    def _row(self, source: int, row: int) -> Block:
+        key = np.array([row, source], np.uint64)
+        phrase = np.random.Generator(np.random.Philox(key=key)).integers(
             self._vocab, size=self.PHRASE, dtype=np.int64
         )
         return np.resize(phrase, self._length)
-
-
-def order_seed(spec: RunSpec) -> int:
-    """Key of the run's order of rows: the data's seed and the run's."""
-    return (spec.seed << 32) + spec.data.seed
 
 
 @dataclass(frozen=True)
@@ -104,13 +101,8 @@ def build(spec: RunSpec, data_dir: Path, *, fresh: bool) -> BuiltIn:
 
     Raises ConfigError when preset or data do not fit, CorruptState for damaged shards.
     """
-    rows = None if spec.data.source == "synthetic" else open_rows(data_dir, verify=False)
+    rows = None if spec.data.synthetic else open_sources(data_dir, spec.data, verify=False)
     vocab = None if rows is None else rows.manifest.vocab
-    if rows is not None and rows.manifest.seq_len != spec.data.seq_len:
-        raise ConfigError(
-            f"data.seq_len={spec.data.seq_len}, but {data_dir} holds rows of "
-            f"{rows.manifest.seq_len}; prepare the data again or set data.seq_len"
-        )
     config = preset(spec.model.preset, vocab=vocab, seq_len=spec.data.seq_len)
     model = Llama(config)
     if fresh:

@@ -10,19 +10,21 @@ from pathlib import Path
 
 from blake3 import blake3
 
-from farflung.data.shards import blobs, needed
+from farflung.data.manifest import MANIFEST_FILE
+from farflung.data.shards import blobs, needed, source_folders
 from farflung.disk import storage_errors
 from farflung.errors import CorruptState, LinkDown
 from farflung.events import FetchDelayed
+from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.peer.node import LocalNode
+from farflung.run.host_data import forget_broken_link
 from farflung.swarm.records import Genesis
 from farflung.transfer.download_plan import PIECE_BYTES
 
 RETRY_S = 0.5
 READ_AHEAD = 8
 """Pieces of a file that are asked at a time."""
-MANIFEST = "manifest.json"
 
 OnBytes = Callable[[int, int], None]
 """(bytes here, bytes in all)."""
@@ -40,21 +42,34 @@ class DataFetch:
 
         Raises StorageError when the disk refuses.
         """
-        if genesis.data:
+        if any(part.manifest for part in genesis.data):
             with storage_errors(self.folder):
                 await self._provide(node, genesis)
 
     async def _provide(self, node: LocalNode, genesis: Genesis) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        manifest = await self._blob(node, Hash(genesis.data), genesis.data_bytes)
-        files = needed(manifest)
-        total, here = sum(n for _, _, n in files), 0
-        for name, expected, n_bytes in files:
-            await self._file(node, self.folder / name, Hash(expected), n_bytes, (here, total))
-            here += n_bytes
-        (self.folder / MANIFEST).write_bytes(manifest)
-        for name_hash, path in blobs(self.folder).items():
-            node.follower.blobs.add_file(name_hash, path)  # from now on this node serves them too
+        forget_broken_link(self.folder)
+        folders = source_folders(self.folder, node.follower.spec.data)
+        manifests = [
+            self._own_manifest(folder, Hash(part.manifest))
+            or await self._blob(node, Hash(part.manifest), part.manifest_bytes)
+            for folder, part in zip(folders, genesis.data, strict=True)
+        ]
+        total = sum(n for m in manifests for _, _, n in needed(m))
+        here = 0
+        for folder, manifest in zip(folders, manifests, strict=True):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, expected, n_bytes in needed(manifest):
+                await self._file(node, folder / name, Hash(expected), n_bytes, (here, total))
+                here += n_bytes
+            (folder / MANIFEST_FILE).write_bytes(manifest)
+            for name_hash, path in blobs(folder).items():
+                node.follower.blobs.add_file(name_hash, path)  # this node serves them from now on
+
+    def _own_manifest(self, folder: Path, name: Hash) -> bytes | None:
+        """A node that has fetched everything before needs nobody to go on."""
+        path = folder / MANIFEST_FILE
+        manifest = path.read_bytes() if path.exists() else b""
+        return manifest if digest(manifest) == name else None
 
     async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
         while True:

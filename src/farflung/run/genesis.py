@@ -31,7 +31,7 @@ from farflung.disk import Disk
 from farflung.errors import UserError
 from farflung.outer.layout import Layout
 from farflung.peer.outer_state import OuterState
-from farflung.swarm.records import JOURNAL_VERSION, Genesis
+from farflung.swarm.records import JOURNAL_VERSION, DataPart, Genesis
 from farflung.trainers.numpy_trainer import quadratic_genesis
 
 BUILT_IN = (sys.executable, "-m", "farflung.inner.trainer")
@@ -42,11 +42,19 @@ GENESIS_S = 1800.0
 class Material:
     """Blobs that joiners need besides the weights: (hash, length); empty for none."""
 
-    rows: int
-    data: bytes = b""
-    data_bytes: int = 0
+    data: tuple[DataPart, ...]
     tokenizer: bytes = b""
     tokenizer_bytes: int = 0
+
+
+def synthetic_material(spec: RunSpec) -> Material:
+    """Rows that follow from their numbers: nothing to fetch."""
+    return Material(
+        data=tuple(
+            DataPart(name=p.name, rows=p.rows, manifest=b"", manifest_bytes=0)
+            for p in spec.data.parts
+        )
+    )
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,6 @@ def genesis_record(
         snapshot=bytes.fromhex(pointer.manifest),
         snapshot_bytes=pointer.n_bytes,
         data=material.data,
-        data_bytes=material.data_bytes,
-        rows=material.rows,
         tokenizer=material.tokenizer,
         tokenizer_bytes=material.tokenizer_bytes,
     )

@@ -18,6 +18,8 @@ from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.coordinator.invites import InviteDesk
 from farflung.coordinator.sessions import Door
+from farflung.data.manifest import MANIFEST_FILE
+from farflung.data.shards import blobs, source_folders
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, Forked, InviteError, StorageError
 from farflung.events import DiskAwaited, Emit, EventLog, IndexUnavailable
@@ -35,7 +37,7 @@ from farflung.run.assemble import (
     open_node,
 )
 from farflung.run.certificates import Certified, keep_certified
-from farflung.run.data_fetch import MANIFEST, DataFetch
+from farflung.run.data_fetch import DataFetch
 from farflung.run.home import EVENTS
 from farflung.run.host_folder import (
     HostFiles,
@@ -238,7 +240,9 @@ class Host:
         host, port = split_endpoint(endpoint)
         bind, advertise = keeper_endpoints(endpoint, self.settings.advertise)
         data = self.folder / "data"
-        here = (data / MANIFEST).exists()  # a restored host's keeper fetches the data from peers
+        folders = source_folders(data, self.spec.data)
+        # A restored host's keeper fetches from peers what is not here.
+        here = self.spec.data.synthetic or all((f / MANIFEST_FILE).exists() for f in folders)
         config = NodeConfig(
             node=files.identity.node_id,
             run=self.settings.run,
@@ -254,10 +258,8 @@ class Host:
             make_trainer=None, provision=None if here else DataFetch(data).provide
         )
         keeper = build_agent(files, self._transport("peer", files.identity), config, options)
-        if self.genesis.data and here:
-            from farflung.data.shards import blobs
-
-            for name, path in blobs(self.folder / "data").items():
+        for folder in folders if here and not self.spec.data.synthetic else ():
+            for name, path in blobs(folder).items():
                 keeper.node.follower.blobs.add_file(name, path)
         return keeper
 

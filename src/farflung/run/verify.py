@@ -28,6 +28,7 @@ from farflung.peer.bootstrap import install
 from farflung.peer.follower import slice_lengths
 from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
+from farflung.run.source_figures import SourceFigures, per_source, wrong_change
 from farflung.swarm.course import check_course
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
@@ -64,6 +65,8 @@ class Findings:
     lost: int = 0
     partial: int = 0
     credited: int = 0
+    sources: list[SourceFigures] = field(default_factory=list)
+    """Of the samples, one for each source of the mixture."""
     missing_results: list[int] = field(default_factory=list)
 
 
@@ -167,7 +170,10 @@ def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Fi
 
 
 def _check_ledger(records: list[AnyRecord], genesis: Genesis, findings: Findings) -> None:
-    result = audit(records, genesis.rows)
+    if wrong := wrong_change(genesis, records):
+        raise Violation(wrong)
+    result = audit(records)
+    findings.sources = per_source(genesis, records, result)
     findings.credited = result.credited
     findings.duplicated, findings.lost = result.duplicated, result.lost
     findings.partial = _partial(records, len(genesis.fragment_hashes))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+from farflung.data.samples import mixture_of
 from farflung.errors import FarflungError
 from farflung.events import Applied, GenerationClosed, RunFinished, StateReported, TaskFailed
+from farflung.run.source_figures import changes, per_source
 from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import CUT, Harm
 from farflung.sim.world import SimSwarm, whole_frames
 from farflung.swarm.ledger import audit
 from farflung.swarm.records import Amend, AnyRecord, Commit, Gen, Genesis, Join
-from farflung.swarm.replay import current_spec
+from farflung.swarm.replay import current_spec, genesis_spec
 
 AFTERMATH_S = 20.0
 """A stay that is closed so long after a fault of its node (or the coordinator's) was its doing."""
@@ -45,7 +47,7 @@ def check(swarm: SimSwarm, harms: list[Harm] | None = None) -> Counter[str]:
     _tasks(swarm, counts)
     _agreement(swarm, records, counts)
     _prefixes(swarm, counts)
-    _ledger(swarm, records, counts)
+    _ledger(records, counts)
     _members(records, counts)
     _amended(swarm, records, counts)
     _arithmetic(swarm, records, counts)
@@ -99,12 +101,20 @@ def _prefixes(swarm: SimSwarm, counts: Counter[str]) -> None:
         counts["S2"] += 1
 
 
-def _ledger(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
-    result = audit(records, swarm.spec.data.rows)
+def _ledger(records: list[AnyRecord], counts: Counter[str]) -> None:
+    result = audit(records)
     _demand(result.duplicated == 0, f"S4: {result.duplicated} samples were credited twice")
     _demand(result.unleased == 0, f"S4: {result.unleased} samples were credited without a lease")
     _demand(result.lost == 0, f"S4: {result.lost} samples were lost")
     counts["S4"] += result.credited
+    genesis = records[0]
+    assert isinstance(genesis, Genesis)
+    sources = per_source(genesis, records, result)
+    frontier = result.credited + result.leased + result.free
+    due = mixture_of(genesis_spec(genesis), changes(records)).reached(frontier)
+    for source, rows in zip(sources, due, strict=True):
+        had = source.consumed + source.leased + source.returned
+        _demand(had == rows, f"S4: {source.name} gave {had} samples of {rows} that were due")
 
 
 def _amended(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:

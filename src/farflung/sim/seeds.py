@@ -43,7 +43,8 @@ class SeedOutcome:
 
 
 def spec_for(seed: int, rounds: int) -> RunSpec:
-    """Half of the seeds run blocking DiLoCo, half several fragments and rounds in flight."""
+    """Half of the seeds run blocking DiLoCo, half several fragments and rounds in flight; half
+    read a mixture, whose smallest source wraps many times."""
     rng = random.Random(seed)
     outer: dict[str, Any] = {"inner_steps": 5, "rounds": rounds, "chunk_elements": 256}
     if rng.random() < 0.5:
@@ -58,7 +59,7 @@ def spec_for(seed: int, rounds: int) -> RunSpec:
             "name": "storm",
             "record": rng.choice(["results", "all"]),
             "model": {"preset": "quadratic", "parameters": 2048},
-            "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
+            "data": {"seq_len": 16, **_sources(random.Random(f"sources {seed}"))},
             "inner": {"batch_rows": 4, "lr": 0.1},
             "outer": outer,
             "swarm": {
@@ -69,6 +70,18 @@ def spec_for(seed: int, rounds: int) -> RunSpec:
             },
         }
     )
+
+
+def _sources(rng: random.Random) -> dict[str, Any]:
+    if rng.random() < 0.5:
+        return {"source": "synthetic", "rows": 100_000}
+    rows = {"web": 100_000, "books": rng.randint(100, 2000), "notes": rng.randint(1, 60)}
+    return {
+        "sources": [
+            {"name": name, "source": "synthetic", "rows": n, "weight": rng.randint(1, 9)}
+            for name, n in rows.items()
+        ]
+    }
 
 
 def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:

@@ -28,7 +28,7 @@ from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeOptions, assemble_agent, assemble_coordinator
-from farflung.run.genesis import Material, genesis_record, make_weights
+from farflung.run.genesis import genesis_record, make_weights, synthetic_material
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm import identity, votes
@@ -131,7 +131,7 @@ class SimSwarm:
             run_key=self.run_key.public_key,
             spec=self.spec,
             weights=weights,
-            material=Material(rows=self.spec.data.rows),
+            material=synthetic_material(self.spec),
             disk=disk,
         )
         journal = self._open_journal()

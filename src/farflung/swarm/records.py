@@ -9,7 +9,7 @@ import msgspec
 
 from farflung.ids import Role
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of positions in the global order of samples, sorted, disjoint."""
@@ -17,6 +17,17 @@ Ranges = tuple[tuple[int, int], ...]
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """Base of all journal records."""
+
+
+class DataPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One source of the samples."""
+
+    name: str
+    rows: int
+    """Of one epoch."""
+    manifest: bytes
+    """Hash of the data manifest (empty for synthetic data)."""
+    manifest_bytes: int
 
 
 class Genesis(Record, frozen=True, kw_only=True):
@@ -37,11 +48,8 @@ class Genesis(Record, frozen=True, kw_only=True):
     """Hash of the manifest of the genesis snapshot."""
     snapshot_bytes: int
     """Length of that manifest."""
-    data: bytes
-    """Hash of the data manifest (empty for synthetic data)."""
-    data_bytes: int
-    rows: int
-    """Rows of one epoch."""
+    data: tuple[DataPart, ...]
+    """At least one; the order in which mixtures count them."""
     tokenizer: bytes
     """Hash of tokenizer.json (empty for bytes or synthetic)."""
     tokenizer_bytes: int
@@ -207,7 +215,21 @@ class Admin(Record, frozen=True, kw_only=True):
     node: str = ""
 
 
-AnyRecord = Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin | Amend
+class Mix(Record, frozen=True, kw_only=True):
+    """Other weights of the sources, from a position on that was not leased yet."""
+
+    term: int
+    start_row: int
+    """Position in the global order of samples; a part of the mixture before it ends there."""
+    weights: tuple[int, ...]
+    """Coprime integers, one for each source of GENESIS."""
+    bases: tuple[int, ...]
+    """Position of each source in its own order at `start_row`."""
+
+
+AnyRecord = (
+    Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin | Mix | Amend
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)

@@ -22,6 +22,7 @@ from farflung.swarm.records import (
     Genesis,
     Join,
     Lease,
+    Mix,
     Return,
     Term,
 )
@@ -83,7 +84,6 @@ def _initial(genesis: Genesis, fragment_elements: tuple[int, ...]) -> State:
         run=genesis.run,
         spec=spec,
         fragment_elements=fragment_elements,
-        rows=genesis.rows,
         term=0,
         nodes={},
         ledger=Ledger(spec.inner.batch_rows),
@@ -122,6 +122,8 @@ def _apply(state: State, record: AnyRecord, now_s: float) -> State:
             return _drop(replace(apply_commit(state, record), tokens=tokens), record.round)
         case Abandon():
             return _drop(state, record.round)
+        case Mix():
+            return replace(state, mixes=(*state.mixes, record))
         case Admin():
             return replace(
                 state,

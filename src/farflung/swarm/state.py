@@ -16,7 +16,7 @@ from farflung.events import Event
 from farflung.ids import AccusationKind, Hash, NodePhase, Role
 from farflung.network.messages import Attempt, Control, Partial, Ready, Verdict, Vote
 from farflung.swarm.ledger import Ledger
-from farflung.swarm.records import AnyRecord, Rejected
+from farflung.swarm.records import AnyRecord, Mix, Rejected
 
 
 class Link(enum.Enum):
@@ -166,8 +166,6 @@ class State:
     run: str
     spec: RunSpec
     fragment_elements: tuple[int, ...]
-    rows: int
-    """Rows of an epoch."""
     term: int
     nodes: Mapping[str, Node]
     ledger: Ledger
@@ -182,6 +180,8 @@ class State:
     committed: int = 0
     tokens: int = 0
     """Committed (credited) tokens."""
+    mixes: tuple[Mix, ...] = ()
+    """Changes of the mixture of sources, in the order in which they were decided."""
     roots: Mapping[int, Hash] = field(default_factory=dict)
     """State root after each of the last committed rounds."""
     medians: Mapping[int, float] = field(default_factory=dict)

@@ -204,7 +204,11 @@ def _hostile(path: tuple[Any, ...], value: Any) -> Any:
         _hostile(("vocab",), 1 << 20),
         _hostile(("eos",), 5000),
         _hostile(("dtype",), "object"),
-        _hostile(("version",), 2),
+        _hostile(("version",), 3),
+        _hostile(("chunk_rows",), 0),
+        _hostile(("chunk_rows",), 1),
+        _hostile(("train", 0, "chunks", "file"), "../train-00000.b3"),
+        _hostile(("train", 0, "chunks", "n_bytes"), 64),
         _hostile(("surprise",), 1),
         _hostile(("train",), None),
     ],
@@ -215,7 +219,7 @@ def test_a_strangers_manifest_is_refused(path: tuple[Any, ...], value: Any) -> N
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(CorruptState, match="data manifest is malformed"):
+    with pytest.raises(CorruptState, match=r"the data manifest (is malformed|has version 3)"):
         needed(msgspec.json.encode(tree))
 
 

@@ -1,0 +1,45 @@
+"""The run's whole order of samples: a global position in, a row of one source out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from farflung.config.run import RunSpec
+from farflung.data.mixture import Change, MixtureTimeline
+from farflung.data.order import Order, round_keys
+
+
+class SampleOrder:
+    """Every source has its own order and its own epochs; the mixture says whose turn it is.
+
+    rows: of an epoch of each source, in the order of the spec.
+    """
+
+    def __init__(self, spec: RunSpec, rows: Sequence[int], changes: Iterable[Change] = ()) -> None:
+        seed = order_seed(spec)
+        self.timeline = mixture_of(spec, changes)
+        self._orders = [
+            Order(
+                n,
+                round_keys("source", seed, source)[0],
+                block_rows=spec.data.rows_per_block,
+                window_blocks=spec.data.window_blocks,
+            )
+            for source, n in enumerate(rows)
+        ]
+
+    def locate(self, position: int) -> tuple[int, int]:
+        """(source, row) at a global position."""
+        source, own = self.timeline.place(position)
+        return source, self._orders[source].row(own)
+
+
+def mixture_of(spec: RunSpec, changes: Iterable[Change] = ()) -> MixtureTimeline:
+    """What the spec's weights say, and then the changes."""
+    weights = [part.weight for part in spec.data.parts]
+    return MixtureTimeline(weights, order_seed(spec), changes)
+
+
+def order_seed(spec: RunSpec) -> int:
+    """Key of the run's order of samples: the data's seed and the run's."""
+    return (spec.seed << 32) + spec.data.seed
