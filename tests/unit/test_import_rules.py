@@ -34,6 +34,10 @@ ROOMS |= {
 }
 ROOMS["run"] = {*ROOMS, "world", "attach"}
 ROOMS["sim"] = {*ROOMS, "world", "attach"}
+TAKEN_OUT = {"model", "data", "outer", "inner"}
+ROOMS["trained"] = {*TAKEN_OUT, "checkpoint", "swarm", "peer", "run"}
+ROOMS["export"] = {*TAKEN_OUT, "trained"}
+ROOMS["evaluate"] = {*TAKEN_OUT, "trained"}
 ROOMS["chaos"] = {"run", "swarm"}
 ROOMS["cli"] = {*ROOMS, "attach", "web"}
 

@@ -9,7 +9,21 @@ import typer
 
 import farflung
 from farflung import failpoints
-from farflung.cli import chaos, data, demo, host, join, leave, sim, status, verify
+from farflung.cli import (
+    chaos,
+    chat,
+    data,
+    demo,
+    eval,
+    export,
+    generate,
+    host,
+    join,
+    leave,
+    sim,
+    status,
+    verify,
+)
 from farflung.errors import FarflungError
 from farflung.stopping import interrupt_on_stop_signals
 
@@ -47,6 +61,10 @@ app.command("join")(join.join)
 app.command("status")(status.status)
 app.command("leave")(leave.leave)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
+app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("eval")(eval.evaluate)
 app.command("sim")(sim.sim)
 app.command("chaos")(chaos.chaos)
 app.add_typer(data.app, name="data")

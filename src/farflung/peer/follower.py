@@ -6,7 +6,7 @@ Owner: the agent's apply loop. A trainer's agent and a keeper follow in the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -193,18 +193,7 @@ class Follower:
     def _check(self, state: OuterState, manifest: SnapshotManifest) -> None:
         """Every fragment version must be the one that the journal has."""
         assert self._genesis is not None
-        if not sizes_fit(state, manifest):
-            raise CorruptState("the snapshot has other fragments than the layout")
-        for index, fragment in enumerate(manifest.fragments):
-            if fragment.round == -1:
-                expected: bytes = self._genesis.fragment_hashes[index]
-            else:
-                commit = self._commits.get(fragment.round)
-                if commit is None or commit.fragment != index:
-                    raise CorruptState(f"the journal has no round {fragment.round} yet")
-                expected = commit.fragment_hash
-            if fragment.hash != expected:
-                raise CorruptState(f"fragment {index} differs from the journal")
+        check_versions(state, manifest, self._genesis, self._commits)
 
     async def keep(self, round_: int, results: Sequence[bytes], hashes: Sequence[bytes]) -> Hash:
         """Store and sync one attempt's results and serve them; their bytes root.
@@ -321,6 +310,30 @@ class Follower:
         if found is not None:  # from now on it is served and trimmed like the others
             self.log.note(commit.round, hashes, lengths)
         return found
+
+
+def check_versions(
+    state: OuterState,
+    manifest: SnapshotManifest,
+    genesis: Genesis,
+    commits: Mapping[int, Commit | None],
+) -> None:
+    """Every fragment version of a snapshot must be one that the journal has. Raises CorruptState.
+
+    `commits`: resolutions by round; None: abandoned.
+    """
+    if not sizes_fit(state, manifest):
+        raise CorruptState("the snapshot has other fragments than the layout")
+    for index, fragment in enumerate(manifest.fragments):
+        if fragment.round == -1:
+            expected: bytes = genesis.fragment_hashes[index]
+        else:
+            commit = commits.get(fragment.round)
+            if commit is None or commit.fragment != index:
+                raise CorruptState(f"the journal has no round {fragment.round} yet")
+            expected = commit.fragment_hash
+        if fragment.hash != expected:
+            raise CorruptState(f"fragment {index} differs from the journal")
 
 
 def slice_lengths(state: OuterState, commit: Commit) -> list[int]:

@@ -1,0 +1,45 @@
+"""What a person names, resolved to a model: a run's name, a folder, or an exported model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from farflung.errors import UserError
+from farflung.run.home import home_folder
+from farflung.trained.hf_folder import is_hf_folder, read_hf
+from farflung.trained.model import TrainedModel
+from farflung.trained.run_folders import node_folders, read_run
+from farflung.trained.run_state import OnBytes
+
+INVITE_PREFIX = "ff1"
+
+
+def resolve(what: str, on_bytes: OnBytes | None = None) -> TrainedModel:
+    """A run's name in FARFLUNG_HOME, the folder of a node or of a demo, or an exported folder.
+
+    A path that holds something comes before a name. Raises UserError with what is known,
+    CorruptState, StorageError.
+    """
+    path = Path(what).expanduser()
+    if is_hf_folder(path):
+        return read_hf(path, on_bytes)
+    for place in (path, home_folder() / what):
+        folders = node_folders(place) if place.is_dir() else []
+        if folders:
+            return read_run(folders, on_bytes)
+    raise UserError(_nothing(what, path))
+
+
+def _nothing(what: str, path: Path) -> str:
+    if path.is_dir():
+        return (
+            f"{path} holds neither a run (journal.bin) nor an exported model (config.json and "
+            f"safetensors)"
+        )
+    home = home_folder()
+    known = sorted(p.name for p in home.iterdir() if p.is_dir()) if home.is_dir() else []
+    names = f"runs there: {', '.join(known)}" if known else "there is none yet"
+    return (
+        f"{what!r} is neither a folder nor a run in {home} ({names}); give a run's name, a node's "
+        f"folder, the --out folder of a demo, or an exported model"
+    )
