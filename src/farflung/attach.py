@@ -31,6 +31,7 @@ from farflung.inner.channel import (
     ENV_SOCKET,
     TRAINER_PROTOCOL_VERSION,
     AcceptAttach,
+    Amended,
     Attach,
     Done,
     FromAgent,
@@ -387,6 +388,9 @@ class Peer:
                 self._load_inner(message)
             case StopEarly():
                 self._stop_early(message.serial)
+            case Amended():
+                self.spec = spec_from_bytes(message.spec)
+                self._rate.amend(self.spec)
             case Shutdown():
                 self._end()
             case _:

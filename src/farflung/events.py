@@ -184,6 +184,22 @@ class RunFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunAmended(Event):
+    """The operator changed settings of the run; a finished one is open again."""
+
+    rounds: int
+    """Wanted from now on."""
+    tokens: int
+    from_round: int
+    changes: str
+    """`outer.rounds=150, swarm.grace_s=5.0`"""
+
+    @property
+    def sentence(self) -> str:
+        return f"amended from round {self.from_round} on: {self.changes}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class JournalBlocked(Event):
     """The coordinator's disk refuses records: nothing is committed, the rest is served."""
 

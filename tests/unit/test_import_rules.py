@@ -139,6 +139,8 @@ PURE = [
     "swarm.trial",
     "swarm.resolve",
     "swarm.ending",
+    "swarm.amendments",
+    "swarm.course",
     "swarm.replay",
     "swarm.ledger",
     "swarm.ranges",

@@ -34,10 +34,11 @@ from farflung.events import (
     Paused,
     RoundAbandoned,
     RoundCommitted,
+    RunAmended,
     RunFinished,
     SnapshotUploaded,
 )
-from farflung.run.home import find_only, home_folder, locked, role_folder
+from farflung.run.home import find_only, home_folder, locked, role_folder, running_process
 from farflung.swarm.recovery import Recovery
 
 Bind = Annotated[
@@ -72,6 +73,13 @@ RestoreFrom = Annotated[
 RecoveryKey = Annotated[
     str, typer.Option(help="With --restore-from: the recovery key's file, or its text.")
 ]
+Extend = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Change a run that is there, running or finished: rounds=+100, tokens=+N, min_peers=2,"
+        " grace_s=5, schedule=wsd, ... (repeatable). A host that runs takes it over."
+    ),
+]
 OldHostIsStopped = Annotated[
     bool,
     typer.Option(
@@ -104,6 +112,7 @@ def host(
     upload_keep_days: UploadKeepDays = None,
     upload_rate: UploadRate = None,
     upload_data: UploadData = None,
+    extend: Extend = None,
     recovery_file: RecoveryFile = None,
     restore_from: RestoreFrom = None,
     recovery_key: RecoveryKey = "",
@@ -121,6 +130,8 @@ def host(
       farflung host run.toml --upload s3://my-bucket/runs/first --upload-rate 2MB
 
       farflung host            (continue after a stop or a crash)
+
+      farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
 
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
@@ -140,6 +151,7 @@ def host(
         upload=upload_choice(
             upload, no_upload, upload_keep, upload_keep_days, upload_rate, upload_data
         ),
+        extend=tuple(extend or ()),
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
     spec = None
@@ -149,6 +161,8 @@ def host(
         spec = load_spec(spec_file, overrides or ())
     recovery = _recovery(spec, restore_from, recovery_key, old_host_is_stopped)
     folder = _folder(spec, recovery.run_name if recovery else run_name, recovery is not None)
+    if extend and _handed_over(folder, extend):
+        return
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
     check_upload(wanted.upload, keeper=wanted.keeper)
@@ -157,6 +171,23 @@ def host(
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
         this = open_host(folder, spec, options, typer.echo, _Printer().see)
         aio.run(_serve(this))
+
+
+def _handed_over(folder: Path, extend: list[str]) -> bool:
+    """Whether a host that runs has taken the change. UserError when there is no run to change."""
+    from farflung.run.extend import extend_running
+    from farflung.run.host_folder import load_settings
+
+    if load_settings(folder) is None:
+        raise UserError(
+            f"--extend changes a run that is there, and {folder} holds none; a new run takes its "
+            "settings from its spec"
+        )
+    process = running_process(folder)
+    if process is None:
+        return False
+    typer.echo(aio.run(extend_running(folder, process, extend)))
+    return True
 
 
 def _recovery(
@@ -276,6 +307,8 @@ def _print_progress(event: Event) -> None:
                 f"  archive: round {event.next_round}, {event.bytes / 1e6:,.1f} MB in "
                 f"{event.took_s:.0f} s ({event.reused / 1e6:,.1f} MB were there)"
             )
+        case RunAmended():
+            typer.echo(f"  {event.sentence}")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case _:

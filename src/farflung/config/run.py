@@ -215,6 +215,9 @@ class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Private learning-rate ramp of a peer with fresh inner state."""
     autocast: Literal["auto", "off"] = "auto"
     """bf16 products on a GPU (`auto`), or fp32 everywhere (`off`), for comparisons."""
+    rewarm: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
+    """Written by `farflung host --extend`: the share of the run that was done then, in the new
+    length and in the old one. From there the rate rises again over `warmup_steps`."""
 
     def _rules(self) -> list[Rule]:
         return [
@@ -242,6 +245,10 @@ class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
             (
                 self.join_warmup_steps >= 0,
                 f"join_warmup_steps={self.join_warmup_steps} must be 0 (off) or above",
+            ),
+            (
+                self.rewarm is msgspec.UNSET or all(0 <= share <= 1 for share in self.rewarm),
+                f"rewarm={self.rewarm} must be two shares in [0, 1]; leave it to --extend",
             ),
         ]
 

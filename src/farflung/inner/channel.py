@@ -221,6 +221,13 @@ class Progress(TrainerMessage, frozen=True, kw_only=True):
     """compiling (until the first step is done), training or waiting."""
 
 
+class Amended(TrainerMessage, frozen=True, kw_only=True):
+    """The run's settings from the next lease on: its length and schedule may have changed."""
+
+    spec: bytes
+    """Canonical JSON of the run spec."""
+
+
 class Shutdown(TrainerMessage, frozen=True, kw_only=True):
     """The trainer ends its loop and exits."""
 
@@ -235,6 +242,7 @@ FromAgent = (
     | SaveInner
     | LoadInner
     | StopEarly
+    | Amended
     | Shutdown
 )
 Message = FromTrainer | FromAgent

@@ -37,6 +37,11 @@ class LrSetter:
         """The optimizer holds the state of one that has trained."""
         self._rate.warm()
 
+    def amend(self, spec: RunSpec) -> None:
+        """Other settings of the schedule, from the next lease on."""
+        self._spec = spec
+        self._rate.amend(spec)
+
     def restart(self) -> None:
         """The optimizer has lost its state: in mid-run its rate ramps up again."""
         self._rate = progress.LearningRate(self._spec)

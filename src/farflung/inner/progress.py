@@ -57,6 +57,10 @@ class LearningRate:
         self._total = total_steps(spec)
         self._joined_late: bool | None = None
 
+    def amend(self, spec: RunSpec) -> None:
+        """The run was extended, or its schedule changed."""
+        self._inner, self._total = spec.inner, total_steps(spec)
+
     def warm(self) -> None:
         """The inner state is a warm one: no ramp."""
         self._joined_late = False

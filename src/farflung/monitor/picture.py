@@ -29,6 +29,7 @@ from farflung.events import (
     RoundAbandoned,
     RoundCommitted,
     RoundOpened,
+    RunAmended,
     RunFinished,
     RunStarted,
     SnapshotUploaded,
@@ -164,6 +165,9 @@ def see(picture: Picture, event: Event) -> Picture:
             return replace(picture, finished=True)
         case ArchiveExtended() | SnapshotUploaded() | UploadProgress():
             return _archived(picture, event)
+        case RunAmended():
+            noted = _note(picture, event.sentence)
+            return replace(noted, rounds_wanted=event.rounds, finished=False)
         case _:
             sentence = sentence_of(event)
             return _note(picture, sentence) if sentence else _see_peer(picture, event)

@@ -46,6 +46,8 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.FetchJournal: KIB,
     m.InnerWanted: KIB,
     m.InnerOffer: KIB,
+    m.Extend: 4 * KIB,
+    m.Extended: 4 * KIB,
     m.Contribution: 4 * MIB,
     m.SliceResult: KIB,
     m.Blob: KIB,

@@ -311,6 +311,22 @@ class Measured(Message, frozen=True, kw_only=True):
     """Why there are no figures; empty: there are."""
 
 
+class Extend(Message, frozen=True, kw_only=True):
+    """The operator, with the run's own key -> coordinator: change these settings of the run.
+    Answered by `Extended` or `Refuse`."""
+
+    request: str
+    """Random; repeated when no answer came."""
+    wishes: tuple[str, ...]
+    """`rounds=+100`, ... (swarm/amendments.py)"""
+
+
+class Extended(Message, frozen=True, kw_only=True):
+    """It is in the journal; or nothing had to be changed."""
+
+    sentence: str
+
+
 # ---- the data plane ------------------------------------------------------------------------
 
 
@@ -436,5 +452,7 @@ Control = (
     | FetchJournal
     | InnerWanted
     | InnerOffer
+    | Extend
+    | Extended
 )
 BulkHeader = Contribution | SliceResult | Blob

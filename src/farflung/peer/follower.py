@@ -23,8 +23,9 @@ from farflung.ids import Hash
 from farflung.outer.candidate import Stepped
 from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
+from farflung.swarm.amendments import amended_by
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.records import Abandon, Admin, Amend, AnyRecord, Commit, Genesis, Term
 from farflung.swarm.replay import genesis_spec
 from farflung.tasks import to_the_end
 
@@ -113,6 +114,9 @@ class Follower:
         elif isinstance(record, Admin):
             self.finished |= record.action == "finish"
             self.ended |= record.action == "end"
+        elif isinstance(record, Amend):
+            self._spec = amended_by(self.spec, record)
+            self.finished = self.ended = False
         elif isinstance(record, Term):
             self.term = record.term
 
@@ -122,6 +126,7 @@ class Follower:
 
     @property
     def spec(self) -> RunSpec:
+        """As the newest amendment that is here left it: read it anew, keep no copy."""
         assert self._spec is not None
         return self._spec
 

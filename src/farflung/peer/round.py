@@ -51,7 +51,7 @@ class RoundRunner:
 
     def __init__(self, node: LocalNode, trainer: TrainerPort, tasks: Tasks) -> None:
         """`tasks`: of the generation; a landing that fails unexpectedly ends it."""
-        self._spec = node.follower.spec
+        self._spec = node.follower.spec  # of these settings none can be amended
         self._follower = node.follower
         self._control = node.control
         self._workers = node.world.workers
@@ -138,6 +138,7 @@ class RoundRunner:
         )
         self._training = plan.round
         self._fresh = False
+        self._trainer.amend(self._follower.spec)
         try:
             report = await self._trainer.train(lease)
         finally:

@@ -158,7 +158,7 @@ def assemble_agent(
         applier=applier,
         serving=Serving(node, generations, pins, inner),
         messages=ControlMessages(node, standing, generations, applier, evaluations),
-        ending=Ending(node, retention),
+        ending=Ending(node, standing, retention),
         evaluations=evaluations,
         pins=pins,
     )

@@ -55,7 +55,7 @@ from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord
 from farflung.swarm.replay import genesis_spec
-from farflung.swarm.state import Admitted
+from farflung.swarm.state import Admitted, Amending
 from farflung.tasks import Tasks, nothing_else
 from farflung.world import World
 
@@ -76,6 +76,7 @@ class Host:
         folder: Path,
         files: HostFiles,
         log: EventLog,
+        extend: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.settings = files.settings
@@ -86,6 +87,7 @@ class Host:
         self.picture = Picture()
         self.genesis = genesis_of(self.journal)
         self.spec: RunSpec = genesis_spec(self.genesis)
+        self._extend = extend
         self._certified: list[Certified] = []
         self.invite = ""
         self.index = self._open_index(self.journal)
@@ -144,9 +146,15 @@ class Host:
             admission=gate.redeem,
             check_vote=verify_vote,
             status=lambda: json.dumps(to_json(self.picture)),
+            operator=self.run_key.node_id,
             alone_since=self.settings.alone_since,
         )
-        options = CoordinatorOptions(incarnation=secrets.token_hex(8), on_append=self._add_to_index)
+        wanted = Amending(request=secrets.token_hex(8), wishes=self._extend)
+        options = CoordinatorOptions(
+            incarnation=secrets.token_hex(8),
+            on_append=self._add_to_index,
+            amending=wanted if self._extend else None,
+        )
         self.coordinator = assemble_coordinator(world, self.journal, door, options)
         endpoint = await self.coordinator.start(Endpoint(self.settings.bind))
         self._remember(endpoint)
@@ -327,7 +335,7 @@ def open_host(
     log = EventLog(folder / EVENTS, "coordinator", time.monotonic)
     if emit is not None:
         log.listen(emit)
-    return Host(folder=folder, files=files, log=log)
+    return Host(folder=folder, files=files, log=log, extend=options.extend)
 
 
 def keeper_endpoints(

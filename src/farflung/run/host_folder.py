@@ -36,11 +36,12 @@ from farflung.run.genesis import (
 )
 from farflung.run.home import EVENTS, JOURNAL, LOCK, nothing_left, private_folder
 from farflung.run.host_data import CACHE, check_sources, place_sources
+from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
-from farflung.swarm.replay import genesis_spec
+from farflung.swarm.replay import current_spec, genesis_spec
 
 SETTINGS = "host.json"
 RUN_KEY = "run.key"
@@ -85,6 +86,8 @@ class HostOptions:
     upload: UploadChoice = field(default_factory=UploadChoice)
     recovery_file: Path | None = None
     """Where the recovery key goes instead of the terminal."""
+    extend: tuple[str, ...] = ()
+    """What of the run's settings changes with this start (swarm/amendments.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +229,7 @@ def _continue(
     if genesis.run_key != run_key.public_key:
         raise UserError(f"{folder / RUN_KEY} is not the key of this run's journal; {RESTORE}")
     if spec is not None:
-        _check_same(genesis, spec)
+        _check_same(journal, spec)
     authority = RunAuthority.load(RealDisk(folder), CA_KEY, RunId(genesis.run))
     if authority is None:
         raise UserError(f"{folder} lost its {CA_KEY}; {RESTORE}")
@@ -240,13 +243,21 @@ def genesis_of(journal: Journal) -> Genesis:
     return genesis
 
 
-def _check_same(genesis: Genesis, spec: RunSpec) -> None:
-    old, new = digest(genesis.spec).hex()[:12], spec_hash(spec).hex()[:12]
-    if old != new:
+def _check_same(journal: Journal, spec: RunSpec) -> None:
+    """A spec file may be as it was at the run's birth, or as amendments have left it."""
+    born, now = genesis_spec(genesis_of(journal)), current_spec(journal.records())
+    if same_settings(spec, born) or same_settings(spec, now):
+        return
+    if differs_in_amendable(born, spec):
         raise MismatchError(
-            f"the run here has spec {old}, yours is {new}; a run's spec cannot change: continue "
-            f"with `farflung host` alone, or choose another name"
+            "this spec differs from the run's in settings that may change while it lives: change "
+            "them with `farflung host --extend rounds=+100` (also tokens, grace_s, min_peers, ...)"
         )
+    old, new = spec_hash(born).hex()[:12], spec_hash(spec).hex()[:12]
+    raise MismatchError(
+        f"the run here has spec {old}, yours is {new}; a run's spec cannot change: continue "
+        f"with `farflung host` alone, or choose another name"
+    )
 
 
 # ---- the recovery key ----------------------------------------------------------------------

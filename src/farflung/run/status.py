@@ -12,7 +12,8 @@ import msgspec
 from farflung.disk import RealDisk
 from farflung.errors import ProtocolError, UserError
 from farflung.ids import Endpoint, RunId, split_endpoint
-from farflung.network.messages import Status, StatusRequest
+from farflung.network.link import Received
+from farflung.network.messages import Control, Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
@@ -38,6 +39,11 @@ class Offline:
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
     """From the host's own folder. Raises LinkDown when it does not run."""
+    return _picture(await talk_as_host(folder, StatusRequest()))
+
+
+async def talk_as_host(folder: Path, question: Control) -> Received:
+    """One question with the run's own key, and its answer. Raises LinkDown when nobody listens."""
     settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
     disk = RealDisk(folder)
     authority = RunAuthority.load(disk, "ca.pem", RunId(settings.run))
@@ -47,7 +53,7 @@ async def ask_as_host(folder: Path) -> dict[str, Any]:
     certificate = authority.issue(identity.public_key, identity.node_id, "peer")
     host, port = split_endpoint(settings.bind)
     where = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else settings.bind
-    return await _ask((where,), identity.private_pem, certificate, authority.ca_pem)
+    return await _talk((where,), identity.private_pem, certificate, authority.ca_pem, question)
 
 
 def offline(folder: Path) -> Offline:
@@ -77,26 +83,31 @@ async def ask_as_peer(folder: Path) -> dict[str, Any]:
     if membership is None or identity is None:
         raise UserError(f"{folder} holds no membership; join a run first")
     invite = parse_invite(membership.invite)
-    return await _ask(
+    answer = await _talk(
         membership.coordinators or tuple(invite.endpoints),
         identity.private_pem,
         membership.certificate_pem,
         membership.ca_pem,
+        StatusRequest(),
     )
+    return _picture(answer)
 
 
-async def _ask(
-    endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str
-) -> dict[str, Any]:
+async def _talk(
+    endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str, question: Control
+) -> Received:
     transport = TcpTransport.for_node(
         key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem
     )
     try:
         link = await transport.dial(Endpoint(endpoints[0]), expect=None, deadline_s=5.0)
-        await link.send(StatusRequest())
-        answer = await link.receive()
+        await link.send(question)
+        return await link.receive()
     finally:
         await transport.close()
+
+
+def _picture(answer: Received) -> dict[str, Any]:
     if not isinstance(answer, Status):
         raise ProtocolError("the coordinator did not answer with a status")
     picture: dict[str, Any] = json.loads(answer.json)

@@ -18,7 +18,7 @@ from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
 from farflung.disk import Disk, RealDisk
-from farflung.errors import CorruptState, FarflungError, UserError
+from farflung.errors import CorruptState, FarflungError, ProtocolError, UserError
 from farflung.events import Applied, RoundCommitted, Voted, read_events
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
@@ -28,6 +28,7 @@ from farflung.peer.follower import slice_lengths
 from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
 from farflung.run.source_figures import SourceFigures, per_source, wrong_change
+from farflung.swarm.course import check_course
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
@@ -64,6 +65,7 @@ class Findings:
     commits: int = 0
     abandoned: int = 0
     evaluations: int = 0
+    amended: int = 0
     signatures: int = 0
     steps_recomputed: int = 0
     reductions_recomputed: int = 0
@@ -128,7 +130,7 @@ def _longest(paths: list[Path]) -> Journal:
 
 
 def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
-    """Terms, members' keys, rounds in order, divisors, votes. Raises Violation."""
+    """Terms, members' keys, rounds in order, divisors, votes, amendments. Raises Violation."""
     term, next_round, evaluations = 0, 0, 0
     keys: dict[str, bytes] = {}
     for record in records:
@@ -156,6 +158,10 @@ def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
                 findings.evaluations += 1
             case _:
                 pass
+    try:
+        findings.amended = check_course(records)
+    except ProtocolError as error:
+        raise Violation(str(error)) from None
 
 
 def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Findings) -> None:

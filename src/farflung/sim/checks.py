@@ -12,8 +12,8 @@ from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import CUT, Harm
 from farflung.sim.world import SimSwarm, whole_frames
 from farflung.swarm.ledger import audit
-from farflung.swarm.records import AnyRecord, Commit, Gen, Genesis, Join
-from farflung.swarm.replay import genesis_spec
+from farflung.swarm.records import Amend, AnyRecord, Commit, Gen, Genesis, Join
+from farflung.swarm.replay import current_spec, genesis_spec
 
 AFTERMATH_S = 20.0
 """A stay that is closed so long after a fault of its node (or the coordinator's) was its doing."""
@@ -31,6 +31,7 @@ NAMES = {
     "L1": "storms after which rounds went on, or the run came to its end",
     "L1e": "trainers that ended with the last round of a finished run",
     "L4": "closed stays that a fault explains",
+    "A1": "specs that are what the journal's amendments made of GENESIS",
     "T1": "event logs without a failed task",
     "E1": "evaluations that are in turn, of a member",
 }
@@ -49,6 +50,7 @@ def check(swarm: SimSwarm, harms: list[Harm] | None = None) -> Counter[str]:
     _prefixes(swarm, counts)
     _ledger(records, counts)
     _members(records, counts)
+    _amended(swarm, records, counts)
     _arithmetic(swarm, records, counts)
     if harms is not None:
         _evictions(swarm, harms, counts)
@@ -114,6 +116,19 @@ def _ledger(records: list[AnyRecord], counts: Counter[str]) -> None:
     for source, rows in zip(sources, due, strict=True):
         had = source.consumed + source.leased + source.returned
         _demand(had == rows, f"S4: {source.name} gave {had} samples of {rows} that were due")
+
+
+def _amended(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
+    """Whoever has read the whole journal follows the same settings."""
+    spec = current_spec(records)
+    followers = [(n.label, n.agent.node.follower) for n in swarm.nodes.values() if n.agent]
+    specs = [(name, f.spec) for name, f in followers if f.journal.length == len(records)]
+    if swarm.coordinator is not None and swarm.coordinator.journal.length == len(records):
+        specs.append(("the coordinator", swarm.coordinator.state.spec))
+    for name, held in specs:
+        _demand(held == spec, f"A1: {name} has another spec than the journal")
+        counts["A1"] += 1
+    counts["amended"] += sum(isinstance(r, Amend) for r in records)
 
 
 def _members(records: list[AnyRecord], counts: Counter[str]) -> None:

@@ -36,7 +36,7 @@ from farflung.swarm import identity, votes
 from farflung.swarm.identity import RECORD, Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
-from farflung.swarm.state import Admitted, State
+from farflung.swarm.state import Admitted, Amending, State
 from farflung.tasks import Tasks
 from farflung.trainers.numpy_trainer import NumpyTrainer
 from farflung.trainers.port import TrainerPort
@@ -151,8 +151,8 @@ class SimSwarm:
 
     # ---- the coordinator -------------------------------------------------------------------
 
-    async def start_coordinator(self) -> None:
-        """Start or restart it on its disk. Raises StorageError."""
+    async def start_coordinator(self, *wishes: str) -> None:
+        """Start or restart it on its disk, perhaps with `--extend` wishes. Raises StorageError."""
         self.life = life = Life(self._workers(), self.events, self._see)
         world = World(
             transport=self.network.transport(COORDINATOR_NODE, COORDINATOR),
@@ -167,8 +167,11 @@ class SimSwarm:
             admission=nobody,
             check_vote=verify_vote,
             status=lambda: str(to_json(self.picture)),
+            operator=self.run_key.node_id,
         )
-        options = CoordinatorOptions(tick_s=TICK_S)
+        options = CoordinatorOptions(
+            tick_s=TICK_S, amending=self._amending(wishes) if wishes else None
+        )
         self.coordinator = coordinator = assemble_coordinator(
             world, self._open_journal(), door, options
         )
@@ -184,6 +187,14 @@ class SimSwarm:
         )
         for node in self.nodes.values():
             self._admit(node)
+
+    def extend(self, *wishes: str) -> None:
+        """As `farflung host --extend` does with a host that runs; nobody waits for the answer."""
+        if self.coordinator is not None and not self.over:
+            self.coordinator.submit(self._amending(wishes))
+
+    def _amending(self, wishes: tuple[str, ...]) -> Amending:
+        return Amending(request=f"{self.rng.getrandbits(64):016x}", wishes=wishes)
 
     @property
     def over(self) -> bool:

@@ -24,10 +24,20 @@ from farflung.network.messages import (
     Synced,
     Vote,
 )
-from farflung.swarm import blame, ending, evaluating, membership, planning, resolve, trial
+from farflung.swarm import (
+    amendments,
+    blame,
+    ending,
+    evaluating,
+    membership,
+    planning,
+    resolve,
+    trial,
+)
 from farflung.swarm.state import (
     Action,
     Admitted,
+    Amending,
     Connected,
     Disconnected,
     Input,
@@ -59,16 +69,19 @@ def decide(state: State, event: Input, now_s: float) -> tuple[State, tuple[Actio
                 handler(step, node, message)
         case Tick():
             membership.watch(step)
+        case Amending():
+            amendments.take(step, event)
     _advance(step)
     return step.state, tuple(step.actions), "; ".join(step.reasons)
 
 
 def _advance(step: Step) -> None:
     """Carry every round as far as it can go, oldest first, then open new ones."""
-    for number in sorted(step.state.rounds):
-        _carry(step, number)
-    while step.state.oldest is not None and _resolve_oldest(step):
-        pass
+    if not step.state.finished:  # the state that a finished run announced stays its last one
+        for number in sorted(step.state.rounds):
+            _carry(step, number)
+        while step.state.oldest is not None and _resolve_oldest(step):
+            pass
     if resolve.is_complete(step.state, step.spec):
         if not step.state.finished:
             resolve.finish(step)

@@ -191,8 +191,27 @@ class Abandon(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class Amend(Record, frozen=True, kw_only=True):
+    """The operator changed settings of the run (swarm/amendments.py); a finished run is open again.
+
+    Whoever reads the journal takes the changed settings from this record on.
+    """
+
+    term: int
+    request: str
+    """Random, chosen by who asked: asked twice, it is journalled once."""
+    from_round: int
+    """The first round that opens under the new settings."""
+    committed: int
+    """Rounds that were committed before."""
+    tokens: int
+    """Tokens that were committed before."""
+    changes: bytes
+    """Canonical JSON: {"outer.rounds": 150, ...}, the new values."""
+
+
 class Admin(Record, frozen=True, kw_only=True):
-    """pause, resume, drain, kick, ban, amend, finish, end, rollback."""
+    """pause, resume, drain, kick, ban, finish, end, rollback."""
 
     action: str
     who: str
@@ -250,6 +269,7 @@ AnyRecord = (
     | Abandon
     | Admin
     | Mix
+    | Amend
     | Evaluation
 )
 

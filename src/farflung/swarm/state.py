@@ -176,7 +176,7 @@ class Evaluating:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything. `run`, `spec` and sizes never change."""
+    """Everything. `run` and sizes never change, `spec` by AMEND records only."""
 
     run: str
     spec: RunSpec
@@ -222,6 +222,8 @@ class State:
     finished_s: float = 0.0
     ended: bool = False
     """The last round is kept (swarm/ending.py)."""
+    amended: tuple[str, ...] = ()
+    """Requests that have changed the spec, oldest first."""
 
     @property
     def oldest(self) -> int | None:
@@ -283,7 +285,16 @@ class Tick:
     pass
 
 
-Input = Admitted | Connected | Disconnected | Received | Tick
+@dataclass(frozen=True, kw_only=True)
+class Amending:
+    """The operator wants other settings (swarm/amendments.py)."""
+
+    request: str
+    wishes: tuple[str, ...]
+    """`rounds=+100`, `outer.rounds=150`, ..."""
+
+
+Input = Admitted | Connected | Disconnected | Received | Tick | Amending
 
 
 # ---- what `decide` answers -----------------------------------------------------------------

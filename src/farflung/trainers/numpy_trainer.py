@@ -106,6 +106,10 @@ class NumpyTrainer:
         self.phase = NodePhase.WAITING
         self._idle_since_s = self._now()
 
+    def amend(self, spec: RunSpec) -> None:
+        self._spec = spec
+        self._rate.amend(spec)
+
     async def train(self, lease: Work) -> WorkReport:
         self._check_alive()
         started_s = self._now()

@@ -50,6 +50,10 @@ class TrainerPort(Protocol):
         Raises TrainerDied with a one-line reason.
         """
 
+    def amend(self, spec: RunSpec) -> None:
+        """The run's settings from the next lease on, and for later starts. Told again and again:
+        nothing happens when they are the same."""
+
     async def train(self, lease: Work) -> WorkReport:
         """Returns after departure: `shared.sent(lease.slot, lease.fragment)` holds the local
         parameters. When cancelled the lease ends at the next step. Raises TrainerDied."""

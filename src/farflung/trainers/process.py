@@ -29,6 +29,7 @@ from farflung.inner.channel import (
     LENGTH,
     TRAINER_PROTOCOL_VERSION,
     AcceptAttach,
+    Amended,
     Attach,
     Done,
     Entry,
@@ -141,6 +142,13 @@ class ProcessTrainer:
                 self._failed(str(error))
             await self._end(polite=False)
             raise
+
+    def amend(self, spec: RunSpec) -> None:
+        if spec == self._spec:
+            return
+        self._spec = spec  # also for the next start
+        if self._link is not None:
+            self._link.send(Amended(spec=spec_bytes(spec)))
 
     async def train(self, lease: Work) -> WorkReport:
         link = self._need_link()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from farflung.config.run import RunSpec
 from farflung.ids import NodePhase
 from farflung.trainers.port import Landing, TrainerPort, Work, WorkReport
 
 
 class Keeper(Protocol):
     """What keeps the states (trainers/inner_state.py)."""
+
+    def amend(self, spec: RunSpec) -> None: ...
 
     def save_soon(self) -> None: ...
 
@@ -50,6 +53,11 @@ class ResumingTrainer:
     async def start(self) -> None:
         await self._trainer.start()
         await self._keeper.prepare(self._trainer)
+
+    def amend(self, spec: RunSpec) -> None:
+        self._every = spec.swarm.snapshot_every
+        self._keeper.amend(spec)
+        self._trainer.amend(spec)
 
     async def train(self, lease: Work) -> WorkReport:
         trained = await self._trainer.train(lease)

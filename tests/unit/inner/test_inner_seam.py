@@ -67,6 +67,7 @@ MESSAGES: dict[str, ch.Message] = {
     "LoadInner": ch.LoadInner(serial=5, path="/node/inner/a.state"),
     "InnerLoaded": ch.InnerLoaded(serial=5, note="it is cut"),
     "StopEarly": ch.StopEarly(serial=1),
+    "Amended": ch.Amended(spec=b"{}"),
     "Progress": ch.Progress(steps=9, steps_per_s=2.5, phase="training"),
     "Shutdown": ch.Shutdown(),
 }

@@ -103,6 +103,8 @@ CONTROL: tuple[m.Control, ...] = (
     m.FetchJournal(first=120),
     m.InnerWanted(),
     m.InnerOffer(manifest=HASH, manifest_bytes=512, coming=True),
+    m.Extend(request="5eed", wishes=("rounds=+100", "grace_s=5")),
+    m.Extended(sentence="amended: rounds=+100"),
 )
 
 BULK: tuple[m.BulkHeader, ...] = (

@@ -207,6 +207,8 @@ def durable(state: State) -> tuple[object, ...]:
         dict(state.shown),
         state.finished,
         state.ended,
+        state.spec,
+        state.amended,
         sorted(state.rounds),
         {n: (x.generation, x.open, x.role, x.name) for n, x in state.nodes.items()},
         dict(state.since),

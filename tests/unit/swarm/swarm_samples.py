@@ -12,6 +12,7 @@ from farflung.swarm.journal import Journal
 from farflung.swarm.records import (
     Abandon,
     Admin,
+    Amend,
     AnyRecord,
     Close,
     Commit,
@@ -143,6 +144,14 @@ def one_of_each() -> list[AnyRecord]:
             samples=(Drawn(prompt="To be", text=", or not to be"),),
         ),
         Mix(term=1, start_row=1000, weights=(7, 3), bases=(550, 450)),
+        Amend(
+            term=1,
+            request="5eed",
+            from_round=2,
+            committed=1,
+            tokens=128,
+            changes=b'{"inner.rewarm":[0.0625,0.125],"outer.rounds":16,"swarm.grace_s":5.0}',
+        ),
     ]
 
 

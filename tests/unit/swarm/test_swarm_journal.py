@@ -24,9 +24,11 @@ from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, ProtocolError, StorageError
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import EMPTY, HEADER, Journal
-from farflung.swarm.records import AnyRecord, Term
+from farflung.swarm.records import Amend, AnyRecord, Term
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "swarm_journal.bin"
+BEFORE_AMEND = GOLDEN.with_name("swarm_journal_without_amend.bin")
+"""As versions wrote it that knew no AMEND."""
 
 
 def content(disk: MemoryDisk) -> bytes:
@@ -52,6 +54,15 @@ def test_the_golden_journal_still_opens() -> None:
 def test_a_new_journal_is_empty_and_its_head_is_zero() -> None:
     journal = open_journal(MemoryDisk())
     assert (journal.length, journal.head) == (0, EMPTY)
+
+
+def test_a_journal_of_a_version_without_amendments_opens_and_goes_on() -> None:
+    disk = MemoryDisk({PATH: BEFORE_AMEND.read_bytes()})
+    journal = open_journal(disk)
+    older = [r for r in one_of_each() if not isinstance(r, Amend)]
+    assert list(journal.records()) == older
+    journal.append(one_of_each()[-1])
+    assert content(disk) == GOLDEN.read_bytes()
 
 
 def test_appending_one_by_one_gives_the_same_bytes_as_all_at_once() -> None:

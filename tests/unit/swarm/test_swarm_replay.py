@@ -39,7 +39,8 @@ def test_a_genesis_with_an_invalid_spec_is_one_sentence() -> None:
 def test_one_record_of_every_kind_is_replayed_from_a_file() -> None:
     state = replay(open_journal(written()).records(), (512, 512), 5.0)
     node = state.nodes["a" * 40]
-    assert (state.term, state.committed, state.next_round, state.finished) == (1, 1, 1, True)
+    assert (state.term, state.committed, state.next_round, state.finished) == (1, 1, 1, False)
+    assert (state.spec.outer.rounds, state.spec.swarm.grace_s) == (16, 5.0)
     assert (node.generation, node.open) == (1, False)
     assert state.tokens == 8 * 16
     assert state.fragment_rounds == (0, -1)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -121,6 +122,34 @@ def test_two_leases_and_every_landing_are_exact(tmp_path: Path) -> None:
             np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) + 100.0)
             assert port.steps == 4 and port.steps_per_s > 0 and port.phase == "waiting"
         assert "toy ends" in (tmp_path / "trainer.log").read_text()
+
+    within(60, main)
+
+
+def test_an_amended_schedule_holds_from_the_next_lease_on_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """Halfway through a decay that lasts the whole run a step is half as large."""
+    inner = msgspec.structs.replace(SPEC.inner, schedule="wsd", decay_fraction=1.0)
+    decaying = msgspec.structs.replace(SPEC, inner=inner)
+
+    def halfway(round_: int) -> Work:
+        half = {"progress_start": 0.5, "progress_end": 0.5}
+        return msgspec.structs.replace(lease(round_), **half)
+
+    async def main() -> None:
+        async with toy(tmp_path) as port:
+            await port.start()
+            start = np.arange(N, dtype=np.float32)
+            await port.train(halfway(0))
+            np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.75)
+            port.amend(decaying)
+            port.amend(decaying)
+            await port.train(halfway(0))
+            np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.75 - 0.375)
+            await port.start()
+            await port.train(halfway(0))
+            np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.375)
 
     within(60, main)
 
