@@ -1,4 +1,4 @@
-"""What a person names, resolved to a model: a run's name, a folder, an invite, an exported model."""
+"""What a person names, resolved to a model: a name, a folder, an invite, an exported model."""
 
 from __future__ import annotations
 
