@@ -41,7 +41,9 @@ Step = tuple[ReadBatch, EncodedBatch] | ReadNote | ReadEnd
 """Batches come with what the tokenizer made of them."""
 
 
-def encoded_here(reading: Reading, tokenizer: Tokenizer, spool: Spool) -> Generator[Step, None, None]:
+def encoded_here(
+    reading: Reading, tokenizer: Tokenizer, spool: Spool
+) -> Generator[Step, None, None]:
     """In this process. Raises ConfigError and StorageError."""
     for event in read(reading):
         if not isinstance(event, ReadBatch):
