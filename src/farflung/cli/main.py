@@ -11,6 +11,7 @@ import farflung
 from farflung import failpoints
 from farflung.cli import chaos, data, demo, host, join, leave, sim, status, verify
 from farflung.errors import FarflungError
+from farflung.stopping import interrupt_on_stop_signals
 
 app = typer.Typer(
     name="farflung",
@@ -55,6 +56,7 @@ def main() -> None:
     """Entry point. Farflung's own errors print one sentence; bugs keep their traceback."""
     try:
         failpoints.arm_process()
+        interrupt_on_stop_signals()
         app()
     except FarflungError as error:
         typer.echo(f"farflung: {error}", err=True)

@@ -15,8 +15,10 @@ from farflung.data.shards import blobs, needed, source_folders
 from farflung.disk import storage_errors
 from farflung.errors import CorruptState, LinkDown
 from farflung.events import FetchDelayed
+from farflung.hashing import digest
 from farflung.ids import Hash
 from farflung.peer.node import LocalNode
+from farflung.run.host_data import forget_broken_link
 from farflung.swarm.records import Genesis
 from farflung.transfer.download_plan import PIECE_BYTES
 
@@ -45,9 +47,12 @@ class DataFetch:
                 await self._provide(node, genesis)
 
     async def _provide(self, node: LocalNode, genesis: Genesis) -> None:
+        forget_broken_link(self.folder)
         folders = source_folders(self.folder, node.follower.spec.data)
         manifests = [
-            await self._blob(node, Hash(p.manifest), p.manifest_bytes) for p in genesis.data
+            self._own_manifest(folder, Hash(part.manifest))
+            or await self._blob(node, Hash(part.manifest), part.manifest_bytes)
+            for folder, part in zip(folders, genesis.data, strict=True)
         ]
         total = sum(n for m in manifests for _, _, n in needed(m))
         here = 0
@@ -59,6 +64,12 @@ class DataFetch:
             (folder / MANIFEST_FILE).write_bytes(manifest)
             for name_hash, path in blobs(folder).items():
                 node.follower.blobs.add_file(name_hash, path)  # this node serves them from now on
+
+    def _own_manifest(self, folder: Path, name: Hash) -> bytes | None:
+        """A node that has fetched everything before needs nobody to go on."""
+        path = folder / MANIFEST_FILE
+        manifest = path.read_bytes() if path.exists() else b""
+        return manifest if digest(manifest) == name else None
 
     async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
         while True:

@@ -40,6 +40,8 @@ START_S = 120.0
 """Until the host has printed its invite."""
 FIRST_ROUND_S = 400.0
 """Until the first round is committed: a cold start loads torch several times."""
+POLITE_S = 10.0
+"""From SIGTERM to SIGKILL, for all processes together."""
 STALL_S = 120.0
 """Without another committed round for this long the demo gives up and shows the logs' place."""
 
@@ -118,14 +120,18 @@ class DemoSwarm:
     def stop(self) -> None:
         """Terminate politely, then kill: nothing of a demo stays behind."""
         everyone = [*self.peers.values(), *([self.host] if self.host else [])]
-        for process in everyone:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in everyone:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
+        try:
+            for process in everyone:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            end = time.monotonic() + POLITE_S
+            for process in everyone:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+        finally:  # also when a second Ctrl-C cuts the wait short
+            for process in everyone:
                 process.kill()
+            for process in everyone:
                 process.wait()
 
     def _spawn(self, home: str, arguments: list[str]) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,14 @@ from pathlib import Path
 import msgspec
 
 from farflung.config.run import RunSpec, spec_hash
-from farflung.data.manifest import MANIFEST_FILE
-from farflung.data.samples import mixture_of
 from farflung.data.shards import open_sources, read_manifest, source_folders
-from farflung.disk import RealDisk
+from farflung.disk import RealDisk, storage_errors
 from farflung.errors import CorruptState, MismatchError, StorageError, UserError
 from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import RunId
 from farflung.network.tls import RunAuthority
-from farflung.run.assemble import open_journal
+from farflung.run.assemble import open_journal, read_journal
 from farflung.run.genesis import (
     Material,
     describe,
@@ -34,7 +33,8 @@ from farflung.run.genesis import (
     make_weights,
     synthetic_material,
 )
-from farflung.run.home import JOURNAL, private_folder
+from farflung.run.home import EVENTS, JOURNAL, LOCK, nothing_left, private_folder
+from farflung.run.host_data import CACHE, check_sources, place_sources
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import DataPart, Genesis
@@ -45,6 +45,9 @@ SETTINGS = "host.json"
 RUN_KEY = "run.key"
 CA_KEY = "ca.pem"
 RECOVERY = "recovery.key"
+DATA = "data"
+UNBORN = frozenset({LOCK, EVENTS, RUN_KEY, CA_KEY, DATA, CACHE, JOURNAL})
+"""All that a birth makes before GENESIS, which is worthless without it."""
 RESTORE = (
     "move the folder away and restore the run: farflung host --restore-from NODE "
     "--recovery-key FILE --old-host-is-stopped"
@@ -122,27 +125,66 @@ def wanted_settings(
 
 
 def open_folder(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) -> HostFiles:
-    """Create a run in `folder`, or continue the one that is there.
+    """Create a run in `folder`, or continue the one that is there. A birth that fails leaves
+    nothing.
 
     Raises UserError, StorageError, CorruptState.
     """
+    with nothing_left(folder, UNBORN, lambda: has_run(folder)):
+        try:
+            return _open(folder, spec, options, say)
+        except (Exception, KeyboardInterrupt):
+            keeper = folder.parent / "keeper"
+            if not has_run(folder) and not _has_journal(keeper):
+                remove_tree(keeper)
+            raise
+
+
+def has_run(folder: Path) -> bool:
+    """A run was born in this host's folder; what is missing of it was lost."""
+    return any((folder / name).exists() for name in (SETTINGS, RECOVERY)) or _has_journal(folder)
+
+
+def _has_journal(folder: Path) -> bool:
+    """More than the torn GENESIS of a birth that was killed."""
+    path = folder / JOURNAL
+    if not path.exists() or not path.stat().st_size:
+        return False
+    try:
+        return read_journal(path).length > 0
+    except CorruptState:
+        return True
+
+
+def remove_tree(path: Path) -> None:
+    """With all that is in it; of a link, the link. Raises StorageError."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        with storage_errors(path):
+            shutil.rmtree(path)
+
+
+def _open(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) -> HostFiles:
     disk = RealDisk(folder)
     disk.sweep()
     known = load_settings(folder)
     if known is not None and known.halted:
         raise UserError(f"this coordinator was stopped: {known.halted}; {RESTORE}")
-    has_journal = (disk.size(JOURNAL) or 0) > 0
+    born = has_run(folder)
     run_key = Identity.load(disk, RUN_KEY)
-    if run_key is None and (known is not None or has_journal):
+    if run_key is None and born:
         raise UserError(f"{folder} lost its {RUN_KEY}; {RESTORE}")
+    if not born:
+        _check_birth(folder, spec, options.recovery_file)
     if run_key is None:
-        run_key = _first_key(folder, spec)
+        run_key = Identity.load_or_create(disk, RUN_KEY)
     journal = open_journal(disk, run_key)
     if journal.cut_bytes:
         say(f"the journal's torn tail of {journal.cut_bytes} bytes was cut")
     if journal.length:
         authority = _continue(folder, journal, run_key, spec)
-    elif known is not None:
+    elif born:
         raise UserError(f"{folder} lost its journal; {RESTORE}")
     else:
         authority = _create(folder, run_key, _needed(folder, spec), journal, say)
@@ -158,9 +200,18 @@ def _needed(folder: Path, spec: RunSpec | None) -> RunSpec:
     return spec
 
 
-def _first_key(folder: Path, spec: RunSpec | None) -> Identity:
-    _needed(folder, spec)
-    return Identity.load_or_create(RealDisk(folder), RUN_KEY)
+def _check_birth(folder: Path, spec: RunSpec | None, recovery: Path | None) -> None:
+    """UserError, before anything is written, when no run can be born here."""
+    check_sources(_needed(folder, spec).data)
+    if recovery is not None and recovery.exists() and recovery.stat().st_size:
+        raise UserError(f"{recovery} exists and holds something else; name another file")
+    keeper = folder.parent / "keeper"
+    if _has_journal(keeper):
+        raise UserError(
+            f"{keeper} holds a run whose host folder is gone: restore it (farflung host "
+            f"--restore-from {keeper} --recovery-key FILE --old-host-is-stopped), or remove "
+            f"{keeper} to begin a new run of that name"
+        )
 
 
 def _continue(
@@ -265,6 +316,8 @@ def _create(
 ) -> RunAuthority:
     """Authority, data, initial weights, GENESIS. Leftovers of a birth that was killed give way."""
     disk = RealDisk(folder)
+    for left in (folder / DATA, folder / CACHE, folder.parent / "keeper"):
+        remove_tree(left)
     authority = RunAuthority.create(RunId(secrets.token_hex(8)))
     disk.replace(CA_KEY, authority.private_pem)
     material, data = make_material(folder, spec, say)
@@ -288,19 +341,12 @@ def _create(
 def make_material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:
     """Prepare or find the token shards: their hashes for GENESIS, and their folder.
 
-    Raises ConfigError for sources that are no data folders or do not go together.
+    Raises UserError (ConfigError) for sources that are no data folders or do not go together.
     """
-    mixture_of(spec)  # weights that cannot be mixed are refused before anything is read
     if spec.data.synthetic:
         return synthetic_material(spec), None
-    data = folder / "data"
-    if spec.data.sources:
-        private_folder(data)
-    for source, where in zip(spec.data.parts, source_folders(data, spec.data), strict=True):
-        made = _find_source(source.source, spec, folder / "cache", where, say)
-        if not where.exists():
-            where.unlink(missing_ok=True)  # a link to a folder that was moved away
-            where.symlink_to(made.resolve(), target_is_directory=True)
+    data = folder / DATA
+    place_sources(spec.data, data, say)
     rows = open_sources(data, spec.data)
     parts = []
     for source, where, table in zip(
@@ -323,14 +369,3 @@ def make_material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path
         ),
         data,
     )
-
-
-def _find_source(source: str, spec: RunSpec, cache: Path, where: Path, say: Say) -> Path:
-    """The data folder of a source; the shipped text is prepared."""
-    if source != "shakespeare":
-        return Path(source)
-    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
-
-    if not (where / MANIFEST_FILE).exists():
-        say("preparing the shipped text ...")
-    return shipped_folder(spec.data, cache)

@@ -23,6 +23,7 @@ from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node, trainer_factory
 from farflung.run.data_fetch import DataFetch, OnBytes
+from farflung.stopping import ignore_hangups, stop_signals
 from farflung.swarm.invite import Invite, parse_invite
 from farflung.tasks import Tasks, failure
 
@@ -187,7 +188,7 @@ class Joined:
         self.membership = membership
 
     async def run(self) -> str:
-        """Until the run is finished or SIGINT/SIGTERM asks to leave."""
+        """Until the run is finished or a signal asks to leave."""
         tasks = Tasks(self.files.log.emit, self._without_renewal)
         tasks.start(self._keep_renewing(), RENEWAL)
         try:
@@ -272,16 +273,20 @@ def _named(options: JoinOptions, files: NodeFiles) -> JoinOptions:
     return replace(options, name=name)
 
 
+_WHY = {signal.SIGINT: "Ctrl-C", signal.SIGHUP: "its terminal closed"}
+
+
 @contextlib.contextmanager
 def leaving_on_signals(leave: Callable[[str], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM leaves politely; the second ends at once."""
+    """The first SIGINT, SIGTERM or SIGHUP leaves politely; the second ends at once."""
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = stop_signals()
 
     def polite(number: signal.Signals) -> None:
         for each in signals:
             loop.remove_signal_handler(each)
-        leave("Ctrl-C" if number is signal.SIGINT else "asked to stop")
+        ignore_hangups()
+        leave(_WHY.get(number, "asked to stop"))
 
     for number in signals:
         loop.add_signal_handler(number, polite, number)

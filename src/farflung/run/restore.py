@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from farflung.config.run import PROTOCOL_VERSION
-from farflung.data.shards import source_folders
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, FarflungError, LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, split_endpoint
@@ -22,11 +21,13 @@ from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.home import JOURNAL
 from farflung.run.host_folder import (
+    DATA,
     HostOptions,
     Say,
     genesis_of,
     install_keys,
     make_material,
+    remove_tree,
     save_settings,
     wanted_settings,
 )
@@ -245,7 +246,5 @@ def _find_data(folder: Path, genesis: Genesis, say: Say) -> None:
         reason = "they are not those of the run"
     except (FarflungError, OSError) as error:
         reason = str(error)
-    for where in source_folders(folder / "data", spec.data):
-        if where.is_symlink():
-            where.unlink()
+    remove_tree(folder / DATA)
     say(f"token shards are not on this machine ({reason}); the keeper fetches them from the peers")
