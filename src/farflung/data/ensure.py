@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from farflung.data.corpus import PROVENANCE, corpus_hash, documents
 from farflung.data.manifest import MANIFEST_FILE, MANIFEST_VERSION
 from farflung.data.prepare import prepare
 from farflung.data.tokenizer import load_tokenizer
-from farflung.errors import ConfigError, StorageError
+from farflung.errors import StorageError
 from farflung.hashing import digest
 
 HELD_OUT_FRACTION = 0.02
@@ -55,21 +54,3 @@ def _publish(made: Path, final: Path) -> None:
     except OSError as error:
         if not (final / MANIFEST_FILE).exists():  # else another process was first: same bytes
             raise StorageError(f"{final}: {error.strerror}") from None
-
-
-def prepared_folder(source: str, tokenizer: str, seq_len: int) -> Path:
-    """The folder that a run names as its source. ConfigError says the command that makes one of
-    raw text."""
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise ConfigError(
-            f"data.source={source!r}: there is no file or folder of this name; check it"
-        )
-    if (path / MANIFEST_FILE).exists():
-        return path
-    out = f"{path.stem if path.is_file() else path.name}-data"
-    raise ConfigError(
-        f"data.source={source!r} is no prepared data; run `farflung data prepare "
-        f"{shlex.quote(source)} --out {out} --tokenizer {shlex.quote(tokenizer)} "
-        f'--seq-len {seq_len}` and set source = "{out}"'
-    )

@@ -19,7 +19,7 @@ import farflung
 from farflung.cli.data import app
 from farflung.cli.data_progress import ReadProgress
 from farflung.data.corpus import documents
-from farflung.data.ensure import prepared_folder
+from farflung.data.raw_text import refuse_raw_text
 from farflung.data.shards import open_rows
 from farflung.data.split import Document
 from farflung.data.split import split as split_text
@@ -58,9 +58,8 @@ def test_a_trained_tokenizer_prepares_text(texts: Path, tmp_path: Path) -> None:
     assert tokenizer.eos == 0
     text = "naïve 🦉 <end>\n\n\tx"
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert "no end-of-text token" in refused("prepare", texts, "--out", "x", "--tokenizer", out)
     data = tmp_path / "data"
-    call("prepare", texts, "--out", data, "--tokenizer", out, "--eos", "<end>")
+    call("prepare", texts, "--out", data, "--tokenizer", out)  # its only special token
     assert open_rows(data).manifest.eos == 0
     assert "<end>" not in call("inspect", data)
 
@@ -170,17 +169,16 @@ def test_verify_names_what_is_not_whole(tmp_path: Path) -> None:
 def test_raw_text_as_a_source_is_answered_with_the_command(texts: Path, tmp_path: Path) -> None:
     for source in (str(texts), str(texts / "0.txt")):
         with pytest.raises(ConfigError) as error:
-            prepared_folder(source, "bytes", 256)
+            refuse_raw_text(source, "bytes", 256)
         prepared = f"{Path(source).stem}-data"
         assert (
             f"farflung data prepare {source} --out {prepared} --tokenizer bytes --seq-len 256"
             in str(error.value)
         )
         assert f'source = "{prepared}"' in str(error.value)
-    with pytest.raises(ConfigError, match="no file or folder"):
-        prepared_folder(str(tmp_path / "nothing"), "bytes", 256)
+    refuse_raw_text(str(tmp_path / "nothing"), "bytes", 256)  # another sentence's matter
     call("prepare", texts, "--out", tmp_path / "data")
-    assert prepared_folder(str(tmp_path / "data"), "bytes", 256) == tmp_path / "data"
+    refuse_raw_text(str(tmp_path / "data"), "bytes", 256)
 
 
 def test_progress_does_not_flood(capsys: pytest.CaptureFixture[str]) -> None:
