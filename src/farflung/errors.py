@@ -3,6 +3,7 @@
 FarflungError
 ├── UserError            a person's mistake: one sentence, exit code 2, state untouched
 │   ├── ConfigError      a value of the run or peer spec
+│   │   └── Unreadable   a file that cannot be read on         (data/byte_streams.py)
 │   ├── InviteError      wrong, expired or foreign invite
 │   ├── ArchiveRefused   an archive that is not this run's               (archive/upload.py)
 │   └── MismatchError    two sides disagree on a version or a hash; names both values

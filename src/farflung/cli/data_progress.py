@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,11 +17,14 @@ LINE_EVERY_S = 60.0
 class ReadProgress:
     """`total` in bytes of the files; None when nobody knows."""
 
-    def __init__(self, what: str, total: int | None) -> None:
+    def __init__(
+        self, what: str, total: int | None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._now = now
         self._what = what
         self._total = total
         self._live = sys.stderr.isatty()
-        self._started_s = self._said_s = time.monotonic()
+        self._started_s = self._said_s = now()
         self._bar = Progress(
             TextColumn(what),
             BarColumn(),
@@ -53,7 +57,7 @@ class ReadProgress:
             sys.stderr.write(f"{text}\n")
 
     def update(self, read_bytes: int, text_bytes: int) -> None:
-        now_s = time.monotonic()
+        now_s = self._now()
         rate = text_bytes / 1e6 / max(now_s - self._started_s, 1e-3)
         if self._live:
             self._bar.update(self._task, completed=read_bytes, rate=f"{rate:.1f} MB/s of text")

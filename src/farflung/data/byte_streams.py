@@ -22,7 +22,7 @@ from farflung.errors import ConfigError
 
 CHUNK = 1 << 20
 """Bytes that are read at a time."""
-ZST_CHUNK = 1 << 12
+ZST_CHUNK = 1 << 9
 """Of a .zst, whose decompressor takes no bound: a few bytes may stand for 128 KiB."""
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -133,23 +133,27 @@ def _zst(raw: RawFile) -> Iterator[bytes]:
         raise needs_extra("zstandard", ".zst") from None
 
     stream, begun, ready = zstandard.ZstdDecompressor().decompressobj(), False, bytearray()
-    try:
-        while packed := raw.read(ZST_CHUNK):
-            while packed:
-                if stream.eof:
-                    stream = zstandard.ZstdDecompressor().decompressobj()
-                begun = True
-                ready += stream.decompress(packed)
-                packed = stream.unused_data if stream.eof else b""
+    fault = ""
+    while not fault and (block := raw.read(CHUNK >> 2)):
+        for start in range(0, len(block), ZST_CHUNK):
+            packed = block[start : start + ZST_CHUNK]
+            try:
+                while packed:
+                    if stream.eof:
+                        stream = zstandard.ZstdDecompressor().decompressobj()
+                    begun = True
+                    ready += stream.decompress(packed)
+                    packed = stream.unused_data if stream.eof else b""
+            except zstandard.ZstdError as error:
+                fault = f"damaged, or no zst file: {error}"
+                break
             if len(ready) >= CHUNK:
                 yield bytes(ready)
                 ready.clear()
-    except zstandard.ZstdError as error:
-        raise Unreadable(f"damaged, or no zst file: {error}") from None
-    if not (begun and stream.eof):
-        raise Unreadable("the zst stream ends too early")
     if ready:
         yield bytes(ready)
+    if fault or not (begun and stream.eof):
+        raise Unreadable(fault or "the zst stream ends too early")
 
 
 def utf8_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:

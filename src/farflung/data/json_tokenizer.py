@@ -30,7 +30,8 @@ END_NAMES = (
     "<|eot_id|>",
     "[SEP]",
 )
-"""Names under which a foreign tokenizer.json may keep its end-of-text token; first found wins."""
+"""Names under which a foreign tokenizer.json may keep its end-of-text token; first found wins.
+Without any, the only special token ends a document."""
 
 
 class JsonTokenizer:
@@ -41,14 +42,13 @@ class JsonTokenizer:
         self._engine = _engine(content, name)
         vocabulary: dict[str, int] = self._engine.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        self.eos = _find_end(vocabulary, eos, name)
         parts: dict[str, Any] = msgspec.json.decode(content)
         self._unknown = _unknown_id(parts.get("model") or {}, vocabulary)
+        special = {t["id"] for t in parts.get("added_tokens") or [] if t.get("special")}
+        special.discard(self._unknown)
+        self.eos = _find_end(vocabulary, special, eos, name)
         self._special = np.zeros(self.vocab_size, np.bool_)
-        self._special[[t["id"] for t in parts.get("added_tokens") or [] if t.get("special")]] = True
-        if self._unknown is not None:
-            self._special[self._unknown] = False
-        self._special[self.eos] = True
+        self._special[[*special, self.eos]] = True
         self._lengths = _byte_level_lengths(parts, vocabulary, self.vocab_size)
         self._units = self._unit_cache(parts)
         self._check_end(name)
@@ -146,7 +146,9 @@ def _engine(content: bytes, name: str) -> Any:
     return engine
 
 
-def _find_end(vocabulary: dict[str, int], eos: str | int | None, name: str) -> int:
+def _find_end(
+    vocabulary: dict[str, int], special: set[int], eos: str | int | None, name: str
+) -> int:
     if isinstance(eos, int):
         if eos not in vocabulary.values():
             raise ConfigError(f"{name} has no token number {eos}, which should end a document")
@@ -160,6 +162,8 @@ def _find_end(vocabulary: dict[str, int], eos: str | int | None, name: str) -> i
             f"{name} has no token {eos!r}; --eos must name one of its own, for example one that "
             f"is listed under added_tokens"
         )
+    if len(special) == 1:
+        return next(iter(special))
     raise ConfigError(
         f"the tokenizer {name} has no end-of-text token of the names {', '.join(END_NAMES)}; "
         f"name the one that it has with --eos TOKEN"

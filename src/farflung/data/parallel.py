@@ -170,13 +170,13 @@ class _Child:
     def send(self, content: bytes) -> None:
         try:
             self.connection.send_bytes(content)
-        except ConnectionError:
+        except OSError:
             raise self._gone() from None
 
     def receive(self) -> bytes:
         try:
             return self.connection.recv_bytes()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # OSError: it ended within a message
             raise self._gone() from None
 
     def end(self) -> None:

@@ -172,7 +172,7 @@ def _json_lines(chunks: Iterable[bytes], field: str) -> Iterator[tuple[str, str 
 
 
 def _json(chunks: Iterable[str], field: str) -> Iterator[tuple[str, str | Bad]]:
-    for number, value in enumerate(_json_values(chunks), 1):
+    for number, value in enumerate(json_values(chunks, RECORD_BYTES), 1):
         place = f"record {number}"
         if isinstance(value, dict) and isinstance(value.get(field), str):
             yield place, checked_text(value[field])
@@ -180,8 +180,11 @@ def _json(chunks: Iterable[str], field: str) -> Iterator[tuple[str, str | Bad]]:
             yield place, Bad(f"is no JSON object with a {field!r} string")
 
 
-def _json_values(chunks: Iterable[str]) -> Iterator[Any]:
-    """The elements of an array, or objects that follow each other, one at a time."""
+def json_values(chunks: Iterable[str], limit: int) -> Iterator[Any]:
+    """The elements of an array, or values that follow each other, one at a time.
+
+    Raises Unreadable for what is no JSON, or longer than `limit` characters.
+    """
     decode = json.JSONDecoder().raw_decode
     source, text, at, number = iter(chunks), "", 0, 0
     array = ended = False
@@ -198,7 +201,7 @@ def _json_values(chunks: Iterable[str]) -> Iterator[Any]:
             value, end = decode(text, at) if at < len(text) else (None, -1)
         except ValueError as error:
             end = -1
-            if ended or len(text) - at > RECORD_BYTES:
+            if ended or len(text) - at > limit:
                 reason = "is longer than a record may be" if not ended else f"is no JSON: {error}"
                 raise Unreadable(f"record {number + 1} {reason}; the file is not read on") from None
         if end >= 0:

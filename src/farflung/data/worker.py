@@ -51,7 +51,7 @@ class FailedReply(msgspec.Struct, frozen=True, tag="failed"):
 def main() -> None:
     connection = Connection(int(sys.argv[1]))
     try:
-        setup = msgspec.msgpack.decode(connection.recv_bytes(), type=ReaderSetup | EncoderSetup)
+        setup = msgspec.msgpack.decode(_receive(connection), type=ReaderSetup | EncoderSetup)
         try:
             if isinstance(setup, ReaderSetup):
                 _read(setup, connection)
@@ -64,6 +64,14 @@ def main() -> None:
         pass  # the parent has gone, or has seen enough
 
 
+def _receive(connection: Connection) -> bytes:
+    """Raises EOFError when the parent has gone, within a message too."""
+    try:
+        return connection.recv_bytes()
+    except OSError:
+        raise EOFError from None
+
+
 def _read(setup: ReaderSetup, connection: Connection) -> None:
     encoder = msgspec.msgpack.Encoder()
     for event in read(setup.reading):
@@ -74,7 +82,7 @@ def _encode(setup: EncoderSetup, connection: Connection) -> None:
     tokenizer, spool = setup.open()
     decoder = msgspec.msgpack.Decoder(TextBatch)
     while True:
-        batch = decoder.decode(connection.recv_bytes())
+        batch = decoder.decode(_receive(connection))
         spool.save(batch, encode_batch(batch, tokenizer))
         connection.send_bytes(msgspec.msgpack.encode(EncodedReply(batch.number)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from farflung.config.run import DataSpec
 from farflung.data.manifest import MANIFEST_FILE
 from farflung.data.mixture import integer_weights
+from farflung.data.raw_text import refuse_raw_text
 from farflung.data.shards import blobs, source_folders
 from farflung.disk import storage_errors
 from farflung.errors import UserError
@@ -21,13 +22,14 @@ def check_sources(spec: DataSpec) -> None:
     """UserError at once when a source names no folder of shards, or weights that do not mix."""
     integer_weights([part.weight for part in spec.parts])
     for part in spec.parts:
-        _check_source(part.source)
+        _check_source(part.source, spec)
 
 
-def _check_source(named: str) -> None:
+def _check_source(named: str, spec: DataSpec) -> None:
     if named in ("synthetic", "shakespeare"):
         return
     source = Path(named)
+    refuse_raw_text(named, spec.tokenizer, spec.seq_len)
     if not source.is_dir():
         what = "is no folder" if source.exists() else "does not exist"
         raise UserError(
@@ -70,7 +72,7 @@ def _place(
         made.rename(where)
         shutil.rmtree(cache, ignore_errors=True)
         return
-    _check_source(source)
+    _check_source(source, spec)
     _take(Path(source), where, say)
 
 
