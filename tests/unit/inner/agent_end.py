@@ -1,4 +1,5 @@
-"""The agent's end of a trainer's channel, in a thread of the test: attach() runs in the test.
+"""The agent's end of a trainer's channel, in a thread of the test: attach() runs in the test itself
+or in a program that the test starts.
 
 It grants leases as the ledger would: whatever was granted and not trained comes first in the next
 lease, and after a reset somebody else has it.
@@ -7,6 +8,7 @@ lease, and after a reset somebody else has it.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -34,13 +36,15 @@ class AgentEnd:
         self,
         folder: Path,
         spec: RunSpec,
-        model: nn.Module,
+        model: nn.Module | None,
         monkeypatch: pytest.MonkeyPatch,
         *,
         leases: int,
         steps: int,
+        stop: int = -1,
     ) -> None:
-        """Grants `leases` leases of `steps` batches, then says Shutdown."""
+        """Grants `leases` leases of `steps` batches, then says Shutdown. Without a model the anchor
+        has the layout of whoever attaches, and small random values. Lease `stop` ends early."""
         self.spec = spec
         self.reports: list[ch.WorkReport] = []
         self.trained: list[int] = []
@@ -48,11 +52,12 @@ class AgentEnd:
         self.granted: list[int] = []
         """Of the running lease."""
         self.inbox: list[ch.FromTrainer] = []
-        self._flat = FlatParameters(model)
-        size = self._flat.size
-        self.shared = SharedState.create(size, (((0, size),),), 1, memfd=True)
-        self._flat.read([(0, size)], self.shared.anchor)
-        self._leases, self._steps = leases, steps
+        self._shared: SharedState | None = None
+        if model is not None:
+            flat = FlatParameters(model)
+            self._shared = _shared(flat.size)
+            flat.read([(0, flat.size)], self.shared.anchor)
+        self._leases, self._steps, self._stop = leases, steps, stop
         self._frontier, self._serial = 0, 0
         self._left: list[int] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -84,9 +89,15 @@ class AgentEnd:
         assert not self._thread.is_alive()
         if self._connection is not None:
             self._connection.close()
-        self.shared.close()
+        if self._shared is not None:
+            self._shared.close()
         if kind is None and self.failure is not None:
             raise self.failure
+
+    @property
+    def shared(self) -> SharedState:
+        assert self._shared is not None
+        return self._shared
 
     # ---- told by the test ------------------------------------------------------------------
 
@@ -135,6 +146,10 @@ class AgentEnd:
 
     def _greet(self, attach: ch.Attach) -> None:
         assert self._connection is not None
+        if self._shared is None:
+            self._shared = _shared(sum(math.prod(shape) for _, shape in attach.layout))
+            random = np.random.Generator(np.random.PCG64(1))
+            self.shared.anchor[:] = 0.02 * random.standard_normal(self.shared.n, np.float32)
         frame = ch.encode(
             ch.AcceptAttach(
                 version=ch.TRAINER_PROTOCOL_VERSION,
@@ -174,6 +189,8 @@ class AgentEnd:
             slot=0,
         )
         self._send(ch.StartWork(serial=self._serial, lease=work))
+        if work.round == self._stop:
+            self.stop_early()
 
     def _send(self, message: ch.FromAgent) -> None:
         assert self._connection is not None
@@ -183,3 +200,7 @@ class AgentEnd:
     def sent(self) -> np.ndarray:
         """The last departure."""
         return self.shared.sent(0, 0).copy()
+
+
+def _shared(size: int) -> SharedState:
+    return SharedState.create(size, (((0, size),),), 1, memfd=True)
