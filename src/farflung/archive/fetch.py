@@ -73,8 +73,8 @@ class StateFetch:
         self._done = Fetched()
         self._here = self._total = 0
 
-    async def fetch(self, journal: bytes, *, genesis: bool = True) -> Fetched:
-        """Fill the folder; `journal` is what `history` was read from.
+    async def fetch(self, journal: bytes | None, *, genesis: bool = True) -> Fetched:
+        """Fill the folder; `journal` is what `history` was read from, None: a longer one is here.
 
         The newest snapshot that is whole is taken. Raises CorruptState when none is, StoreError,
         StorageError.
@@ -92,13 +92,19 @@ class StateFetch:
         raise CorruptState(f"{self._source.address} has no whole snapshot: {reason}")
 
     async def _finish(
-        self, place: SnapshotPlace, manifest: SnapshotManifest, journal: bytes, *, genesis: bool
+        self,
+        place: SnapshotPlace,
+        manifest: SnapshotManifest,
+        journal: bytes | None,
+        *,
+        genesis: bool,
     ) -> None:
         await self._results(manifest)
         if genesis:
             await self._initial_weights()
         # The journal before the pointer: a snapshot that is ahead of its journal is of no use.
-        await self._run(lambda: self._disk.replace(JOURNAL, journal))
+        if journal is not None:
+            await self._run(partial(self._disk.replace, JOURNAL, journal))
         raw = await self._run(lambda: self._blobs.get(hash_of(place.name)))
         pointer = SnapshotPointer(
             manifest=place.name, n_bytes=len(raw or b""), next_round=manifest.next_round

@@ -8,7 +8,6 @@ the one listing at the start and counts as sent.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +136,8 @@ class Upload:
         self._manifests: dict[str, SnapshotManifest] = {}
         """Of the index's snapshots, by name."""
         self._genesis_sent = False
+        self._progress = (0, 0)
+        """Bytes of the present snapshot that are there, and in all."""
         self._sure: set[str] = set()
         """Results whose object this process has sent or compared with the disk."""
         self.sent_bytes = 0
@@ -253,12 +254,12 @@ class Upload:
         sizes = chunks_of(manifest)
         lacking = [n for n, size in sizes.items() if self._there.get(blob_name(n)) != size]
         total = sum(sizes.values())
-        here = reused = total - sum(sizes[n] for n in lacking)
+        reused = total - sum(sizes[n] for n in lacking)
+        self._progress = (reused, total)
         for blob in [*lacking, bytes.fromhex(name)]:  # the manifest last
-            self._on_bytes(here, total)
             await self._send_blob(blob)
-            here += sizes.get(blob, 0)
-        self._on_bytes(total, total)
+            self._progress = (self._progress[0] + sizes.get(blob, 0), total)
+        self._on_bytes(*self._progress)
         return reused
 
     async def _send_blob(self, name: bytes) -> None:
@@ -369,8 +370,9 @@ class Upload:
         newest = self._manifests[snapshots[-1].name]
         needed = self._history.needed_after(newest)
         stop, first = self._history.journal.length, snapshots[0].next_round
-        for commit in needed:
-            if not await self._send_result(commit):
+        needed_rounds = {commit.round for commit in needed}
+        for commit in self._history.since(first):  # the older snapshots lead on as well
+            if not await self._send_result(commit) and commit.round in needed_rounds:
                 stop = commit.record
                 break
         reached = max((f.round for f in newest.fragments), default=-1)
@@ -456,7 +458,7 @@ class Upload:
         await self._store.put(name, data)
         self._there[name] = len(data)
         self.sent_bytes += len(data)
-        await asyncio.sleep(0)
+        self._on_bytes(*self._progress)
 
 
 def _result_name(commit: CommitAt) -> str:

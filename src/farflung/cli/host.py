@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +40,9 @@ from farflung.events import (
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder, running_process
 from farflung.swarm.recovery import Recovery
+
+if TYPE_CHECKING:
+    from farflung.run.host_folder import HostOptions
 
 Bind = Annotated[
     str | None,
@@ -137,7 +140,6 @@ def host(
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
     from farflung.peer.disk_budget import parse_size
-    from farflung.run.host import open_host
     from farflung.run.host_folder import HostOptions, load_settings, wanted_settings
     from farflung.run.restore import restore
     from farflung.run.upload import check_upload
@@ -169,8 +171,7 @@ def host(
     with locked(folder):
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
-        this = open_host(folder, spec, options, typer.echo, _Printer().see)
-        aio.run(_serve(this))
+        serve_folder(folder, spec, options)
 
 
 def _handed_over(folder: Path, extend: list[str]) -> bool:
@@ -229,6 +230,14 @@ def _folder(spec: RunSpec | None, run_name: str, new: bool = False) -> Path:
             raise UserError(f"{home_folder()} holds no run named {run_name!r}")
         return folder
     return find_only(home_folder(), "host")
+
+
+def serve_folder(folder: Path, spec: RunSpec | None, options: HostOptions) -> None:
+    """Open a locked folder, host its run and print what happens, until the end or Ctrl-C."""
+    from farflung.run.host import open_host
+
+    this = open_host(folder, spec, options, typer.echo, _Printer().see)
+    aio.run(_serve(this))
 
 
 async def _serve(this: object) -> None:

@@ -20,7 +20,9 @@ from farflung.cli import (
     host,
     join,
     leave,
+    resume,
     sim,
+    snapshots,
     status,
     verify,
 )
@@ -60,6 +62,8 @@ app.command("host")(host.host)
 app.command("join")(join.join)
 app.command("status")(status.status)
 app.command("leave")(leave.leave)
+app.command("resume")(resume.resume)
+app.command("snapshots")(snapshots.snapshots)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("generate")(generate.generate)

@@ -31,6 +31,7 @@ from farflung.run.host_folder import (
     save_settings,
     wanted_settings,
 )
+from farflung.run.sources import archived_journal, is_archive
 from farflung.swarm.identity import Identity, verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Commit, Genesis, Term
@@ -80,10 +81,7 @@ async def restore(
     folder: Path, sources: Sequence[str], recovery: Recovery, options: HostOptions, say: Say
 ) -> None:
     """Make the host's folder again. Raises UserError, StorageError; then nothing was written."""
-    if (RealDisk(folder).size(JOURNAL) or 0) > 0:
-        raise UserError(
-            f"{folder} holds a journal: continue it with `farflung host`, or move the folder away"
-        )
+    refuse_used_folder(folder)
     reader = _Reader(recovery)
     await reader.refuse_live_coordinator(options.advertise or ())
     copies = [await reader.read(source) for source in sources]
@@ -100,6 +98,14 @@ async def restore(
             )
     say(f"the run goes on after record {chosen.journal.length - 1}, from {chosen.source}")
     _write(folder, chosen, recovery, options, say)
+
+
+def refuse_used_folder(folder: Path) -> None:
+    """UserError when a run lives here already."""
+    if (RealDisk(folder).size(JOURNAL) or 0) > 0:
+        raise UserError(
+            f"{folder} holds a journal: continue it with `farflung host`, or move the folder away"
+        )
 
 
 def longest(copies: Sequence[Copy]) -> Copy:
@@ -165,7 +171,10 @@ class _Reader:
         """UserError when this source cannot be read, is damaged, or is of another run."""
         disk = MemoryDisk()
         try:
-            if Path(source).exists():
+            if is_archive(source):
+                disk = MemoryDisk({JOURNAL: await archived_journal(source)})
+                journal = Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
+            elif Path(source).exists():
                 disk = MemoryDisk({JOURNAL: _journal_bytes(Path(source))})
                 journal = Journal.open(disk, JOURNAL, verifier=verify_record, sign=None)
             else:

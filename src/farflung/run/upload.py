@@ -7,6 +7,7 @@ each time. A snapshot that is being uploaded is pinned in the keeper, so that it
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
@@ -82,7 +83,7 @@ class KeeperUpload:
         """When something of it went through last."""
         self._shown: tuple[float, int] = (0.0, 0)
         self._told_s: float | None = None
-        self._tail_s = 0.0
+        self._tail_s = -math.inf
         self._refused = False
 
     # ---- life ------------------------------------------------------------------------------
@@ -100,11 +101,21 @@ class KeeperUpload:
 
     async def finish(self) -> None:
         """The run is over: bring the archive to its end, unless the store does not want it."""
-        for tried in range(LAST_TRIES):
-            self._tail_s = 0.0
-            if self._refused or await self._try():
+        failures = 0
+        while failures < LAST_TRIES and not self._refused:
+            self._tail_s = -math.inf
+            before = self._place
+            if not await self._try():
+                failures += 1
+                await asyncio.sleep(AGAIN_S * 2**failures)
+            elif before is not None and self._place == before:
                 return
-            await asyncio.sleep(AGAIN_S * 2**tried)
+
+    @property
+    def _place(self) -> tuple[int, int] | None:
+        """How far the archive is; None: it has not been looked at."""
+        upload = self._upload
+        return None if upload is None else (upload.newest_round, upload.reaches)
 
     async def _try(self) -> bool:
         """One look; False when something failed, which has been told."""
@@ -123,8 +134,11 @@ class KeeperUpload:
             self._told_s = None
         return True
 
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
     def _tell(self, reason: str) -> None:
-        now_s = time.monotonic()
+        now_s = self._now()
         if self._told_s is None or now_s - self._told_s >= TELL_AGAIN_S:
             self._told_s = now_s
             self._emit(UploadDelayed(address=self._settings.address, reason=reason))
@@ -142,7 +156,7 @@ class KeeperUpload:
             return
         self._upload = upload
         await self._snapshot(agent, upload)
-        now_s = time.monotonic()
+        now_s = self._now()
         if now_s - self._tail_s >= TAIL_S:
             self._tail_s = now_s
             if await upload.tail():
@@ -188,13 +202,13 @@ class KeeperUpload:
             return
         if self._target is None:
             agent.pins.hold(target.manifest)
-            self._target, self._moved_s = target, time.monotonic()
-        started_s = time.monotonic()
+            self._target, self._moved_s = target, self._now()
+        started_s = self._now()
         self._shown = (started_s, 0)
         try:
             sent = await upload.snapshot(target)
         except StoreError:
-            if time.monotonic() - self._moved_s > HOLD_S:
+            if self._now() - self._moved_s > HOLD_S:
                 self._release(agent)
             raise
         except (SnapshotOvertaken, StorageError, CorruptState):
@@ -206,7 +220,7 @@ class KeeperUpload:
                 next_round=sent.next_round,
                 bytes=sent.bytes,
                 reused=sent.reused,
-                took_s=time.monotonic() - started_s,
+                took_s=self._now() - started_s,
                 removed=sent.removed,
                 address=self._settings.address,
             )
@@ -219,7 +233,7 @@ class KeeperUpload:
 
     def _see(self, here: int, total: int) -> None:
         """Something went through."""
-        now_s = self._moved_s = time.monotonic()
+        now_s = self._moved_s = self._now()
         last_s, before = self._shown
         if now_s - last_s < PROGRESS_S or self._target is None:
             return

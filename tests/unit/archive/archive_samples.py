@@ -28,14 +28,14 @@ MOMENTS = (1, 4, 7, 10)
 """Committed rounds at which the keeper's disk is copied."""
 
 
-def spec() -> RunSpec:
+def spec(rounds: int = ROUNDS) -> RunSpec:
     return from_table(
         {
             "name": "archived",
             "model": {"preset": "quadratic", "parameters": 4096},
             "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
             "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
-            "outer": {"inner_steps": 5, "rounds": ROUNDS, "chunk_elements": 256},
+            "outer": {"inner_steps": 5, "rounds": rounds, "chunk_elements": 256},
             "swarm": {"start_peers": 3, "snapshot_every": 3, "keep_rounds": 4},
         }
     )

@@ -1,0 +1,157 @@
+"""The host's background upload beside a simulated run: slow stores, failing ones, pins."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from archive_samples import ROUNDS, spec, surveyed
+
+from farflung.archive.index import INDEX, decode_index
+from farflung.archive.memory_store import MemoryStore
+from farflung.archive.settings import UploadSettings
+from farflung.archive.store import StoreError
+from farflung.archive.survey import Survey
+from farflung.clock import InlineWorkers
+from farflung.events import (
+    ArchiveExtended,
+    Event,
+    SnapshotUploaded,
+    TaskFailed,
+    UploadDelayed,
+    UploadProgress,
+    UploadStopped,
+    sentence_of,
+)
+from farflung.monitor.picture import fold
+from farflung.peer.agent import Agent
+from farflung.run.upload import KeeperUpload
+from farflung.sim.loop import run_virtual
+from farflung.sim.world import KEEPER, SimSwarm
+from farflung.tasks import Tasks, nothing_else
+
+Story = Callable[[SimSwarm], Awaitable[None]]
+
+
+def play(store: MemoryStore, story: Story, rounds: int = ROUNDS) -> tuple[list[Event], Survey]:
+    """A run with a keeper that uploads to `store`; what it told, and what a reader then finds."""
+    events: list[Event] = []
+
+    async def main() -> Survey:
+        swarm = await SimSwarm.start(spec(rounds), peers=3)
+        tasks = Tasks(events.append, nothing_else)
+
+        def keeper() -> Agent:
+            agent = swarm.nodes[KEEPER].agent
+            assert agent is not None
+            return agent
+
+        upload = KeeperUpload(
+            UploadSettings(address="memory"), keeper, run_name="archived", data=None,
+            emit=events.append, store=store, workers=InlineWorkers(),
+        )  # fmt: skip
+        try:
+            tasks.start(upload.run(), "upload")
+            await story(swarm)
+            await swarm.finished()
+            await tasks.close()
+            await upload.finish()
+        finally:
+            await tasks.close()
+            await swarm.stop()
+        store.before = lambda _operation, _name: None
+        store.delay_s = 0.0
+        return await surveyed(store)
+
+    found = run_virtual(main())
+    assert not [e for e in events if isinstance(e, TaskFailed)]
+    return events, found
+
+
+async def undisturbed(_: SimSwarm) -> None: ...
+
+
+def of(events: list[Event], kind: type[Event]) -> list[Event]:
+    return [e for e in events if isinstance(e, kind)]
+
+
+def test_the_archive_of_a_finished_run_leads_to_its_last_round() -> None:
+    events, found = play(MemoryStore(), undisturbed)
+    assert found.rows[-1].place.next_round == ROUNDS and found.rows[-1].reaches == ROUNDS - 1
+    assert all(not row.damage for row in found.rows)
+    assert len(of(events, SnapshotUploaded)) >= 2
+    assert not of(events, UploadDelayed)
+    assert fold(events).archived == ROUNDS - 1
+
+
+def test_a_snapshot_that_takes_long_to_upload_stays_until_it_is_there() -> None:
+    """Several snapshots come and would go meanwhile: without the pin none would ever arrive."""
+    store = MemoryStore()
+    store.delay_s = 0.5
+    events, found = play(store, undisturbed, rounds=60)
+    assert all(not row.damage for row in found.rows)
+    assert not of(events, UploadDelayed)
+    assert of(events, UploadProgress) and fold(events).uploading == ""
+    rounds = [e.next_round for e in events if isinstance(e, SnapshotUploaded)]
+    assert rounds[-1] == 60 and 2 <= len(rounds) < 8  # of twenty; the others were passed over
+
+
+@pytest.mark.parametrize("operations", [("put",), ("get", "list"), ("put", "delete", "list")])
+def test_a_store_that_is_out_is_told_once_and_caught_up_with(operations: tuple[str, ...]) -> None:
+    store = MemoryStore()
+
+    def before(operation: str, name: str) -> None:
+        if operation in operations:
+            raise StoreError(f"{name}: 503 Slow Down")
+
+    async def out_for_a_while(swarm: SimSwarm) -> None:
+        store.before = before
+        await swarm.committed(ROUNDS - 2)
+        store.before = lambda _operation, _name: None
+
+    events, found = play(store, out_for_a_while)
+    assert len(of(events, UploadDelayed)) == 1
+    assert "503 Slow Down" in fold(events).notes[0]
+    assert found.rows[-1].reaches == ROUNDS - 1 and not found.rows[-1].damage
+
+
+def test_a_store_that_is_never_back_ends_no_run() -> None:
+    store = MemoryStore()
+
+    async def out(_: SimSwarm) -> None:
+        def before(operation: str, name: str) -> None:
+            if operation == "put" and name == INDEX:
+                raise StoreError("403")
+
+        store.before = before
+
+    with pytest.raises(Exception, match=INDEX):  # nobody takes that for an archive
+        play(store, out)
+
+
+def test_another_runs_archive_is_left_alone_and_the_run_goes_on() -> None:
+    store = MemoryStore()
+    play(store, undisturbed)
+    index = store.objects[INDEX].replace(b"5eed5eed5eed5eed", b"0123456789abcdef")
+    store.objects[INDEX] = index
+    before = dict(store.objects)
+    events, _ = play(store, undisturbed)
+    assert store.objects == before
+    stopped = of(events, UploadStopped)
+    assert len(stopped) == 1 and "0123456789abcdef" in sentence_of(stopped[0])
+
+
+def test_a_keeper_that_starts_again_goes_on_with_its_archive() -> None:
+    store = MemoryStore()
+
+    async def restarted(swarm: SimSwarm) -> None:
+        await swarm.committed(5)
+        await swarm.kill(KEEPER)
+        swarm.spawn(KEEPER)
+
+    events, found = play(store, restarted)
+    assert found.rows[-1].reaches == ROUNDS - 1 and not of(events, UploadStopped)
+    puts = [n for o, n in store.log if o == "put" and n != INDEX]
+    assert len(puts) == len(set(puts))  # nothing twice
+    assert of(events, ArchiveExtended) or of(events, SnapshotUploaded)
+    assert decode_index(store.objects[INDEX], "").run_name == "archived"
