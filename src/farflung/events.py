@@ -517,6 +517,48 @@ class ClockSkewed(Trouble):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeerUnreachable(Trouble):
+    """The host cannot dial a node where it says that others can: exchanges with it fail until a
+    plan goes round it."""
+
+    node: str
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} cannot be dialled: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotDialled(Trouble):
+    """This node has heard from its host that it cannot be dialled."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"others cannot dial this peer ({self.reason}), so part of its work is lost: open the "
+            f"port, correct --bind and --advertise, or join again with --outbound-only"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionsNotAccepted(Trouble):
+    """The system gives this process no further connection; told once until it does again."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"connections cannot be accepted: {self.reason}; those that are open go on (raise "
+            f"`ulimit -n`)"
+        )
+
+
 # ---- an agent's own ------------------------------------------------------------------------
 
 
@@ -526,6 +568,17 @@ class AgentStarted(Event):
     node: str
     name: str
     role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKnown(Event):
+    """A node has read what it takes part in."""
+
+    name: str
+    model: str
+    parameters: int
+    rounds: int
+    finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
