@@ -145,14 +145,17 @@ def forecast(per_round: float, rounds: int, limit: int, free: int) -> str:
     )
 
 
-def usage(used: int, limit: int, per_day: float) -> str:
-    """`1.2 GiB of 120.0 GiB; 9.0 GiB a day at this rate, full in 13 days`."""
+def usage(used: int, limit: int, per_day: float, to_come: float) -> str:
+    """`1.2 GiB of 120.0 GiB; 9.0 GiB a day at this rate, full in 13 days`. Bytes; `to_come`: of
+    the rounds that are left."""
     text = f"{show_size(used)} of {show_size(limit)}"
     if per_day <= 0:
         return text
-    left = max(0, limit - used) / per_day
-    when = "full now" if left <= 0 else f"full in {show_days(left)}"
-    return f"{text}; {show_size(per_day)} a day at this rate, {when}"
+    left = max(0, limit - used)
+    text += f"; {show_size(per_day)} a day at this rate, "
+    if to_come <= left:
+        return text + "enough for the rest of the run"
+    return text + (f"full in {show_days(left / per_day)}" if left else "full: the oldest go")
 
 
 def show_days(days: float) -> str:

@@ -138,7 +138,8 @@ class Host:
         took_s = time.monotonic() - self._started_s
         rounds = self.picture.committed - self._committed_before
         per_day = rounds * self.bytes_per_round / took_s * DAY_S if rounds and took_s else 0.0
-        return usage(used, limit, per_day) if limit else ""
+        left = self.picture.rounds_wanted - self.picture.committed
+        return usage(used, limit, per_day, left * self.bytes_per_round) if limit else ""
 
     def forecast(self) -> str:
         """What the keeper will store, in a sentence; empty without one."""
