@@ -1,4 +1,4 @@
-"""The journal's picture is that of the events, also over a restart; a keeper that comes too late."""
+"""The journal's picture is that of the events; healthy starts; a keeper that comes too late."""
 
 from __future__ import annotations
 
