@@ -83,16 +83,8 @@ def test_a_joiner_waits_for_a_host_that_is_late_and_says_so_once(tmp_path: Path)
         assert "!" not in early.text
 
 
-def test_a_pasted_command_joins(tmp_path: Path) -> None:
-    with Swarm(tmp_path, quad_spec(**ENDLESS, swarm=ALONE)) as swarm:
-        swarm.host()
-        invite = swarm.invite
-        swarm.spawn("a", "join", "farflung", "join", f'"{invite[:70]}\n', f'{invite[70:]}"')
-        swarm.committed(2)
-
-
 def test_a_finished_run_says_so_and_where_its_weights_are(tmp_path: Path) -> None:
-    spec = quad_spec(outer={"rounds": 6}, swarm=ALONE, data={"rows": 50_000})
+    spec = quad_spec(outer={"rounds": 6}, swarm={**ALONE, "restart_grace_s": 5.0})
     with Swarm(tmp_path, spec) as swarm:
         host, peer = swarm.host(), swarm.join("a")
         assert (peer.wait(), host.wait()) == (0, 0)
