@@ -15,10 +15,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from farflung.errors import CorruptState, StorageError
-from farflung.events import AgentStarted
+from farflung.events import AgentStarted, RunKnown
 from farflung.failpoints import sent
-from farflung.ids import NodePhase
+from farflung.ids import NodePhase, Role
 from farflung.network.messages import Beat, Synced
+from farflung.outer.layout import Layout
 from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
@@ -79,6 +80,8 @@ class Agent:
         self._evaluations = parts.evaluations
         self._equipment = equipment
         self._trainer: TrainerPort | None = None
+        self._too_late = False
+        """The run was finished when this trainer came: it takes the last state, and no data."""
         self._over = asyncio.Event()
         self._leave_reason: str | None = None
         """None while nobody asked this node to go."""
@@ -137,8 +140,8 @@ class Agent:
 
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
-        genesis = await self._genesis_known()
-        if self._equipment.provision is not None:
+        genesis = await self._run_known()
+        if self._equipment.provision is not None and not self._too_late:
             await self._equipment.provision(self.node, genesis)
         while True:
             await self._bring_up(genesis)
@@ -148,18 +151,31 @@ class Agent:
                 await self.generations.lost(str(error))
                 await self._state.forget(error)
 
-    async def _genesis_known(self) -> Genesis:
-        while self.node.follower.genesis is None:
+    async def _run_known(self) -> Genesis:
+        """The journal up to what the coordinator had when it let me in; without one, my copy."""
+        follower = self.node.follower
+        while follower.genesis is None or follower.journal.length < self.standing.journal_target:
             self.standing.news.clear()
             await self.standing.news.wait()
-        return self.node.follower.genesis
+        spec = follower.spec
+        self.node.world.emit(
+            RunKnown(
+                name=spec.name,
+                model=spec.model.preset,
+                parameters=Layout.from_json(follower.genesis.layout).size,
+                rounds=spec.outer.rounds,
+                finished=follower.finished,
+            )
+        )
+        self._too_late = self.config.role == Role.TRAINER and follower.finished
+        return follower.genesis
 
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
         self.standing.enter(StayPhase.SYNCING)
         state = await self._state.empty(genesis)
         make_trainer = self._equipment.make_trainer
-        if make_trainer is not None and self._trainer is None:
+        if make_trainer is not None and self._trainer is None and not self._too_late:
             self._trainer = make_trainer(self.node.follower.spec, state.layout)
         await self._state.fill(state, None if self._trainer is None else self._trainer.shared)
         self.standing.enter(StayPhase.STARTING)

@@ -17,12 +17,13 @@ from farflung.errors import CorruptState, LinkDown
 from farflung.events import FetchDelayed
 from farflung.hashing import digest
 from farflung.ids import Hash
+from farflung.peer.bootstrap import GRACE_S
 from farflung.peer.node import LocalNode
+from farflung.peer.patience import Patience
 from farflung.run.host_data import forget_broken_link
 from farflung.swarm.records import Genesis
 from farflung.transfer.download_plan import PIECE_BYTES
 
-RETRY_S = 0.5
 READ_AHEAD = 8
 """Pieces of a file that are asked at a time."""
 
@@ -72,12 +73,14 @@ class DataFetch:
         return manifest if digest(manifest) == name else None
 
     async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
+        patience = Patience(node.world.clock, grace_s=GRACE_S)
         while True:
             try:
                 return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                node.world.emit(FetchDelayed(what="the data manifest", reason=str(error)))
-                await asyncio.sleep(RETRY_S)
+                if patience.failed(told_at_once=isinstance(error, CorruptState)):
+                    node.world.emit(FetchDelayed(what="the data manifest", reason=str(error)))
+                await patience.pause()
 
     async def _file(
         self, node: LocalNode, path: Path, name: Hash, n_bytes: int, progress: tuple[int, int]
@@ -89,12 +92,14 @@ class DataFetch:
             return
         path.unlink(missing_ok=True)  # damaged: nobody may read or serve it
         part = path.with_name(f"{path.name}.part")
+        patience = Patience(node.world.clock, grace_s=GRACE_S)
         while not path.exists():
             try:
                 await self._pieces(node, part, name, n_bytes, progress)
             except LinkDown as error:
-                node.world.emit(FetchDelayed(what=path.name, reason=str(error)))
-                await asyncio.sleep(RETRY_S)
+                if patience.failed():
+                    node.world.emit(FetchDelayed(what=path.name, reason=str(error)))
+                await patience.pause()
                 continue
             if await hashed(lambda: _hash(part)) == name:
                 await hashed(lambda: _put(part, path))

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from farflung.clock import InlineWorkers
+from farflung.clock import InlineWorkers, LoopClock
 from farflung.hashing import digest
 from farflung.run.data_fetch import DataFetch
 
@@ -28,7 +28,7 @@ class Blobs:
 
 def fetch(folder: Path, blobs: Blobs) -> bytes:
     node: Any = SimpleNamespace(
-        world=SimpleNamespace(workers=InlineWorkers(), emit=print),
+        world=SimpleNamespace(workers=InlineWorkers(), emit=print, clock=LoopClock()),
         mesh=SimpleNamespace(blobs=blobs),
         donors=lambda: ["donor"],
     )
