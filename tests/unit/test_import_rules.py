@@ -34,6 +34,7 @@ ROOMS |= {
     },
 }
 ROOMS["run"] = {*ROOMS, "world", "attach"}
+ROOMS["integrations"] = {"attach", "inner", "data"}
 ROOMS["sim"] = {*ROOMS, "world", "attach"}
 ROOMS["chaos"] = {"run", "swarm"}
 ROOMS["trained"] = {

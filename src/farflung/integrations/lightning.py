@@ -17,7 +17,6 @@ from typing import Any, Literal
 from torch.utils.data import DataLoader
 
 from farflung.errors import UserError
-from farflung.inner.stream import Stream
 from farflung.integrations.loader import Samples, lease_loader
 from farflung.integrations.member import CountTokens, RunMember, count_tokens
 
@@ -52,7 +51,6 @@ class SwarmCallback(Callback):
             schedule=schedule, layout_names=layout_names, tokens=tokens, shuffle=shuffle
         )
         self._micro_rows = micro_rows
-        self._trainer: Trainer | None = None
         self._optimizer_steps = 0
 
     def loader(
@@ -62,35 +60,13 @@ class SwarmCallback(Callback):
         **options: Any,
     ) -> DataLoader[Any]:
         """For `Trainer.fit`; `options` are DataLoader's, without those that choose samples."""
-        return lease_loader(samples, self, collate_fn, **options)
-
-    def stream(self) -> Stream:
-        """Lightning begins to read the loader before it says that the training starts."""
-        if not self.member.attached:
-            self._attach()
-        return self.member.stream()
-
-    def order(self, n_samples: int) -> Callable[[int], int]:
-        return self.member.order(n_samples)
-
-    def _attach(self) -> None:
-        trainer = self._trainer
-        if trainer is None or len(trainer.optimizers) != 1:
-            found = "none" if trainer is None else len(trainer.optimizers)
-            raise UserError(f"a run trains one optimizer; the Trainer has {found}")
-        self.member.attach(
-            trainer.lightning_module,
-            trainer.optimizers[0],
-            self._micro_rows,
-            trainer.accumulate_grad_batches,
-        )
+        return lease_loader(samples, self.member, collate_fn, **options)
 
     # ---- hooks -----------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._trainer = trainer
         trainer.fit_loop.max_epochs = -1  # an epoch is a lease: the run says when it is over
         before = pl_module.on_train_batch_start
 
@@ -98,6 +74,14 @@ class SwarmCallback(Callback):
             return SKIP_REST if self.member.lease_ended else before(batch, batch_idx)
 
         object.__setattr__(pl_module, "on_train_batch_start", ends_epoch)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The optimizers are there, the loader is not read yet (it is before on_train_start)."""
+        if len(trainer.optimizers) != 1:
+            raise UserError(f"a run trains one optimizer; the module has {len(trainer.optimizers)}")
+        self.member.attach(
+            pl_module, trainer.optimizers[0], self._micro_rows, trainer.accumulate_grad_batches
+        )
 
     def on_train_batch_end(
         self,

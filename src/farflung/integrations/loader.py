@@ -106,7 +106,7 @@ def lease_loader(
     ...), without those that choose samples."""
     return DataLoader(
         NumberedSamples(samples),
-        batch_sampler=LeaseSampler(seat, len(samples)),  # type: ignore[arg-type] # any iterable
+        batch_sampler=LeaseSampler(seat, len(samples)),
         collate_fn=NumberedCollate(collate_fn or default_collate),
         **options,
     )

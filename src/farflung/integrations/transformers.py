@@ -19,12 +19,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from farflung.errors import UserError
-from farflung.inner.optimizer import HasParamGroups
 from farflung.integrations.loader import ROWS, lease_loader
 from farflung.integrations.member import CountTokens, RunMember, count_tokens
 
 try:
-    from transformers import Trainer, TrainerCallback, TrainerControl, TrainingArguments
+    from transformers import (
+        Trainer,
+        TrainerCallback,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
     from transformers.trainer_utils import seed_worker
 except ImportError as error:
     raise UserError(
@@ -36,7 +41,7 @@ UNTIL_OVER = 1_000_000_000
 """`max_steps` of a training that ends when the run does."""
 
 
-class SwarmTrainerCallback(TrainerCallback):  # type: ignore[misc] # transformers has no types
+class SwarmTrainerCallback(TrainerCallback):
     """Trains a Trainer's model as a peer. Attaches when the training begins."""
 
     def __init__(
@@ -58,22 +63,22 @@ class SwarmTrainerCallback(TrainerCallback):  # type: ignore[misc] # transformer
         )
         self._trainer = trainer
         self._inner_step = trainer.training_step
-        trainer.get_train_dataloader = self._loader
-        trainer.training_step = self._training_step
+        # On the object, so that every subclass of Trainer will do.
+        vars(trainer).update(get_train_dataloader=self._loader, training_step=self._training_step)
         if trainer.args.max_steps <= 0:
             trainer.args.max_steps = UNTIL_OVER
 
     def on_train_begin(
         self,
         args: TrainingArguments,
-        _state: object,
+        state: TrainerState,
         control: TrainerControl,
-        model: nn.Module,
-        optimizer: HasParamGroups,
-        **_: object,
+        **kwargs: Any,
     ) -> TrainerControl:
+        del state
+        optimizer = kwargs["optimizer"]
         self.member.attach(
-            model,
+            kwargs["model"],
             getattr(optimizer, "optimizer", optimizer),  # accelerate wraps it
             args.train_batch_size,
             args.gradient_accumulation_steps,
@@ -81,8 +86,13 @@ class SwarmTrainerCallback(TrainerCallback):  # type: ignore[misc] # transformer
         return self._begin_lease(control)
 
     def on_step_end(
-        self, _args: object, _state: object, control: TrainerControl, **_: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> TrainerControl:
+        del args, state, kwargs
         self.member.stepped()
         if self.member.lease_ended:  # and what is prefetched is dropped with the epoch
             control.should_epoch_stop = True
@@ -91,11 +101,23 @@ class SwarmTrainerCallback(TrainerCallback):  # type: ignore[misc] # transformer
         return control
 
     def on_epoch_end(
-        self, _args: object, _state: object, control: TrainerControl, **_: object
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
     ) -> TrainerControl:
+        del args, state, kwargs
         return control if control.should_training_stop else self._begin_lease(control)
 
-    def on_train_end(self, *_: object, **__: object) -> None:
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        del args, state, control, kwargs
         self.member.close()
 
     def _begin_lease(self, control: TrainerControl) -> TrainerControl:
@@ -106,14 +128,15 @@ class SwarmTrainerCallback(TrainerCallback):  # type: ignore[misc] # transformer
     def _loader(self) -> DataLoader[Any]:
         """In place of Trainer.get_train_dataloader."""
         trainer, args = self._trainer, self._trainer.args
-        if not hasattr(trainer.train_dataset, "__len__"):
+        samples: Any = trainer.train_dataset
+        if not hasattr(samples, "__len__"):
             raise UserError(
-                f"train_dataset is a {type(trainer.train_dataset).__name__} and must have a "
-                f"length, so that every peer finds the sample of a row number"
+                f"train_dataset is a {type(samples).__name__} and must have a length, so that "
+                f"every peer finds the sample of a row number"
             )
         collate = trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
         loader = lease_loader(
-            trainer.train_dataset,
+            samples,
             self.member,
             collate,
             num_workers=args.dataloader_num_workers,
