@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from farflung.data.tokenizer import END_OF_TEXT, Tokenizer
+from farflung.data.tokenizer import Tokenizer
+from farflung.data.train_tokenizer import END_OF_TEXT
 
 
 def tokenizer_json(tokenizer: Tokenizer) -> bytes:

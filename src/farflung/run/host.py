@@ -336,7 +336,9 @@ class Host:
             self.settings.upload,
             self._the_keeper,
             run_name=self.spec.name,
-            data=self.folder / "data" if self.genesis.data else None,
+            folders=[]
+            if self.spec.data.synthetic
+            else source_folders(self.folder / "data", self.spec.data),
             emit=self.log.emit,
         )
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from farflung.checkpoint.blob_store import BlobStore
+from farflung.config.run import RunSpec
 from farflung.data.corpus import shipped_bpe
 from farflung.data.manifest import MANIFEST_FILE, decode_manifest
+from farflung.data.shards import source_folders
 from farflung.data.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from_bytes
 from farflung.disk import RealDisk
 from farflung.errors import CorruptState, StorageError, UserError
@@ -29,8 +31,8 @@ def read_run(folders: Sequence[Path], on_bytes: OnBytes | None = None) -> Traine
     """
     found = newest_state(folders, on_bytes)
     spec, state, genesis = found.spec, found.state, found.genesis
-    data = data_folder(folders, genesis)
-    tokenizer, reason = _tokenizer(folders, genesis, data)
+    data = data_folder(folders, genesis, spec)
+    tokenizer, reason = _tokenizer(folders, genesis, spec, data)
     return TrainedModel(
         name=spec.name,
         source=", ".join(map(str, folders)),
@@ -50,7 +52,7 @@ def read_run(folders: Sequence[Path], on_bytes: OnBytes | None = None) -> Traine
             last_loss(folders, state.next_round),
         ),
         data=data,
-        provenance=_provenance(data),
+        provenance=_provenance(data, spec),
     )
 
 
@@ -85,12 +87,14 @@ def _run(folder: Path) -> str:
     return "" if genesis is None else genesis.run
 
 
-def data_folder(folders: Sequence[Path], genesis: Genesis) -> Path | None:
-    """Where the run's token shards are on this machine; None: nowhere, or it has none."""
-    for folder in folders if genesis.data else ():
-        manifest = folder / DATA / MANIFEST_FILE
+def data_folder(folders: Sequence[Path], genesis: Genesis, spec: RunSpec) -> Path | None:
+    """Where the run's token shards are on this machine, those of all its sources; None: nowhere,
+    or it has none."""
+    wanted = [part.manifest for part in genesis.data]
+    for folder in folders if not spec.data.synthetic else ():
+        manifests = [f / MANIFEST_FILE for f in source_folders(folder / DATA, spec.data)]
         try:
-            if digest(manifest.read_bytes()) == genesis.data:
+            if [digest(m.read_bytes()) for m in manifests] == wanted:
                 return folder / DATA
         except OSError:
             continue
@@ -98,14 +102,15 @@ def data_folder(folders: Sequence[Path], genesis: Genesis) -> Path | None:
 
 
 def _tokenizer(
-    folders: Sequence[Path], genesis: Genesis, data: Path | None
+    folders: Sequence[Path], genesis: Genesis, spec: RunSpec, data: Path | None
 ) -> tuple[Tokenizer | None, str]:
     """The run's tokenizer, or why there is none. Raises ConfigError."""
-    if not genesis.data:
+    if spec.data.synthetic:
         return None, "it was trained on synthetic rows, which are not text"
     if not genesis.tokenizer:
         return ByteTokenizer(), ""
-    content = _tokenizer_bytes(folders, genesis, data)
+    first = None if data is None else source_folders(data, spec.data)[0]
+    content = _tokenizer_bytes(folders, genesis, first)
     if content is None:
         return None, (
             "its tokenizer is not on this machine; name the folder of a peer that has the data"
@@ -123,5 +128,8 @@ def _tokenizer_bytes(folders: Sequence[Path], genesis: Genesis, data: Path | Non
     return next((c for c in candidates if digest(c) == genesis.tokenizer), None)
 
 
-def _provenance(data: Path | None) -> str:
-    return "" if data is None else decode_manifest((data / MANIFEST_FILE).read_bytes()).provenance
+def _provenance(data: Path | None, spec: RunSpec) -> str:
+    if data is None:
+        return ""
+    manifests = [f / MANIFEST_FILE for f in source_folders(data, spec.data)]
+    return "; ".join(decode_manifest(m.read_bytes()).provenance for m in manifests)
