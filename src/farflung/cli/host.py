@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +30,9 @@ from farflung.events import (
 )
 from farflung.run.home import find_only, home_folder, locked, role_folder, running_process
 from farflung.swarm.recovery import Recovery
+
+if TYPE_CHECKING:
+    from farflung.run.host_folder import HostOptions
 
 Bind = Annotated[
     str | None,
@@ -69,6 +73,14 @@ Extend = Annotated[
         " grace_s=5, schedule=wsd, ... (repeatable). A host that runs takes it over."
     ),
 ]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        help="Found the run from existing weights: a run's name or folder (its newest state), or a "
+        "Hugging Face checkpoint's folder (Llama or Qwen3).",
+    ),
+]
 OldHostIsStopped = Annotated[
     bool,
     typer.Option(
@@ -96,6 +108,7 @@ def host(
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
     extend: Extend = None,
+    found: From = "",
     recovery_file: RecoveryFile = None,
     restore_from: RestoreFrom = None,
     recovery_key: RecoveryKey = "",
@@ -111,6 +124,8 @@ def host(
       farflung host run.toml --bind 0.0.0.0:7000 --advertise train.example.org:7000
 
       farflung host            (continue after a stop or a crash)
+
+      farflung host next.toml --from my-run      (a new run from another one's weights)
 
       farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
 
@@ -142,6 +157,8 @@ def host(
         return
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
+    if found:
+        spec, options = _founded(found, spec, folder, options)
     with locked(folder):
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
@@ -164,6 +181,28 @@ def _handed_over(folder: Path, extend: list[str]) -> bool:
         return False
     typer.echo(aio.run(extend_running(folder, process, extend)))
     return True
+
+
+def _founded(
+    found: str, spec: RunSpec | None, folder: Path, options: HostOptions
+) -> tuple[RunSpec, HostOptions]:
+    """The spec and options of a run that begins with existing weights. UserError."""
+    from farflung.cli.loading import ProgressLine
+    from farflung.run.genesis import founded
+    from farflung.run.host_folder import check_unborn
+    from farflung.trained.founding import found_from
+
+    if spec is None:
+        raise UserError(
+            f"--from founds a new run, which needs a spec: host run.toml --from {found}"
+        )
+    check_unborn(folder)
+    progress = ProgressLine("reading the weights")
+    try:
+        founding = found_from(found, progress)
+    finally:
+        progress.clear()
+    return founded(spec, founding), dataclasses.replace(options, founding=founding)
 
 
 def _recovery(

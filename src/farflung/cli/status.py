@@ -69,6 +69,8 @@ def _print_offline(folder: Path) -> None:
         f"round {last.committed}  abandoned {last.abandoned}  {last.rows:,} samples credited  "
         f"state {last.state_root[:16] or '-'}"
     )
+    if last.descent:
+        typer.echo(f"from {last.descent}")
     for name, role, rounds, rows in last.members:
         typer.echo(f"  {name:24s} {role:8s} rounds {rounds:5d}  samples {rows:9,d}")
 
@@ -81,6 +83,8 @@ def _print(picture: dict[str, Any]) -> None:
         f"{picture['name']} ({picture['run']})  {picture['parameters']:,} parameters  "
         f"term {picture['term']}  {state}"
     )
+    if picture["descent"]:
+        typer.echo(f"from {picture['descent']}")
     loss = picture["loss_last"]
     typer.echo(
         f"round {picture['committed']} of {picture['rounds_wanted']}  "

@@ -17,9 +17,10 @@ from farflung.network.messages import Control, Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
+from farflung.run.genesis import descent
 from farflung.run.home import JOURNAL
 from farflung.run.host import INDEX
-from farflung.run.host_folder import SETTINGS, Settings
+from farflung.run.host_folder import SETTINGS, Settings, genesis_of
 from farflung.run.join import load_membership
 from farflung.swarm.identity import Identity
 from farflung.swarm.index import Index
@@ -35,6 +36,8 @@ class Offline:
     state_root: str
     members: list[tuple[str, str, int, int]]
     """(name, role, rounds contributed, rows credited)."""
+    descent: str
+    """What the run began with; empty: fresh weights."""
 
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
@@ -71,6 +74,7 @@ def offline(folder: Path) -> Offline:
             rows=rows,
             state_root=root,
             members=index.credited(),
+            descent=descent(genesis_of(journal).lineage),
         )
     finally:
         index.close()

@@ -87,10 +87,11 @@ def _run(folder: Path) -> str:
 
 def data_folder(folders: Sequence[Path], genesis: Genesis) -> Path | None:
     """Where the run's token shards are on this machine; None: nowhere, or it has none."""
-    for folder in folders if genesis.data else ():
+    known = {part.manifest for part in genesis.data} - {b""}
+    for folder in folders if known else ():
         manifest = folder / DATA / MANIFEST_FILE
         try:
-            if digest(manifest.read_bytes()) == genesis.data:
+            if digest(manifest.read_bytes()) in known:
                 return folder / DATA
         except OSError:
             continue
@@ -101,7 +102,7 @@ def _tokenizer(
     folders: Sequence[Path], genesis: Genesis, data: Path | None
 ) -> tuple[Tokenizer | None, str]:
     """The run's tokenizer, or why there is none. Raises ConfigError."""
-    if not genesis.data:
+    if not any(part.manifest for part in genesis.data):
         return None, "it was trained on synthetic rows, which are not text"
     if not genesis.tokenizer:
         return ByteTokenizer(), ""
