@@ -37,6 +37,8 @@ class RunStarted(Event):
     parameters: int
     term: int
     rounds: int
+    descent: str = ""
+    """What the run began with, for people; empty: fresh weights."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from farflung.config.run import RunSpec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run.toml"
 HIDDEN = {
-    "model": {"program", "parameters", "step_s"},
+    "model": {"program", "parameters", "step_s", "shape"},
     "data": {"rows"},
     "inner": {"rewarm"},
 }

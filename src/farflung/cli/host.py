@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,6 +91,14 @@ Extend = Annotated[
         " grace_s=5, schedule=wsd, ... (repeatable). A host that runs takes it over."
     ),
 ]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        help="Found the run from existing weights: a run's name or folder (its newest state), or a "
+        "Hugging Face checkpoint's folder (Llama or Qwen3).",
+    ),
+]
 OldHostIsStopped = Annotated[
     bool,
     typer.Option(
@@ -132,6 +141,7 @@ def host(
     upload_rate: UploadRate = None,
     upload_data: UploadData = None,
     extend: Extend = None,
+    found: From = "",
     recovery_file: RecoveryFile = None,
     restore_from: RestoreFrom = None,
     recovery_key: RecoveryKey = "",
@@ -149,6 +159,8 @@ def host(
       farflung host run.toml --upload s3://my-bucket/runs/first --upload-rate 2MB
 
       farflung host            (continue after a stop or a crash)
+
+      farflung host next.toml --from my-run      (a new run from another one's weights)
 
       farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
 
@@ -188,6 +200,8 @@ def host(
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
     check_upload(wanted.upload, keeper=wanted.keeper)
+    if found:
+        spec, options = _founded(found, spec, folder, options)
     with locked(folder), nothing_left(folder, UNBORN, lambda: has_run(folder)):
         aio.run(check_ports(wanted.bind, wanted.advertise))
         if recovery is not None:
@@ -210,6 +224,28 @@ def _handed_over(folder: Path, extend: list[str]) -> bool:
         return False
     typer.echo(aio.run(extend_running(folder, process, extend)))
     return True
+
+
+def _founded(
+    found: str, spec: RunSpec | None, folder: Path, options: HostOptions
+) -> tuple[RunSpec, HostOptions]:
+    """The spec and options of a run that begins with existing weights. UserError."""
+    from farflung.cli.loading import ProgressLine
+    from farflung.run.genesis import founded
+    from farflung.run.host_folder import check_unborn
+    from farflung.trained.founding import found_from
+
+    if spec is None:
+        raise UserError(
+            f"--from founds a new run, which needs a spec: host run.toml --from {found}"
+        )
+    check_unborn(folder)
+    progress = ProgressLine("reading the weights")
+    try:
+        founding = found_from(found, progress)
+    finally:
+        progress.clear()
+    return founded(spec, founding), dataclasses.replace(options, founding=founding)
 
 
 def _recovery(

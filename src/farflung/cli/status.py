@@ -70,6 +70,8 @@ def _print(picture: dict[str, Any]) -> None:
         state = f"paused; journal: {picture['blocked']}"
     size = f"{picture['parameters']:,} parameters  " if picture["parameters"] else ""
     typer.echo(f"{picture['name']} ({picture['run']})  {size}term {picture['term']}  {state}")
+    if picture["descent"]:
+        typer.echo(f"from {picture['descent']}")
     loss = picture["loss_last"]
     typer.echo(
         f"round {picture['committed']} of {picture['rounds_wanted']}  "

@@ -73,6 +73,8 @@ def _print(found: object) -> None:
         f"journal      {f.journals} copies agree, {f.records} records, {f.terms} terms, "
         f"{f.commits} commits, {f.abandoned} abandoned, {f.signatures} signed votes: ok"
     )
+    if f.descent:
+        typer.echo(f"weights      from {f.descent}")
     if f.amended:
         typer.echo(f"settings     amended {f.amended} times, each in its place: ok")
     typer.echo(

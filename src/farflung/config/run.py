@@ -52,13 +52,61 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return []
 
 
+class ShapeSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[model.shape]`: a Llama or Qwen3 of any size; `farflung host --from` writes it."""
+
+    _TITLE: ClassVar[str] = "model.shape"
+
+    vocab: int
+    """Rows of the embedding; at least the tokenizer's size."""
+    dim: int
+    """Width of the residual stream."""
+    layers: int
+    """Number of blocks."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key and value heads; they divide `heads`."""
+    ff: int
+    """Inner width of the SwiGLU."""
+    max_len: int
+    """Longest row that the model knows positions for; data.seq_len may be shorter."""
+    head_size: int = 0
+    """Width of a head; 0: dim / heads."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    rope: tuple[float, float, float, int] | msgspec.UnsetType = msgspec.UNSET
+    """Llama 3.1's stretched frequencies: factor, low and high frequency factor, first row length.
+    """
+    norm_eps: float = 1e-5
+    """Added to the mean square in every norm."""
+    tied: bool = True
+    """The output head is the embedding matrix."""
+    qk_norm: bool = False
+    """Queries and keys are normalised per head, as in Qwen3."""
+
+    def _rules(self) -> list[Rule]:
+        sizes = ("vocab", "dim", "layers", "heads", "kv_heads", "ff", "max_len")
+        return [
+            *(
+                (getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+                for name in sizes
+            ),
+            (self.rope_theta > 0, f"rope_theta={self.rope_theta} must be above 0"),
+            (self.norm_eps > 0, f"norm_eps={self.norm_eps} must be above 0"),
+        ]
+
+
 class ModelSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[model]`: what is trained."""
 
     _TITLE: ClassVar[str] = "model"
 
     preset: str = "demo"
-    """A name of model/presets.py, or `custom` with `program`, or `quadratic` (NumPy, for tests)."""
+    """A name of model/presets.py, or `shape` with `[model.shape]`, or `custom` with `program`, or
+    `quadratic` (NumPy, for tests)."""
+    shape: ShapeSpec | msgspec.UnsetType = msgspec.UNSET
+    """With `shape`: the sizes of the built-in model."""
     program: tuple[str, ...] = ()
     """With `custom`: the trainer's command line; it calls `farflung.attach`."""
     parameters: int = 4096
@@ -74,6 +122,10 @@ class ModelSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 (self.preset == "custom") == bool(self.program),
                 "program belongs to model.preset='custom', and that needs it; "
                 "give the trainer's command line",
+            ),
+            (
+                (self.preset == "shape") == (self.shape is not msgspec.UNSET),
+                "shape belongs to model.preset='shape', and that needs it; give [model.shape]",
             ),
         ]
 

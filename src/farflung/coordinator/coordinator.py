@@ -69,6 +69,8 @@ class CoordinatorOptions:
     """Between two looks at the timers."""
     on_append: Callable[[int, list[AnyRecord]], None] | None = None
     """Told of every record that is on the disk, with the first one's index."""
+    descent: str = ""
+    """What the run began with, for people."""
     amending: Amending | None = None
     """What the operator wants to be changed with this start."""
 
@@ -121,6 +123,7 @@ class Coordinator:
                 parameters=sum(self.state.fragment_elements),
                 term=term,
                 rounds=self.state.spec.outer.rounds,
+                descent=self._options.descent,
             )
         )
         if amend is not None:

@@ -23,7 +23,7 @@ from farflung.errors import ConfigError
 from farflung.inner.channel import ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
 from farflung.model.llama import Llama, init_weights
-from farflung.model.presets import preset
+from farflung.model.presets import config_of_spec
 
 Block = npt.NDArray[np.int64]
 """int64 [B, T + 1]: inputs are [:, :-1], targets [:, 1:]."""
@@ -104,7 +104,7 @@ def build(spec: RunSpec, data_dir: Path, *, fresh: bool, cpu: bool = False) -> B
     """
     rows = None if spec.data.synthetic else open_sources(data_dir, spec.data, verify=False)
     vocab = None if rows is None else rows.manifest.vocab
-    config = preset(spec.model.preset, vocab=vocab, seq_len=spec.data.seq_len)
+    config = config_of_spec(spec.model, vocab=vocab, seq_len=spec.data.seq_len)
     model = Llama(config)
     if fresh:
         init_weights(model, spec.seed)

@@ -17,7 +17,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu, soft
 
 from farflung.errors import ConfigError
 from farflung.model.cache import KeyValueCache, LayerCache
-from farflung.model.presets import LlamaConfig
+from farflung.model.presets import Llama3Rope, LlamaConfig
 
 Attention = Literal["sdpa", "eager"]
 """`eager` does transformers' operations in transformers' order, for the parity test."""
@@ -47,9 +47,25 @@ def rope_table(config: LlamaConfig) -> tuple[Tensor, Tensor]:
     """cos and sin [T, E] fp32, the frequencies of the first half repeated in the second."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / (config.rope_theta**exponents)
+    if config.rope is not None:
+        frequencies = stretched(frequencies, config.rope)
     angles = torch.arange(config.seq_len).float()[:, None] * frequencies[None, :]
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
+
+
+def stretched(frequencies: Tensor, rope: Llama3Rope) -> Tensor:
+    """Llama 3.1's frequencies, with transformers' operations in its order."""
+    low_wavelength = rope.original_len / rope.low_freq_factor
+    high_wavelength = rope.original_len / rope.high_freq_factor
+    wavelength = 2 * math.pi / frequencies
+    slow = torch.where(wavelength > low_wavelength, frequencies / rope.factor, frequencies)
+    smooth = (rope.original_len / wavelength - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    smoothed = (1 - smooth) * slow / rope.factor + smooth * slow
+    between = ~(wavelength < high_wavelength) * ~(wavelength > low_wavelength)
+    return torch.where(between, smoothed, slow)
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
@@ -95,10 +111,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.attention = attention
-        self.q_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.q_proj = nn.Linear(config.dim, config.q_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, config.kv_dim, bias=False)
         self.v_proj = nn.Linear(config.dim, config.kv_dim, bias=False)
-        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.o_proj = nn.Linear(config.q_dim, config.dim, bias=False)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
@@ -119,7 +135,7 @@ class SelfAttention(nn.Module):
         k_BKSE, v_BKSE = (k_BKTE, v_BKTE) if past is None else past.extend(k_BKTE, v_BKTE)
         attend = eager_attention if self.attention == "eager" else fast_attention
         out_BHTE = attend(q_BHTE, k_BKSE, v_BKSE)
-        out: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(x_BTD.shape))
+        out: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(*x_BTD.shape[:-1], -1))
         return out
 
 

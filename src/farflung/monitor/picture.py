@@ -74,6 +74,8 @@ class Picture:
     parameters: int = 0
     term: int = 0
     rounds_wanted: int = 0
+    descent: str = ""
+    """What the run began with; empty: fresh weights."""
     round: int = -1
     """The newest open round."""
     committed: int = 0
@@ -136,6 +138,7 @@ def see(picture: Picture, event: Event) -> Picture:
                 parameters=event.parameters,
                 term=event.term,
                 rounds_wanted=event.rounds,
+                descent=event.descent,
             )
         case RoundOpened():
             return replace(picture, round=event.round, paused="")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from farflung.ids import Role
 from farflung.monitor.picture import PeerPicture, Picture
 from farflung.outer.layout import Layout
+from farflung.run.genesis import descent
 from farflung.swarm import ranges
 from farflung.swarm.records import (
     Abandon,
@@ -41,6 +42,7 @@ def picture_of(records: Iterable[AnyRecord]) -> Picture:
                     name=spec.name,
                     parameters=Layout.from_json(record.layout).size,
                     rounds_wanted=spec.outer.rounds,
+                    descent=descent(record.lineage),
                 )
             case Term():
                 picture = replace(picture, term=record.term)

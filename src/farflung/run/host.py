@@ -47,6 +47,7 @@ from farflung.run.assemble import (
 )
 from farflung.run.certificates import Certified, keep_certified
 from farflung.run.data_fetch import DataFetch
+from farflung.run.genesis import descent
 from farflung.run.history import away, credited, picture_of
 from farflung.run.home import EVENTS
 from farflung.run.host_folder import (
@@ -199,6 +200,7 @@ class Host:
         options = CoordinatorOptions(
             incarnation=secrets.token_hex(8),
             on_append=self._journalled,
+            descent=descent(self.genesis.lineage),
             amending=wanted if self._extend else None,
         )
         self.coordinator = assemble_coordinator(world, self.journal, door, options)

@@ -29,10 +29,14 @@ from farflung.network.tls import RunAuthority
 from farflung.peer.disk_budget import Keep
 from farflung.run.assemble import open_journal, read_journal
 from farflung.run.genesis import (
+    Founding,
     Material,
+    check_founding,
+    descent,
     describe,
     genesis_record,
     make_weights,
+    same_birth,
     synthetic_material,
 )
 from farflung.run.home import EVENTS, JOURNAL, LOCK, nothing_left, private_folder
@@ -93,6 +97,8 @@ class HostOptions:
     """Where the recovery key goes instead of the terminal."""
     extend: tuple[str, ...] = ()
     """What of the run's settings changes with this start (swarm/amendments.py)."""
+    founding: Founding | None = None
+    """What a run that is born now begins with; None: fresh weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +197,8 @@ def _open(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) ->
     run_key = Identity.load(disk, RUN_KEY)
     if run_key is None and born:
         raise UserError(f"{folder} lost its {RUN_KEY}; {RESTORE}")
+    if options.founding is not None:
+        check_unborn(folder)
     if not born:
         _check_birth(folder, spec, options.recovery_file)
     if run_key is None:
@@ -203,7 +211,7 @@ def _open(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) ->
     elif born:
         raise UserError(f"{folder} lost its journal; {RESTORE}")
     else:
-        authority = _create(folder, run_key, _needed(folder, spec), journal, say)
+        authority = _create(folder, run_key, _needed(folder, spec), journal, options.founding, say)
     settings = wanted_settings(known, options, authority.run)
     save_settings(folder, settings)
     _show_recovery_key(folder, journal, run_key, authority, options.recovery_file, say)
@@ -214,6 +222,15 @@ def _needed(folder: Path, spec: RunSpec | None) -> RunSpec:
     if spec is None:
         raise UserError(f"{folder} holds no run yet; give a run spec: farflung host run.toml")
     return spec
+
+
+def check_unborn(folder: Path) -> None:
+    """UserError when --from cannot found a run here, because there is one."""
+    if has_run(folder):
+        raise UserError(
+            f"{folder} holds a run already, and --from founds a new one: continue it without "
+            f"--from, or give the new run another name"
+        )
 
 
 def _check_birth(folder: Path, spec: RunSpec | None, recovery: Path | None) -> None:
@@ -255,6 +272,8 @@ def _check_same(journal: Journal, spec: RunSpec) -> None:
     """A spec file may be as it was at the run's birth, or as amendments have left it."""
     born, now = genesis_spec(genesis_of(journal)), current_spec(journal.records())
     if same_settings(spec, born) or same_settings(spec, now):
+        return
+    if genesis_of(journal).lineage and same_birth(spec, born):
         return
     if differs_in_amendable(born, spec):
         raise MismatchError(
@@ -336,7 +355,12 @@ def install_keys(folder: Path, recovery: Recovery) -> tuple[Identity, RunAuthori
 
 
 def _create(
-    folder: Path, run_key: Identity, spec: RunSpec, journal: Journal, say: Say
+    folder: Path,
+    run_key: Identity,
+    spec: RunSpec,
+    journal: Journal,
+    founding: Founding | None,
+    say: Say,
 ) -> RunAuthority:
     """Authority, data, initial weights, GENESIS. Leftovers of a birth that was killed give way."""
     disk = RealDisk(folder)
@@ -345,8 +369,13 @@ def _create(
     authority = RunAuthority.create(RunId(secrets.token_hex(8)))
     disk.replace(CA_KEY, authority.private_pem)
     material, data = make_material(folder, spec, say)
-    say("making the initial weights ...")
-    weights = make_weights(spec, data)
+    if founding is None:
+        say("making the initial weights ...")
+        weights = make_weights(spec, data)
+    else:
+        check_founding(spec, founding, material)
+        say(f"from {descent(founding.lineage)}")
+        weights = founding.weights
     say(describe(weights.layout))
     record = genesis_record(
         run=authority.run,
@@ -355,6 +384,7 @@ def _create(
         weights=weights,
         material=material,
         disk=RealDisk(folder.parent / "keeper"),
+        lineage=() if founding is None else founding.lineage,
     )
     hit("genesis.stored")
     journal.append(record)
@@ -388,6 +418,7 @@ def make_material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path
     return (
         Material(
             data=tuple(parts),
+            vocab=rows.manifest.vocab,
             tokenizer=digest(rows.tokenizer) if rows.tokenizer else b"",
             tokenizer_bytes=len(rows.tokenizer),
         ),

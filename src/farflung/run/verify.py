@@ -27,6 +27,7 @@ from farflung.peer.bootstrap import install
 from farflung.peer.follower import slice_lengths
 from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
+from farflung.run.genesis import descent
 from farflung.run.source_figures import SourceFigures, per_source, wrong_change
 from farflung.swarm.course import check_course
 from farflung.swarm.identity import node_id_of, verify_vote
@@ -66,6 +67,8 @@ class Findings:
     abandoned: int = 0
     evaluations: int = 0
     amended: int = 0
+    descent: str = ""
+    """What the run began with; empty: fresh weights."""
     signatures: int = 0
     steps_recomputed: int = 0
     reductions_recomputed: int = 0
@@ -101,6 +104,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
             f"the run has arithmetic version {genesis.arithmetic}, this farflung "
             f"{ARITHMETIC_VERSION}; verify it with the version that made it"
         )
+    findings.descent = descent(genesis.lineage)
     check_chain(genesis.run, records, findings)
     _check_ledger(records, genesis, findings)
     recompute(records, genesis, [RealDisk(p.parent) for p in paths], findings, progress)

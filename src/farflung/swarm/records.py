@@ -30,7 +30,23 @@ class DataPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     manifest_bytes: int
 
 
-class Genesis(Record, frozen=True, kw_only=True):
+class Ancestor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where initial weights are from: a moment of another run, or a checkpoint's files."""
+
+    name: str
+    run: str = ""
+    """Id of the run; empty: not known."""
+    round: int = -1
+    """Last round that the weights held; -1: none, or not known."""
+    state: bytes = b""
+    """Root of anchor and momentum after it, as that run's journal has it."""
+    files: bytes = b""
+    """Hash over the checkpoint's files (empty for the folder of a run)."""
+    licence: str = ""
+    """What the checkpoint says of itself."""
+
+
+class Genesis(Record, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     run: str
     run_key: bytes
@@ -53,6 +69,8 @@ class Genesis(Record, frozen=True, kw_only=True):
     tokenizer: bytes
     """Hash of tokenizer.json (empty for bytes or synthetic)."""
     tokenizer_bytes: int
+    lineage: tuple[Ancestor, ...] = ()
+    """Of runs that did not begin with fresh weights: what they began with, and what that did."""
 
 
 class Term(Record, frozen=True, kw_only=True, omit_defaults=True):

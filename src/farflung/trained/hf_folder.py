@@ -13,8 +13,8 @@ import numpy as np
 from farflung.config.run import spec_from_bytes
 from farflung.data.tokenizer import Tokenizer, tokenizer_from_bytes
 from farflung.errors import ConfigError, CorruptState
+from farflung.model.hf_import import config_from_hf
 from farflung.model.hf_names import layout_entries
-from farflung.model.presets import LlamaConfig
 from farflung.outer.layout import Layout
 from farflung.trained.history import TrainingHistory
 from farflung.trained.model import TrainedModel
@@ -25,8 +25,6 @@ TOKENIZER_FILE = "tokenizer.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ORIGIN_FILE = "farflung.json"
-FAMILIES = {"llama": False, "qwen3": True}
-"""model_type -> whether queries and keys are normalised."""
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,49 +65,6 @@ def read_hf(folder: Path, on_bytes: OnBytes | None = None) -> TrainedModel:
     )
 
 
-def config_from_hf(table: dict[str, Any], where: str) -> LlamaConfig:
-    """The shape that a `config.json` describes. ConfigError names what this model does not have."""
-    kind = table.get("model_type")
-    if kind not in FAMILIES:
-        raise ConfigError(f"{where} is of model_type {kind!r}; farflung runs llama and qwen3")
-    heads = int(table["num_attention_heads"])
-    for name, plain in _PLAIN.items():
-        if table.get(name) not in (None, plain):
-            raise ConfigError(
-                f"{where} has {name}={table[name]!r}, which farflung's model does not have; "
-                f"use transformers for this one"
-            )
-    config = LlamaConfig(
-        vocab=int(table["vocab_size"]),
-        dim=int(table["hidden_size"]),
-        layers=int(table["num_hidden_layers"]),
-        heads=heads,
-        kv_heads=int(table.get("num_key_value_heads") or heads),
-        ff=int(table["intermediate_size"]),
-        seq_len=int(table["max_position_embeddings"]),
-        rope_theta=float(table.get("rope_theta", 10_000.0)),
-        norm_eps=float(table["rms_norm_eps"]),
-        tied=bool(table.get("tie_word_embeddings", False)),
-        qk_norm=FAMILIES[kind],
-    )
-    if table.get("head_dim") not in (None, config.head_dim):
-        raise ConfigError(
-            f"{where} has head_dim={table['head_dim']}; farflung's model has "
-            f"hidden_size / num_attention_heads = {config.head_dim}"
-        )
-    return config
-
-
-_PLAIN: dict[str, object] = {
-    "attention_bias": False,
-    "mlp_bias": False,
-    "hidden_act": "silu",
-    "rope_scaling": None,
-    "use_sliding_window": False,
-}
-"""Settings that may be absent or have this value."""
-
-
 def _read_weights(
     folder: Path, layout: Layout, weights: np.ndarray[Any, Any], on_bytes: OnBytes | None
 ) -> None:
@@ -122,9 +77,10 @@ def _read_weights(
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
                     entry = places.pop(name, None)
-                    tensor = None if entry is None else file.get_tensor(name)
-                    if entry is None or tensor is None:
+                    if entry is None:
+                        _check_spare(path, name)
                         continue
+                    tensor = file.get_tensor(name)
                     if tuple(tensor.shape) != entry.shape:
                         raise ConfigError(
                             f"{path} has {name} of shape {tuple(tensor.shape)}; config.json says "
@@ -139,6 +95,12 @@ def _read_weights(
             raise CorruptState(f"cannot read {path}: {error}") from None
     if places:
         raise CorruptState(f"{folder} lacks the tensor {next(iter(places))}; copy it again")
+
+
+def _check_spare(path: Path, name: str) -> None:
+    """ConfigError when a tensor that the layout lacks would change what the model computes."""
+    if name != "lm_head.weight" and not name.endswith("rotary_emb.inv_freq"):
+        raise ConfigError(f"{path} has the tensor {name}, which farflung's model does not have")
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from farflung.config.run import RunSpec
 from farflung.data.tokenizer import Tokenizer
 from farflung.errors import ConfigError, UserError
 from farflung.model.hf_names import layout_entries
-from farflung.model.presets import LlamaConfig, preset
+from farflung.model.presets import LlamaConfig, config_of_spec
 from farflung.outer.layout import Layout
 from farflung.trained.history import TrainingHistory
 
@@ -117,7 +117,7 @@ def config_of(spec: RunSpec, layout: Layout) -> LlamaConfig | None:
         )
     shapes = {entry.name: entry.shape for entry in layout.entries}
     vocab = shapes.get(EMBEDDING, (0,))[0]
-    config = preset(spec.model.preset, vocab=vocab, seq_len=spec.data.seq_len)
+    config = config_of_spec(spec.model, vocab=vocab, seq_len=spec.data.seq_len)
     if [(e.name, e.shape) for e in layout.entries] != layout_entries(config):
         raise ConfigError(
             f"the run's tensors are not those of model.preset={spec.model.preset!r} in this "

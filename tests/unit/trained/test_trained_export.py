@@ -256,9 +256,9 @@ def test_a_peers_name_cannot_write_the_card() -> None:
     ("change", "sentence"),
     [
         ({"model_type": "gpt2"}, "model_type 'gpt2'"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling='yarn'"),
         ({"attention_bias": True}, "attention_bias=True"),
-        ({"head_dim": 64}, "head_dim=64"),
+        ({"head_dim": 64}, "_proj.weight of shape"),
     ],
 )
 def test_a_model_of_another_kind_is_refused(

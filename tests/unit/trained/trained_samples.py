@@ -30,6 +30,7 @@ from farflung.outer.layout import Layout
 from farflung.run.genesis import Material, Weights, genesis_record
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import RUN, SimSwarm
+from farflung.swarm.records import DataPart
 from farflung.trained.model import TrainedModel
 
 TEXT = "The quick brown fox jumps over the lazy dog; naïve ☃ said: to be, or not to be?\n" * 150
@@ -72,9 +73,14 @@ class LlamaSwarm(SimSwarm):
             spec=self.spec,
             weights=initial_weights(self.spec, rows.manifest.vocab),
             material=Material(
-                rows=len(rows.train),
-                data=digest(manifest),
-                data_bytes=len(manifest),
+                data=(
+                    DataPart(
+                        name="data",
+                        rows=len(rows.train),
+                        manifest=digest(manifest),
+                        manifest_bytes=len(manifest),
+                    ),
+                ),
                 tokenizer=digest(rows.tokenizer) if rows.tokenizer else b"",
                 tokenizer_bytes=len(rows.tokenizer),
             ),
