@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from farflung.data.order import Order
+from farflung.data.samples import order_seed
 from farflung.errors import UserError
-from farflung.inner.built_in import order_seed
 from farflung.inner.stream import Stream
 
 ROWS = "farflung_rows"
@@ -52,7 +52,13 @@ def keyed_order(spec: Any, n_samples: int, *, shuffle: bool) -> Callable[[int], 
         raise UserError("the dataset is empty; give at least one sample")
     if not shuffle:
         return lambda row: row % n_samples
-    return Order(n_samples, order_seed(spec)).row
+    data = spec.data
+    return Order(
+        n_samples,
+        order_seed(spec),
+        block_rows=data.rows_per_block,
+        window_blocks=data.window_blocks,
+    ).row
 
 
 class LeaseSampler:

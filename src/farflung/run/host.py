@@ -338,11 +338,13 @@ class Host:
             self.settings.upload,
             self._the_keeper,
             run_name=self.spec.name,
-            folders=[]
-            if self.spec.data.synthetic
-            else source_folders(self.folder / "data", self.spec.data),
+            folders=self._source_folders(),
             emit=self.log.emit,
         )
+
+    def _source_folders(self) -> list[Path]:
+        data = self.spec.data
+        return [] if data.synthetic else source_folders(self.folder / "data", data)
 
     def _the_keeper(self) -> Agent:
         assert self.keeper is not None
