@@ -166,9 +166,8 @@ def see(picture: Picture, event: Event) -> Picture:
                 replace(picture, blocked=""), f"journal: written again after {event.after_s:.0f} s"
             )
         case ModelEvaluated():
-            scores = (*picture.scores, (event.next_round, event.bits_per_byte))[-KEPT_SCORES:]
             samples = tuple(zip(event.prompts, event.texts, strict=True))
-            return replace(picture, scores=scores, samples=samples)
+            return scored(picture, event.next_round, event.bits_per_byte, samples)
         case RunFinished():
             return replace(picture, finished=True)
         case ArchiveExtended() | SnapshotUploaded() | UploadProgress():
@@ -182,6 +181,14 @@ def see(picture: Picture, event: Event) -> Picture:
         case _:
             sentence = sentence_of(event)
             return _note(picture, sentence) if sentence else _see_peer(picture, event)
+
+
+def scored(
+    picture: Picture, next_round: int, bits_per_byte: float, samples: tuple[tuple[str, str], ...]
+) -> Picture:
+    """The picture after one more evaluation."""
+    scores = (*picture.scores, (next_round, bits_per_byte))[-KEPT_SCORES:]
+    return replace(picture, scores=scores, samples=samples)
 
 
 def _see_peer(picture: Picture, event: Event) -> Picture:

@@ -8,34 +8,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from farflung.config.run import RunSpec
 from farflung.ids import Role
-from farflung.monitor.picture import PeerPicture, Picture
+from farflung.monitor.picture import PeerPicture, Picture, scored
 from farflung.outer.layout import Layout
 from farflung.run.genesis import descent
 from farflung.swarm import ranges
+from farflung.swarm.amendments import amended_by
 from farflung.swarm.records import (
     Abandon,
     Admin,
+    Amend,
     AnyRecord,
     Close,
     Commit,
+    Evaluation,
     Gen,
     Genesis,
     Join,
     Term,
 )
 from farflung.swarm.replay import genesis_spec
+from farflung.swarm.resolve import fp32_value, shown_tokens
 
 
 def picture_of(records: Iterable[AnyRecord]) -> Picture:
     """The picture after these records. Losses, bytes and speeds are in no journal."""
-    picture, batch_rows, seq_len = Picture(), 1, 1
+    picture, spec = Picture(), RunSpec()
     peers: dict[str, PeerPicture] = {}
     for record in records:
         match record:
             case Genesis():
                 spec = genesis_spec(record)
-                batch_rows, seq_len = spec.inner.batch_rows, spec.data.seq_len
                 picture = replace(
                     picture,
                     run=record.run,
@@ -55,13 +59,13 @@ def picture_of(records: Iterable[AnyRecord]) -> Picture:
             case Close():
                 peers[record.node] = replace(peers[record.node], state="gone")
             case Commit():
-                rows = _credit(peers, record, batch_rows)
+                _credit(peers, record, spec.inner.batch_rows)
                 picture = replace(
                     picture,
                     round=max(picture.round, record.round),
                     committed=picture.committed + 1,
                     rejected=picture.rejected + len(record.rejected),
-                    tokens=picture.tokens + rows * seq_len,
+                    tokens=picture.tokens + sum(shown_tokens(c, spec) for c in record.contributors),
                     state_root=record.state_root.hex(),
                     replicated=len(record.holders) >= 2,
                 )
@@ -73,14 +77,23 @@ def picture_of(records: Iterable[AnyRecord]) -> Picture:
                 )
             case Admin(action="finish"):
                 picture = replace(picture, finished=True)
+            case Amend():
+                spec = amended_by(spec, record)
+                picture = replace(picture, rounds_wanted=spec.outer.rounds, finished=False)
+            case Evaluation():
+                picture = scored(
+                    picture,
+                    record.next_round,
+                    fp32_value(record.bits_per_byte),
+                    tuple((d.prompt, d.text) for d in record.samples),
+                )
             case _:
                 pass
     return replace(picture, peers=peers)
 
 
-def _credit(peers: dict[str, PeerPicture], commit: Commit, batch_rows: int) -> int:
-    """Rows that are newly credited, to whom they are."""
-    total = 0
+def _credit(peers: dict[str, PeerPicture], commit: Commit, batch_rows: int) -> None:
+    """Rows that are newly credited go to whom they are credited to."""
     for contributor in commit.contributors:
         rows = ranges.count(contributor.credited)
         peer = peers[contributor.node]
@@ -90,8 +103,6 @@ def _credit(peers: dict[str, PeerPicture], commit: Commit, batch_rows: int) -> i
             steps=peer.steps + rows // batch_rows,
             samples=peer.samples + rows,
         )
-        total += rows
-    return total
 
 
 def credited(picture: Picture, records: Iterable[AnyRecord]) -> Picture:

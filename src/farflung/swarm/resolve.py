@@ -42,6 +42,11 @@ def fp32_bits(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
 
 
+def fp32_value(bits: int) -> float:
+    """The inverse of `fp32_bits`."""
+    return float(np.uint32(bits).view(np.float32))
+
+
 def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
     """The equal votes, when enough durable holders agree on bytes and fragment.
 
