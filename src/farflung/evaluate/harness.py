@@ -31,7 +31,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness carries no 
     """What the harness calls a model. Its base class encodes; this one scores and generates.
 
     As its own adapter of transformers' models does, with nothing before a context: the exported
-    model gets the same figures there.
+    model gets the same figures there, unless a token crosses the border of a pair.
     """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer) -> None:
