@@ -34,11 +34,12 @@ ROOMS |= {
 }
 ROOMS["run"] = {*ROOMS, "world", "attach"}
 ROOMS["sim"] = {*ROOMS, "world", "attach"}
-TAKEN_OUT = {"model", "data", "outer", "inner"}
-ROOMS["trained"] = {*TAKEN_OUT, "checkpoint", "swarm", "peer", "run"}
-ROOMS["export"] = {*TAKEN_OUT, "trained"}
-ROOMS["evaluate"] = {*TAKEN_OUT, "trained"}
 ROOMS["chaos"] = {"run", "swarm"}
+ROOMS["trained"] = {
+    *("model", "data", "outer", "checkpoint", "network", "swarm", "peer", "run"),
+}
+ROOMS["export"] = {"model", "data", "trained"}
+ROOMS["evaluate"] = {"model", "data", "inner", "trained"}
 ROOMS["cli"] = {*ROOMS, "attach", "web"}
 
 ENTRIES: dict[str, set[str]] = {

@@ -144,6 +144,8 @@ def _print(result: dict[str, Any], folder: Path) -> None:
         console.print("\nA sample of the swarm's model:\n", style="bold")
         console.print(result["sample"], markup=False)
     console.print(f"\nEverything is in {folder}; recompute it with: farflung verify {folder}")
+    console.print(f'Go on with its text: farflung generate {folder} --prompt "What say you"')
+    console.print(f"Take the model with you: farflung export {folder} --hf my-model")
 
 
 def _rows(r: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 
 from farflung.data.tokenizer import Tokenizer
 from farflung.errors import UserError
-from farflung.evaluate.likelihood import Request, likelihoods
+from farflung.evaluate.likelihood import Request, cut_between, likelihoods
 from farflung.model.generate import Sampling, stream
 from farflung.model.llama import Llama
 from farflung.trained.speaking import TextStream, until
@@ -31,7 +31,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness carries no 
     """What the harness calls a model. Its base class encodes; this one scores and generates.
 
     As its own adapter of transformers' models does, with nothing before a context: the exported
-    model gets the same figures there.
+    model gets the same figures there, unless a token crosses the border of a pair.
     """
 
     def __init__(self, model: Llama, tokenizer: Tokenizer) -> None:
@@ -49,6 +49,12 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]  # the harness carries no 
 
     def tok_encode(self, string: str, **_: Any) -> list[int]:
         return self._tokenizer.encode(string)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """As the base class, which puts spaces at the border into the continuation; but a token
+        that would cross the border never leaves the continuation without any."""
+        plain = context.rstrip()
+        return cut_between(self._tokenizer, plain, context[len(plain) :] + continuation)
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[Any, list[int], list[int]]], **_: Any

@@ -36,13 +36,21 @@ class Likelihood(NamedTuple):
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> Request:
-    """Tokens of both together, cut where the context's own end; the end-of-document token stands
-    before them, as in training."""
+    """Both as one document, of which the continuation is scored: the end-of-document token stands
+    before it, as in training."""
+    before, after = cut_between(tokenizer, context, continuation)
+    return Request([tokenizer.eos, *before], after)
+
+
+def cut_between(
+    tokenizer: Tokenizer, context: str, continuation: str
+) -> tuple[list[int], list[int]]:
+    """Tokens of both texts as those of one; each by itself where a token would cross the border."""
     before = tokenizer.encode(context)
     together = tokenizer.encode(context + continuation)
-    if together[: len(before)] != before:  # a token would cross the border: encode both alone
-        together = before + tokenizer.encode(continuation)
-    return Request([tokenizer.eos, *before], together[len(before) :])
+    if together[: len(before)] != before:
+        return before, tokenizer.encode(continuation)
+    return before, together[len(before) :]
 
 
 @torch.no_grad()

@@ -55,8 +55,8 @@ def write_hf(
     The folder appears whole or not at all. A custom program's model has tensors and card only.
     """
     with new_folder(folder) as made:
-        _write_weights(model, made, options, on_bytes)
         _write_json(made / ORIGIN_FILE, _origin(model))
+        _write_weights(model, made, options, on_bytes)
         if model.config is not None:
             _write_json(made / CONFIG_FILE, _config(model, options.dtype))
             _write_json(made / "generation_config.json", _generation(model))
@@ -136,6 +136,7 @@ def _write_weights(
             save_file(shard, made / file, metadata={"format": "pt"})
         except (OSError, RuntimeError) as error:  # safetensors' own error is a RuntimeError here
             raise UserError(f"cannot write {made / file}: {error}; free some space") from None
+        (made / file).chmod((made / ORIGIN_FILE).stat().st_mode)  # safetensors makes it private
         where |= dict.fromkeys(names, file)
         done += sum(t.numel() * item for t in shard.values())
         if on_bytes is not None:

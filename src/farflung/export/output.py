@@ -22,14 +22,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise UserError(f"{folder} holds something already; give an empty or a new folder")
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        around = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        made.chmod(0o755)
+        made = around / folder.name
+        made.mkdir()  # with the permissions that this user's folders have
         yield made
         with storage_errors(folder):
             made.replace(folder)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(around, ignore_errors=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What a person names, resolved to a model: a run's name, a folder, or an exported model."""
+"""What a person names, resolved to a model: a name, a folder, an invite, an exported model."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ from pathlib import Path
 
 from farflung.errors import UserError
 from farflung.run.home import home_folder
+from farflung.swarm.invite import PREFIX
 from farflung.trained.hf_folder import is_hf_folder, read_hf
 from farflung.trained.model import TrainedModel
+from farflung.trained.reader import folder_of_invite
 from farflung.trained.run_folders import node_folders, read_run
 from farflung.trained.run_state import OnBytes
 
-INVITE_PREFIX = "ff1"
+LONGEST_NAME = 64
+"""Of a run; an invite is longer."""
 
 
 def resolve(what: str, on_bytes: OnBytes | None = None) -> TrainedModel:
-    """A run's name in FARFLUNG_HOME, the folder of a node or of a demo, or an exported folder.
+    """A run's name in FARFLUNG_HOME, the folder of a node or of a demo, an exported folder, or an
+    invite.
 
-    A path that holds something comes before a name. Raises UserError with what is known,
-    CorruptState, StorageError.
+    A path that holds something comes before a name. Raises UserError with what is known, LinkDown
+    and Refused (of an invite), CorruptState, StorageError.
     """
+    if what.startswith(PREFIX) and len(what) > LONGEST_NAME:
+        return read_run([folder_of_invite(what, home_folder(), on_bytes)], on_bytes)
     path = Path(what).expanduser()
     if is_hf_folder(path):
         return read_hf(path, on_bytes)

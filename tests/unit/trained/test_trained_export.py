@@ -180,6 +180,15 @@ def test_shards_hold_every_tensor_once_and_an_index(dtype: Any, tmp_path: Path) 
         assert np.array_equal(resolve(str(tmp_path / "hf")).weights, model.weights)
 
 
+def test_files_are_as_readable_as_this_users_other_files(tmp_path: Path) -> None:
+    write_hf(made(), tmp_path / "hf", HfOptions())
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "file").touch()
+    assert (tmp_path / "hf").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    modes = {p.stat().st_mode for p in (tmp_path / "hf").iterdir()}
+    assert modes == {(tmp_path / "plain" / "file").stat().st_mode}
+
+
 def test_a_small_model_is_one_file(tmp_path: Path) -> None:
     write_hf(made(), tmp_path / "hf", HfOptions())
     assert [p.name for p in (tmp_path / "hf").glob("model*")] == ["model.safetensors"]
