@@ -50,6 +50,11 @@ def write_gguf(
     llama.cpp does not have), StorageError. The file appears whole or not at all."""
     gguf = _library()
     config, tokenizer = model.need_config(), model.need_tokenizer()
+    if config.rope is not None:
+        raise UserError(
+            f"--gguf has no way for the stretched rotary frequencies of {model.name} (Llama 3.1 and "
+            f"later); write --hf and convert that with llama.cpp"
+        )
     kind = _kind_of_split(tokenizer)
     with new_file(path) as part:
         writer = gguf.GGUFWriter(part, "qwen3" if config.qk_norm else "llama")

@@ -23,6 +23,7 @@ from farflung.export.gguf_file import SPLITS, rope_rows, write_gguf
 from farflung.export.tokenizer_json import token_names
 from farflung.model.generate import Sampling, stream
 from farflung.model.llama import rope_table, rotate
+from farflung.model.presets import Llama3Rope
 
 gguf = pytest.importorskip("gguf")
 
@@ -256,3 +257,10 @@ def test_llama_cpp_reads_the_same_tokens_and_writes_the_same_text(
     ours = list(islice(stream(model.llama(), ids[:20], Sampling(temperature=0)), 20))
     assert greedy == ours
     assert len(set(ours)) > 3
+
+
+def test_stretched_frequencies_are_refused(tmp_path: Path) -> None:
+    model = made("bytes", rope=Llama3Rope(8.0, 1.0, 4.0, 32))
+    with pytest.raises(UserError, match="write --hf and convert that with llama"):
+        write_gguf(model, tmp_path / "model.gguf", "fp32")
+    assert not list(tmp_path.iterdir())
