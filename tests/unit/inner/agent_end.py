@@ -26,7 +26,8 @@ from farflung.inner import channel as ch
 from farflung.inner.flat import FlatParameters
 from farflung.inner.seam import SharedState
 
-WAIT_S = 30.0
+WAIT_S = 300.0
+"""For a program to attach and to train: a busy machine loads torch slowly."""
 
 
 class AgentEnd:
@@ -81,10 +82,11 @@ class AgentEnd:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for end in (self._socket, self._connection):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._socket.close()
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.shutdown(socket.SHUT_RDWR)
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
         if self._connection is not None:
@@ -117,6 +119,8 @@ class AgentEnd:
             self._connection.settimeout(WAIT_S)
             for message in self._messages():
                 self._answer(message)
+        except TimeoutError as error:
+            self.failure = error
         except OSError:
             pass  # the trainer is gone
         except BaseException as error:

@@ -60,7 +60,7 @@ def run_to_its_end(name: str, folder: Path) -> str:
         env=env,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
