@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from farflung.errors import CorruptState, StorageError
 from farflung.events import AgentStarted, RunKnown
@@ -35,8 +35,18 @@ from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
 from farflung.trainers.port import TrainerDied, TrainerFactory, TrainerPort
 
-Provision = Callable[[LocalNode, Genesis], Awaitable[None]]
-"""Fetches what a trainer or a keeper needs (token shards, tokenizer) before anything else."""
+
+class DataSupply(Protocol):
+    """Fetches what a trainer or a keeper needs of the data (run/data_fetch.py)."""
+
+    waiting: bool
+    """The trainer stands still because of missing data."""
+
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
+        """What is needed before anything else."""
+
+    async def serve(self, node: LocalNode) -> None:
+        """The rest, beside everything else; until cancelled, or until nothing is left."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,7 @@ class Equipment:
 
     make_trainer: TrainerFactory | None
     """None: a keeper, or a mere source of blobs."""
-    provision: Provision | None = None
+    data: DataSupply | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,7 @@ class Agent:
         self._too_late = False
         """The run was finished when this trainer came: it takes the last state, and no data."""
         self._over = asyncio.Event()
+        self._provided = asyncio.Event()
         self._leave_reason: str | None = None
         """None while nobody asked this node to go."""
 
@@ -111,6 +122,7 @@ class Agent:
                 self.node.control.run(self._messages),
                 self._beats(),
                 self._live(),
+                self._supply(),
                 mesh.failed(),
             )
         finally:
@@ -141,8 +153,9 @@ class Agent:
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
         genesis = await self._run_known()
-        if self._equipment.provision is not None and not self._too_late:
-            await self._equipment.provision(self.node, genesis)
+        if self._equipment.data is not None and not self._too_late:
+            await self._equipment.data.provide(self.node, genesis)
+            self._provided.set()
         while True:
             await self._bring_up(genesis)
             try:
@@ -150,6 +163,13 @@ class Agent:
             except (CorruptState, LogTrimmed, StorageError) as error:
                 await self.generations.lost(str(error))
                 await self._state.forget(error)
+
+    async def _supply(self) -> None:
+        """Data goes on coming while rounds are trained."""
+        await self._provided.wait()
+        if self._equipment.data is not None:
+            await self._equipment.data.serve(self.node)
+        await asyncio.Event().wait()
 
     async def _run_known(self) -> Genesis:
         """The journal up to what the coordinator had when it let me in; without one, my copy."""
@@ -244,4 +264,7 @@ class Agent:
             return NodePhase.SYNCING
         if self._trainer is None:
             return NodePhase.WAITING
-        return NodePhase.LOADING if self.generations.current is None else self._trainer.phase
+        data = self._equipment.data
+        if self.generations.current is None or (data is not None and data.waiting):
+            return NodePhase.LOADING
+        return self._trainer.phase

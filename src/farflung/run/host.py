@@ -319,9 +319,7 @@ class Host:
             max_disk_bytes=self.settings.max_disk_bytes,
             keep=Keep(rounds=self.settings.keep_rounds, age_s=self.settings.keep_age_s),
         )
-        options = NodeOptions(
-            make_trainer=None, provision=None if here else DataFetch(data).provide
-        )
+        options = NodeOptions(make_trainer=None, data=None if here else DataFetch(data))
         self._probing = self._transport("peer", files.identity)
         keeper = build_agent(files, self._probing, config, options)
         for folder in folders if here and not self.spec.data.synthetic else ():

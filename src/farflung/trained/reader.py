@@ -89,21 +89,29 @@ async def _agent(files: NodeFiles, text: str) -> Agent:
         coordinators=invite.endpoints,
         bind=None,
     )
-    equipment = NodeOptions(make_trainer=None, provision=_fetch_tokenizer)
+    equipment = NodeOptions(make_trainer=None, data=_TokenizerOnly())
     return build_agent(files, transport, config, equipment)
 
 
-async def _fetch_tokenizer(node: LocalNode, genesis: Genesis) -> None:
-    """Kept as a blob: the token shards are not wanted. Tries until a donor delivers."""
-    name = Hash(genesis.tokenizer)
-    blobs: BlobStore = node.follower.blobs
-    while name and not blobs.has(name):
-        try:
-            data = await node.mesh.blobs.fetch(node.donors(), name, genesis.tokenizer_bytes)
-        except (LinkDown, CorruptState):
-            await asyncio.sleep(RETRY_S)
-            continue
-        blobs.put(data)
+class _TokenizerOnly:
+    """A `DataSupply` that keeps the tokenizer as a blob: the token shards are not wanted."""
+
+    waiting = False
+
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
+        """Tries until a donor delivers."""
+        name = Hash(genesis.tokenizer)
+        blobs: BlobStore = node.follower.blobs
+        while name and not blobs.has(name):
+            try:
+                data = await node.mesh.blobs.fetch(node.donors(), name, genesis.tokenizer_bytes)
+            except (LinkDown, CorruptState):
+                await asyncio.sleep(RETRY_S)
+                continue
+            blobs.put(data)
+
+    async def serve(self, node: LocalNode) -> None:
+        """Nothing more comes."""
 
 
 class _Visit:
