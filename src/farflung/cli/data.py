@@ -69,10 +69,11 @@ def prepare_command(
 
       farflung data prepare texts/ --out my-data
 
-      farflung data prepare a.jsonl.zst b.parquet --text-field content --out my-data \\
-        --tokenizer tokenizer.json --eos "</s>" --seq-len 1024
+      farflung data prepare a.jsonl.zst b.parquet --text-field body --out my-data
 
-      farflung data prepare hf:wikimedia/wikipedia --hf-config 20231101.en --out wiki
+      farflung data prepare texts/ --tokenizer t.json --eos "</s>" --seq-len 1024 --out d
+
+      farflung data prepare hf:org/name --hf-config en --hf-split train --out d
     """
     from farflung.cli.data_progress import ReadProgress
     from farflung.data.prepare import prepare_inputs
@@ -132,7 +133,7 @@ def train_tokenizer_command(
 
       farflung data train-tokenizer texts/ --vocab 32768 --out tokenizer.json
 
-      farflung data train-tokenizer corpus.jsonl.zst --sample-mb 500 --vocab 65536 --out t.json
+      farflung data train-tokenizer a.jsonl.zst --sample-mb 500 --vocab 65536 --out t.json
     """
     import sys
 
@@ -213,16 +214,19 @@ def verify_command(
     from farflung.data.shards import read_manifest
 
     manifest = decode_manifest(read_manifest(folder))
-    faults, done = 0, 0
+    faults, done = list[str](), 0
     with ReadProgress("verifying", sum(f.n_bytes for f in manifest.files)) as bar:
         for check in check_files(folder, manifest):
             done += check.file.n_bytes
             bar.update(done, done)
             if check.fault:
-                faults += 1
-                bar.say(f"{folder / check.file.file}: {check.fault}")
+                faults.append(f"{folder / check.file.file}: {check.fault}")
+    for fault in faults:
+        typer.echo(fault)
     if faults:
-        typer.echo(f"{folder}: {faults} of {len(manifest.files)} files are not whole; {REMEDY}")
+        typer.echo(
+            f"{folder}: {len(faults)} of {len(manifest.files)} files are not whole; {REMEDY}"
+        )
         raise typer.Exit(1)
     typer.echo(f"{folder}: all {len(manifest.files)} files are whole")
 

@@ -6,6 +6,7 @@ beyond RECORD_BYTES or without text is bad, and a bad one is named by file and n
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections import Counter
@@ -244,7 +245,8 @@ def _csv(chunks: Iterable[bytes], field: str) -> Iterator[tuple[str, str | Bad]]
         try:
             row = next(rows, None)
         except csv.Error as error:
-            yield place, Bad(f"is no CSV record: {error}")
+            too_long = "field limit" in str(error)
+            yield place, _too_long() if too_long else Bad(f"is no CSV record: {error}")
             continue
         if row is None:
             return
@@ -255,11 +257,17 @@ def _csv(chunks: Iterable[bytes], field: str) -> Iterator[tuple[str, str | Bad]]
 
 
 def _csv_lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    for number, line in lines(chunks, RECORD_BYTES):
-        if line is None:
+    # Bytes that are no UTF-8 come out as surrogates, which no text may hold.
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    rest, number = "", 1
+    for chunk in chunks:
+        *whole, rest = (rest + decoder.decode(chunk)).split("\n")
+        yield from map("{}\n".format, whole)
+        number += len(whole)
+        if len(rest) > RECORD_BYTES:
             raise Unreadable(f"line {number} {_too_long().reason}; the file is not read on")
-        # Bytes that are no UTF-8 come out as surrogates, which no text may hold.
-        yield line.decode("utf-8", "surrogateescape") + "\n"
+    if rest := rest + decoder.decode(b"", True):
+        yield rest
 
 
 def _parquet(file: IO[bytes], field: str) -> Iterator[tuple[str, str | Bad]]:
@@ -274,15 +282,19 @@ def _parquet(file: IO[bytes], field: str) -> Iterator[tuple[str, str | Bad]]:
         names = [f.name for f in table.schema_arrow]
         column = names[_column(field, names)]
         kind = table.schema_arrow.field(column).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if plain not in (pa.string(), pa.large_string(), pa.string_view()):
             raise Unreadable(f"has column {column!r} of type {kind}, not of text")
         number = 0
         for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
             for value in batch.column(0):
                 number += 1
                 yield f"row {number}", _cell(value)
-    except pa.ArrowException as error:
-        raise Unreadable(f"damaged, or no parquet file: {str(error).splitlines()[0]}") from None
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the disk's
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unreadable(f"damaged, or no parquet file: {reason}") from None
 
 
 def _cell(value: Any) -> str | Bad:

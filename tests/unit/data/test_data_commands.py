@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -164,6 +165,20 @@ def test_verify_names_what_is_not_whole(tmp_path: Path) -> None:
     assert f"{gone}: missing" in said
     assert f"3 of {len(files)} files are not whole" in said
     assert str(data / files[0].file) not in said
+
+
+def test_the_name_of_a_file_decides_in_any_case(tmp_path: Path) -> None:
+    content = "".join(
+        json.dumps({"text": f"document {i} says hello " * 4}) + "\n" for i in range(40)
+    )
+    hashes = set()
+    for name in ("docs.jsonl", "DOCS.JSONL", "docs.ndjson", "Docs.Jsonl.GZ"):
+        raw = content.encode()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("GZ") else raw)
+        out = tmp_path / f"out-{name}"
+        call("prepare", tmp_path / name, "--out", out, "--tokenizer", "bytes", "--seq-len", 32)
+        hashes.add((out / "train-00000.bin").read_bytes())
+    assert len(hashes) == 1
 
 
 def test_raw_text_as_a_source_is_answered_with_the_command(texts: Path, tmp_path: Path) -> None:

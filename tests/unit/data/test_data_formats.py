@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from data_files import COMPRESS, ENCODINGS, TEXTUAL, csv_text, encoded, json_lines, parquet_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from farflung.data.byte_streams import CHUNK, RawFile, Unreadable, decoded, decompressed, lines
 from farflung.data.formats import find_files, format_of
@@ -146,6 +149,31 @@ def test_a_small_file_that_unpacks_to_much_comes_in_pieces(
     assert max(sizes) <= (CHUNK if compression != ".zst" else 20 << 20)
 
 
+def test_text_columns_of_parquet_may_be_of_any_text_type(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    texts = pa.array([*TEXTS, TEXTS[0]])
+    for kind in (pa.large_string(), pa.dictionary(pa.int32(), pa.string())):
+        parquet.write_table(pa.table({"text": texts.cast(kind)}), path)
+        assert texts_of(path) == [*TEXTS, TEXTS[0]]
+    parquet.write_table(pa.table({"text": pa.array([1, 2])}), path)
+    assert "type int64, not of text" in refusal(path)
+
+
+def test_a_damaged_page_of_parquet_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rng = random.Random(0)
+    texts = [rng.randbytes(3000).hex() for _ in range(2000)]
+    parquet.write_table(pa.table({"text": texts}), path, row_group_size=500)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4000] = rng.randbytes(4000)
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+    kept = texts_of(path, skip=True)
+    assert kept == texts[: len(kept)]
+    assert 0 < len(kept) < len(texts)
+
+
 # ---- bad records ---------------------------------------------------------------------------
 
 BAD: list[tuple[str, bytes, str, list[str]]] = [
@@ -252,7 +280,7 @@ def test_a_record_beyond_the_limit_is_named_and_may_be_left_out(
     long = "x" * 5000
     for name, content, kept in (
         ("a.jsonl", json_lines(["one", long, "two"]).encode(), ["one", "two"]),
-        ("a.csv", csv_text(["one", long, "two"]).encode(), ["one"]),
+        ("a.csv", csv_text(["one", long, "two"]).encode(), ["one", "two"]),
         ("a.parquet", parquet_bytes(["one", long, "two"]), ["one", "two"]),
         ("a.json", json.dumps([{"text": "one"}, {"text": long}]).encode(), ["one"]),
     ):
