@@ -953,7 +953,7 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
             continue
         event = parse_event(fields) if isinstance(fields, dict) else None
         if event is not None:
-            yield float(fields["t"]), event
+            yield float(fields.get("t", 0.0)), event
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:

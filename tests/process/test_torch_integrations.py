@@ -12,9 +12,8 @@ from processes import Swarm
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
-from farflung.data.order import Order
 from farflung.events import RoundCommitted
-from farflung.inner.built_in import order_seed
+from farflung.integrations.loader import keyed_order
 from farflung.swarm import ranges
 from farflung.swarm.records import Commit, Join
 
@@ -58,13 +57,13 @@ def test_what_is_credited_is_what_was_trained_once_with_a_leave_in_the_middle(
         assert leaver.wait(60) == 0 and "a: left" in leaver.text
         assert host.wait(200) == 0
         assert stayer.wait(60) == 0 and "b: finished" in stayer.text
-        records, order = swarm.records(), Order(N_SAMPLES, order_seed(spec))
+        records, order = swarm.records(), keyed_order(spec, N_SAMPLES, shuffle=True)
         names = {r.node: r.name for r in records if isinstance(r, Join)}
         shares = [c for r in records if isinstance(r, Commit) for c in r.contributors]
         everywhere = Counter[int]()
         for peer in ("a", "b"):
             credited = [
-                order.row(position)
+                order(position)
                 for c in shares
                 if names[c.node] == peer
                 for start, stop in c.credited

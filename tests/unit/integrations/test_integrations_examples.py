@@ -12,8 +12,7 @@ from agent_end import AgentEnd
 from witness import steps_of
 
 from farflung.config.run import DataSpec, InnerSpec, ModelSpec, RunSpec
-from farflung.data.order import Order
-from farflung.inner.built_in import order_seed
+from farflung.integrations.loader import keyed_order
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 WITNESS = Path(__file__).parent / "witness.py"
@@ -42,11 +41,11 @@ def test_accumulation_and_workers_train_every_row_once(
     with AgentEnd(tmp_path, SPEC, None, monkeypatch, leases=4, steps=3, stop=1) as agent:
         log = run_to_its_end(name, tmp_path)
     seen = steps_of(log)
-    index = Order(N_SAMPLES, order_seed(SPEC))
+    index = keyed_order(SPEC, N_SAMPLES, shuffle=True)
     assert [len(step) for step in seen] == [4] * len(seen)
     assert [r.steps for r in agent.reports] == [3, 1, 3, 3]
     assert agent.trained == list(range(40))
-    assert [row for step in seen for row in step] == [index.row(p) for p in agent.trained]
+    assert [row for step in seen for row in step] == [index(p) for p in agent.trained]
     assert [r.tokens for r in agent.reports] == [4 * tokens * r.steps for r in agent.reports]
     assert all(r.finite and 0 < r.loss < 10 for r in agent.reports)
 

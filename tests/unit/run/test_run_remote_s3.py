@@ -126,5 +126,5 @@ def test_a_host_says_what_is_wrong_with_a_store(tmp_path: Path, proxy: FaultyPro
 
 def test_without_obstore_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(ConfigError, match=r"pip install 'farflung\[remote\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'farflung\[s3\]'"):
         RemoteFolder("https://example.org/data")

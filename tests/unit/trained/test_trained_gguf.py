@@ -17,7 +17,8 @@ import pytest
 import torch
 from trained_samples import SEQ_LEN, made
 
-from farflung.data.tokenizer import JsonTokenizer, load_tokenizer
+from farflung.data.json_tokenizer import JsonTokenizer
+from farflung.data.tokenizer import load_tokenizer
 from farflung.errors import UserError
 from farflung.export.gguf_file import SPLITS, rope_rows, write_gguf
 from farflung.export.tokenizer_json import token_names
