@@ -35,7 +35,7 @@ class Sampling:
             raise ConfigError(f"top_p={self.top_p} must be above 0 and at most 1 (all)")
 
 
-class Reading:
+class Decoding:
     """A text that a model reads token by token.
 
     It sees `seq_len` tokens at most. When the text grows beyond them, it goes on with the newer
@@ -85,12 +85,12 @@ def stream(
     The same seed and weights give the same text on one device.
     """
     generator = torch.Generator(device="cpu").manual_seed(sampling.seed)
-    reading = Reading(model, cached=cached)
-    logits_V = reading.read(tokens)
+    decoding = Decoding(model, cached=cached)
+    logits_V = decoding.read(tokens)
     while True:
         token = draw(logits_V, sampling, generator)
         yield token
-        logits_V = reading.read([token])
+        logits_V = decoding.read([token])
 
 
 def sample(

@@ -8,7 +8,7 @@ import torch
 
 from farflung.errors import ConfigError
 from farflung.model.cache import KeyValueCache
-from farflung.model.generate import Reading, Sampling, draw, sample, stream
+from farflung.model.generate import Decoding, Sampling, draw, sample, stream
 from farflung.model.llama import Llama, init_weights
 from farflung.model.presets import LlamaConfig
 
@@ -133,6 +133,6 @@ def test_the_cache_changes_no_token_also_far_beyond_the_row(
 
 def test_a_full_row_goes_on_with_its_newer_half(wide: Llama) -> None:
     tokens = [int(t) for t in torch.randint(0, 61, (25,), generator=torch.Generator())]
-    reading, fresh = Reading(wide), Reading(wide)
+    reading, fresh = Decoding(wide), Decoding(wide)
     reading.read(tokens[:24])
     torch.testing.assert_close(reading.read(tokens[24:]), fresh.read(tokens[-12:]))
