@@ -258,6 +258,12 @@ def test_a_folder_without_a_snapshot_says_so(run: Played) -> None:
 def test_nothing_there_names_what_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither a folder nor a run in .*runs there: llama"):
         resolve("lama")
+    with pytest.raises(UserError, match=r"'' is neither .*runs there: llama"):
+        resolve("")
+    with pytest.raises(UserError, match=r"cannot look for 'gg1aaaa.*File name too long"):
+        resolve("gg1" + 500 * "a")
+    with pytest.raises(UserError, match="the invite"):
+        resolve("ff1" + 500 * "a")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"neither a run .* nor an exported model"):
         resolve(str(tmp_path / "empty"))
