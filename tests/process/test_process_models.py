@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 from processes import ENDLESS, Swarm, assert_one_sentence, command, quad_spec
+from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from farflung.config.load import from_table
+from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
 from farflung.swarm.records import Commit, Gen, Join
 from farflung.trained.reader import folder_of_invite
@@ -76,38 +79,48 @@ def test_an_invite_is_enough_to_read_and_takes_no_part(tmp_path: Path) -> None:
     assert_one_sentence(done, "127.0.0.1")
 
 
-JOURNEY = {
-    "name": "mine",
-    "model": {"preset": "demo"},
-    "data": {"source": "", "tokenizer": "bytes", "seq_len": 32},
-    "inner": {"batch_rows": 4},
-    "outer": {"rounds": 2, "inner_steps": 5},
-}
+def journey_spec(**data: str) -> RunSpec:
+    table = {
+        "name": "mine",
+        "model": {"preset": "demo"},
+        "data": {"seq_len": 32, **data},
+        "inner": {"batch_rows": 4},
+        "outer": {"rounds": 2, "inner_steps": 5},
+    }
+    return from_table(table)
+
+
+def own_tokenizer(text: str) -> str:
+    """A byte-level BPE of 300 ids that nobody ships."""
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator([text], trainer)
+    return str(engine.to_str())
 
 
 def test_own_text_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     """data prepare, host, join, export, generate: five commands."""
     text = tmp_path / "text.txt"
-    text.write_text("The same procedure as last year? The same procedure as every year.\n" * 200)
-    data = tmp_path / "data"
-    prepared = command(
-        tmp_path,
-        "data",
-        "prepare",
-        str(text),
-        "--out",
-        str(data),
-        "--seq-len",
-        "32",
-        "--tokenizer",
-        "bytes",
-        "--held-out",
-        "0.1",
-    )
+    text.write_text("The same procedure as last year? The same procedure as every year.\n" * 400)
+    tokenizer, data = tmp_path / "mine.json", tmp_path / "data"
+    tokenizer.write_text(own_tokenizer(text.read_text()))
+    how = ("--seq-len", "32", "--tokenizer", str(tokenizer), "--held-out", "0.1")
+    prepared = command(tmp_path, "data", "prepare", str(text), "--out", str(data), *how)
     assert prepared.returncode == 0, prepared.stderr
-    spec = from_table({**JOURNEY, "data": {**JOURNEY["data"], "source": str(data)}})
+    spec = journey_spec(source=str(data), tokenizer=str(tokenizer))
+    asking = ("--prompt", "The same", "--tokens", "12", "--temperature", "0")
     with Swarm(tmp_path / "run", spec) as swarm:
         host = swarm.host()
+        early = command(tmp_path / "stranger", "generate", swarm.invite, *asking, timeout_s=120)
+        assert early.returncode == 0, early.stderr
+        assert early.stdout.startswith("The same")
         peer = swarm.join("a")
         assert peer.wait(120) == 0
         assert host.wait(60) == 0
@@ -117,12 +130,11 @@ def test_own_text_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     assert exported.returncode == 0, exported.stderr
     assert "after round 1" in exported.stdout
     assert "bits per byte" in (model / "README.md").read_text()
-    asking = ("--prompt", "The same", "--tokens", "12", "--temperature", "0")
+    assert json.loads((model / "tokenizer.json").read_text()) == json.loads(tokenizer.read_text())
     spoken = [command(home, "generate", what, *asking) for what in ("mine", str(model))]
     assert [s.returncode for s in spoken] == [0, 0], spoken[0].stderr
-    assert spoken[0].stdout == spoken[1].stdout
-    assert spoken[0].stdout.startswith("The same")
-    assert len(spoken[0].stdout.encode()) == len("The same") + 12 + 1
+    assert spoken[0].stdout == spoken[1].stdout != early.stdout
+    assert spoken[0].stdout.startswith("The same") and len(spoken[0].stdout) > len("The same") + 3
     figures = command(home, "eval", "mine", "--text", str(text), "--json", timeout_s=120)
     assert figures.returncode == 0, figures.stderr
     found = json.loads(figures.stdout)
@@ -130,8 +142,6 @@ def test_own_text_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     assert all(0 < t["bits_per_byte"] < 9 for t in found["texts"])
     assert found["suite"][-1]["questions"] == sum(s["questions"] for s in found["suite"][:-1])
     assert_one_sentence(command(home, "export", "mine"), "--hf DIR")
-    assert_one_sentence(command(home, "export", "mine", "--hf", str(model)), "holds something")
-    assert_one_sentence(command(home, "generate", "mine", "--top-p", "2"), "top_p=2.0")
     assert_one_sentence(command(home, "eval", "nobody"), "runs there: mine")
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from farflung.events import RoundCommitted, parse_event
-from farflung.run.home import EVENTS
 from farflung.swarm import ranges
 from farflung.swarm.records import Abandon, AnyRecord, Commit, Join
+
+LOGS = "events*.jsonl"
+"""A node's event log, and what was cut off it."""
+TAIL_BYTES = 8 << 20
+"""Of a log, read for the last loss: some ten thousand rounds."""
+_COMMITTED = RoundCommitted.__name__.encode()
 
 
 class TrainedShare(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,23 +76,24 @@ def last_loss(folders: Iterable[Path], next_round: int) -> float | None:
     """Loss of the last committed round below `next_round`, where a coordinator's event log is
     here; None elsewhere: the journal has no losses."""
     found: tuple[int, float] | None = None
-    for folder in folders:
-        for event in _commits(folder / EVENTS):
-            if event.round < next_round and event.loss == event.loss:  # not NaN
+    for path in (p for folder in folders for p in folder.glob(LOGS)):
+        for event in _commits(path):
+            if event.round < next_round and not math.isnan(event.loss):
                 found = max(found or (-1, 0.0), (event.round, event.loss))
     return None if found is None else found[1]
 
 
-def _commits(path: Path) -> Iterable[RoundCommitted]:
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
+def _commits(path: Path) -> Iterator[RoundCommitted]:
+    """At the end of a log, which may be long. What is no whole line is passed over: the first one
+    read, or the torn last one of a process that was killed."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
         for line in file:
-            if f'"{RoundCommitted.__name__}"' not in line:
+            if _COMMITTED not in line:
                 continue
             try:
                 event = parse_event(json.loads(line))
             except ValueError:
-                continue  # the torn last line of a process that was killed
+                continue
             if isinstance(event, RoundCommitted):
                 yield event

@@ -12,19 +12,17 @@ import asyncio
 import time
 from pathlib import Path
 
-from farflung.checkpoint.blob_store import BlobStore
 from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import Event, StateProgress
 from farflung.ids import Hash, Role
 from farflung.network.tcp import TcpTransport
 from farflung.peer.agent import Agent
-from farflung.peer.node import LocalNode, NodeConfig
+from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node
 from farflung.run.home import JOURNAL, locked, role_folder
 from farflung.run.join import obtain_membership
 from farflung.run.membership import JoinOptions
 from farflung.swarm.invite import parse_invite
-from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
 from farflung.trained.run_state import OnBytes, genesis_of_file
 
@@ -32,7 +30,6 @@ READER = "reader"
 LOOK_S = 0.05
 STALL_S = 60.0
 """Without a record, a chunk or a round for so long it gives up."""
-RETRY_S = 0.5
 
 
 def folder_of_invite(text: str, home: Path, on_bytes: OnBytes | None = None) -> Path:
@@ -89,29 +86,7 @@ async def _agent(files: NodeFiles, text: str) -> Agent:
         coordinators=invite.endpoints,
         bind=None,
     )
-    equipment = NodeOptions(make_trainer=None, data=_TokenizerOnly())
-    return build_agent(files, transport, config, equipment)
-
-
-class _TokenizerOnly:
-    """A `DataSupply` that keeps the tokenizer as a blob: the token shards are not wanted."""
-
-    waiting = False
-
-    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
-        """Tries until a donor delivers."""
-        name = Hash(genesis.tokenizer)
-        blobs: BlobStore = node.follower.blobs
-        while name and not blobs.has(name):
-            try:
-                data = await node.mesh.blobs.fetch(node.donors(), name, genesis.tokenizer_bytes)
-            except (LinkDown, CorruptState):
-                await asyncio.sleep(RETRY_S)
-                continue
-            blobs.put(data)
-
-    async def serve(self, node: LocalNode) -> None:
-        """Nothing more comes."""
+    return build_agent(files, transport, config, NodeOptions(make_trainer=None))
 
 
 class _Visit:
@@ -129,7 +104,7 @@ class _Visit:
 
     async def watch(self) -> None:
         """Ends only by an error: whoever has it all makes the agent end. Raises LinkDown."""
-        while not self._caught_up():
+        while not (self._caught_up() and await self._has_tokenizer()):
             self._check_moving()
             await asyncio.sleep(LOOK_S)
         self._agent.leave("it has read the newest state")
@@ -139,6 +114,21 @@ class _Visit:
         follower, standing = self._agent.node.follower, self._agent.standing
         welcomed = 0 < standing.journal_target <= follower.journal.length
         return welcomed and follower.ready and not follower.next_resolution()[0]
+
+    async def _has_tokenizer(self) -> bool:
+        """Kept as a blob: the token shards are not wanted. Asks once."""
+        node = self._agent.node
+        genesis, blobs = node.follower.genesis, node.follower.blobs
+        if genesis is None or not genesis.tokenizer or blobs.has(genesis.tokenizer):
+            return genesis is not None
+        try:
+            data = await node.mesh.blobs.fetch(
+                node.donors(), Hash(genesis.tokenizer), genesis.tokenizer_bytes
+            )
+        except (LinkDown, CorruptState):
+            return False
+        blobs.put(data)
+        return True
 
     def _check_moving(self) -> None:
         follower, mesh = self._agent.node.follower, self._agent.node.mesh

@@ -27,17 +27,27 @@ def resolve(what: str, on_bytes: OnBytes | None = None) -> TrainedModel:
     if what.startswith(PREFIX) and len(what) > LONGEST_NAME:
         return read_run([folder_of_invite(what, home_folder(), on_bytes)], on_bytes)
     path = Path(what).expanduser()
-    if is_hf_folder(path):
+    try:
+        found = _found(what, path, on_bytes)
+    except OSError as error:  # a name that no file system takes, such as a damaged invite
+        raise UserError(f"cannot look for {what[:40]!r}...: {error.strerror}") from None
+    if found is None:
+        raise UserError(_nothing(what, path))
+    return found
+
+
+def _found(what: str, path: Path, on_bytes: OnBytes | None) -> TrainedModel | None:
+    if what and is_hf_folder(path):
         return read_hf(path, on_bytes)
-    for place in (path, home_folder() / what):
+    for place in (path, home_folder() / what) if what else ():
         folders = node_folders(place) if place.is_dir() else []
         if folders:
             return read_run(folders, on_bytes)
-    raise UserError(_nothing(what, path))
+    return None
 
 
 def _nothing(what: str, path: Path) -> str:
-    if path.is_dir():
+    if what and path.is_dir():
         return (
             f"{path} holds neither a run (journal.bin) nor an exported model (config.json and "
             f"safetensors)"

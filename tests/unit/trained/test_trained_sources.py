@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -16,11 +19,14 @@ from farflung.checkpoint.snapshot import POINTER, SnapshotPointer, newest, write
 from farflung.config.load import from_table
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, UserError
+from farflung.events import RoundCommitted
 from farflung.run.assemble import read_journal
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import JOURNAL, RUN, SimSwarm, verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Commit, Genesis
+from farflung.trained import history
+from farflung.trained.history import last_loss
 from farflung.trained.run_folders import node_folders, read_run
 from farflung.trained.run_state import newest_state
 from farflung.trained.sources import resolve
@@ -88,12 +94,44 @@ def test_the_history_counts_the_rounds_that_the_weights_hold(run: Played) -> Non
     spec = llama_spec()
     journal = read_journal(run.home / "llama" / "host" / "journal.bin")
     commits = [r for r in journal.records() if isinstance(r, Commit) and r.round <= run.round]
-    history = model.history
-    assert history.rounds == len(commits) >= ROUNDS
-    assert {c.name for c in history.contributors} == {"p0", "p1"}
+    told = model.history
+    assert told.rounds == len(commits) >= ROUNDS
+    assert {c.name for c in told.contributors} == {"p0", "p1"}
     rows = sum(b - a for c in commits for p in c.contributors for a, b in p.credited)
-    assert history.tokens == rows * spec.data.seq_len == sum(c.tokens for c in history.contributors)
-    assert history.tokens > 0
+    assert told.tokens == rows * spec.data.seq_len == sum(c.tokens for c in told.contributors)
+    assert told.tokens > 0
+
+
+def test_the_loss_is_that_of_the_last_round_in_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [committed(round_, 9.0 - round_) for round_ in range(6)]
+    (tmp_path / "events.1.jsonl").write_text("".join(lines[:3]))
+    (tmp_path / "events.jsonl").write_text(lines[3] + committed(4, math.nan) + lines[5][:40])
+    assert last_loss([tmp_path], 100) == 6.0
+    assert last_loss([tmp_path], 2) == 8.0
+    assert last_loss([tmp_path], 0) is None
+    assert last_loss([tmp_path / "elsewhere"], 100) is None
+    monkeypatch.setattr(history, "TAIL_BYTES", len(lines[0]) + 10)
+    assert last_loss([tmp_path], 3) == 7.0  # found in the last lines of the older log
+    assert last_loss([tmp_path], 2) is None
+
+
+def committed(round_: int, loss: float) -> str:
+    event = RoundCommitted(
+        round=round_,
+        fragment=0,
+        attempt=1,
+        contributors=1,
+        tokens=10,
+        total_tokens=10,
+        loss=loss,
+        took_s=1.0,
+        holders=1,
+        replicated=True,
+        state_root="",
+    )
+    return json.dumps({"kind": "RoundCommitted", **dataclasses.asdict(event)}) + "\n"
 
 
 def test_the_snapshot_is_older_than_what_is_read(run: Played) -> None:
@@ -220,6 +258,12 @@ def test_a_folder_without_a_snapshot_says_so(run: Played) -> None:
 def test_nothing_there_names_what_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"neither a folder nor a run in .*runs there: llama"):
         resolve("lama")
+    with pytest.raises(UserError, match=r"'' is neither .*runs there: llama"):
+        resolve("")
+    with pytest.raises(UserError, match=r"cannot look for 'gg1aaaa.*File name too long"):
+        resolve("gg1" + 500 * "a")
+    with pytest.raises(UserError, match="the invite"):
+        resolve("ff1" + 500 * "a")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"neither a run .* nor an exported model"):
         resolve(str(tmp_path / "empty"))
