@@ -52,7 +52,7 @@ def write_gguf(
     config, tokenizer = model.need_config(), model.need_tokenizer()
     if config.rope is not None:
         raise UserError(
-            f"--gguf has no way for the stretched rotary frequencies of {model.name} (Llama 3.1 and "
+            f"--gguf cannot hold the stretched rotary frequencies of {model.name} (Llama 3.1 and "
             f"later); write --hf and convert that with llama.cpp"
         )
     kind = _kind_of_split(tokenizer)
