@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import overload
 
 from farflung.config.run import RunSpec
 from farflung.data.mixture import Change, MixtureTimeline
@@ -32,6 +33,28 @@ class SampleOrder:
         """(source, row) at a global position."""
         source, own = self.timeline.place(position)
         return source, self._orders[source].row(own)
+
+
+class Places(Sequence[tuple[int, int]]):
+    """(source, row) of positions, computed when they are looked at."""
+
+    def __init__(self, order: SampleOrder, positions: Sequence[int]) -> None:
+        self._order = order
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Places: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[int, int] | Places:
+        if isinstance(index, slice):
+            return Places(self._order, self._positions[index])
+        return self._order.locate(self._positions[index])
 
 
 def mixture_of(spec: RunSpec, changes: Iterable[Change] = ()) -> MixtureTimeline:

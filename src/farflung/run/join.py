@@ -254,7 +254,7 @@ async def prepare(
     )
     equipment = NodeOptions(
         make_trainer=trainer_factory(folder, data, options.trainer or None, files.log.emit),
-        provision=DataFetch(data, on_bytes).provide,
+        data=DataFetch(data, on_bytes),
         inner_state=options.inner_state,
     )
     agent = build_agent(files, transport, config, equipment)
