@@ -84,6 +84,7 @@ def _write_gguf(model: TrainedModel, path: Path, dtype: Dtype, licence: str) -> 
 def _measured(model: TrainedModel) -> float:
     from farflung.evaluate.texts import held_out_score
 
+    model.need_config()
     if model.data is None:
         raise UserError("--measure needs the run's token shards, which are not on this machine")
     return held_out_score(ready(model), model.data, ProgressLine("measuring")).bits_per_byte

@@ -45,8 +45,8 @@ def generate(
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     text = _prompt(prompt)
     model = load(run)
-    tokenizer = model.need_tokenizer()
-    pieces = continue_text(ready(model), tokenizer, text, tokens, sampling)
+    llama = ready(model)
+    pieces = continue_text(llama, model.need_tokenizer(), text, tokens, sampling)
     if echo:
         typer.echo(text, nl=False)
     for piece in pieces:

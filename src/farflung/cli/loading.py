@@ -67,7 +67,10 @@ def load(source: str) -> TrainedModel:
 
 
 def ready(model: TrainedModel) -> Llama:
-    """The model in torch, on as many threads as FARFLUNG_THREADS says (default: torch's own)."""
+    """The model in torch, on as many threads as FARFLUNG_THREADS says (default: torch's own).
+
+    Raises UserError for a program of somebody's own, ConfigError for a wrong number of threads.
+    """
     import torch
 
     from farflung.inner.built_in import use_threads
