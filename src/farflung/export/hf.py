@@ -22,7 +22,7 @@ from farflung.trained.hf_folder import (
     ORIGIN_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
-    Origin,
+    ExportOrigin,
 )
 from farflung.trained.model import TrainedModel
 
@@ -100,7 +100,7 @@ def _write_tokenizer(model: TrainedModel, made: Path) -> None:
 
 def _origin(model: TrainedModel) -> Any:
     return msgspec.to_builtins(
-        Origin(
+        ExportOrigin(
             run=model.run,
             name=model.name,
             round=model.round,

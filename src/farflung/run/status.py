@@ -74,7 +74,7 @@ def offline(folder: Path) -> Offline:
             rows=rows,
             state_root=root,
             members=index.credited(),
-            descent=descent(genesis_of(journal).lineage),
+            descent=descent(genesis_of(journal).ancestors),
         )
     finally:
         index.close()

@@ -27,7 +27,7 @@ INDEX_FILE = "model.safetensors.index.json"
 ORIGIN_FILE = "farflung.json"
 
 
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
+class ExportOrigin(msgspec.Struct, frozen=True, kw_only=True):
     """`farflung.json` of an exported folder: what config.json has no field for."""
 
     version: int = 1
@@ -122,17 +122,17 @@ def _json(path: Path) -> dict[str, Any]:
     return table
 
 
-def _origin(folder: Path) -> Origin | None:
+def _origin(folder: Path) -> ExportOrigin | None:
     path = folder / ORIGIN_FILE
     if not path.is_file():
         return None
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Origin)
+        return msgspec.json.decode(path.read_bytes(), type=ExportOrigin)
     except msgspec.DecodeError as error:
         raise CorruptState(f"{path} is malformed: {error}") from None
 
 
-def _known(origin: Origin) -> dict[str, Any]:
+def _known(origin: ExportOrigin) -> dict[str, Any]:
     where = f"the spec in {ORIGIN_FILE}"
     spec = spec_from_bytes(origin.spec.encode(), where) if origin.spec else None
     return {

@@ -88,8 +88,20 @@ async def _agent(files: NodeFiles, text: str) -> Agent:
         coordinators=invite.endpoints,
         bind=None,
     )
-    equipment = NodeOptions(make_trainer=None, provision=_fetch_tokenizer)
+    equipment = NodeOptions(make_trainer=None, data=_TokenizerOnly())
     return build_agent(files, transport, config, equipment)
+
+
+class _TokenizerOnly:
+    """A DataSupply that wants no token shards."""
+
+    waiting = False
+
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
+        await _fetch_tokenizer(node, genesis)
+
+    async def serve(self, node: LocalNode) -> None:
+        """Nothing is left to fetch."""
 
 
 async def _fetch_tokenizer(node: LocalNode, genesis: Genesis) -> None:
