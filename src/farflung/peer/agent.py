@@ -14,11 +14,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from farflung.errors import CorruptState, StorageError
-from farflung.events import AgentStarted
+from farflung.errors import CorruptState, FarflungError, StorageError
+from farflung.events import AgentStarted, RunKnown
 from farflung.failpoints import sent
-from farflung.ids import NodePhase
+from farflung.ids import NodePhase, Role
 from farflung.network.messages import Beat, Synced
+from farflung.outer.layout import Layout
 from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
@@ -44,6 +45,10 @@ class DataSupply(Protocol):
 
     async def serve(self, node: LocalNode) -> None:
         """The rest, beside everything else; until cancelled, or until nothing is left."""
+
+
+class RunReopened(FarflungError):
+    """A trainer that came to a finished run is needed after all."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Agent:
         self._ending = parts.ending
         self._equipment = equipment
         self._trainer: TrainerPort | None = None
+        self._too_late = False
+        """The run was finished when this trainer came: it takes the last state, and no data."""
         self._over = asyncio.Event()
         self._provided = asyncio.Event()
         self._leave_reason: str | None = None
@@ -137,17 +144,24 @@ class Agent:
 
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
-        genesis = await self._genesis_known()
-        if self._equipment.data is not None:
-            await self._equipment.data.provide(self.node, genesis)
-        self._provided.set()
+        genesis = await self._run_known()
         while True:
+            await self._provide(genesis)
             await self._bring_up(genesis)
             try:
                 await first_ended(self.generations.run(self._trainer), self._apply_loop())
+            except RunReopened as error:
+                self._too_late = False
+                await self.generations.lost(str(error))
+                await self._state.drop()
             except (CorruptState, LogTrimmed, StorageError) as error:
                 await self.generations.lost(str(error))
                 await self._state.forget(error)
+
+    async def _provide(self, genesis: Genesis) -> None:
+        if self._equipment.data is not None and not self._too_late and not self._provided.is_set():
+            await self._equipment.data.provide(self.node, genesis)
+            self._provided.set()
 
     async def _supply(self) -> None:
         """Data goes on coming while rounds are trained."""
@@ -156,18 +170,31 @@ class Agent:
             await self._equipment.data.serve(self.node)
         await asyncio.Event().wait()
 
-    async def _genesis_known(self) -> Genesis:
-        while self.node.follower.genesis is None:
+    async def _run_known(self) -> Genesis:
+        """The journal up to what the coordinator had when it let me in; without one, my copy."""
+        follower = self.node.follower
+        while follower.genesis is None or follower.journal.length < self.standing.journal_target:
             self.standing.news.clear()
             await self.standing.news.wait()
-        return self.node.follower.genesis
+        spec = follower.spec
+        self.node.world.emit(
+            RunKnown(
+                name=spec.name,
+                model=spec.model.preset,
+                parameters=Layout.from_json(follower.genesis.layout).size,
+                rounds=spec.outer.rounds,
+                finished=follower.finished,
+            )
+        )
+        self._too_late = self.config.role == Role.TRAINER and follower.finished
+        return follower.genesis
 
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
         self.standing.enter(StayPhase.SYNCING)
         state = await self._state.empty(genesis)
         make_trainer = self._equipment.make_trainer
-        if make_trainer is not None and self._trainer is None:
+        if make_trainer is not None and self._trainer is None and not self._too_late:
             self._trainer = make_trainer(self.node.follower.spec, state.layout)
         await self._state.fill(state, None if self._trainer is None else self._trainer.shared)
         self.standing.enter(StayPhase.STARTING)
@@ -178,6 +205,8 @@ class Agent:
         while True:
             while await self.applier.step():
                 pass
+            if self._too_late and not self.node.follower.finished:
+                raise RunReopened("the run was extended")
             self.standing.news.clear()  # before whatever waits below: what comes meanwhile counts
             await self._ask_in()
             if await self._ending.keep():

@@ -59,10 +59,13 @@ class Ending:
 
     def may_go(self) -> bool:
         """A trainer when the last round is kept, or when it has had no coordinator for long; a
-        keeper, which serves those who lag, when the coordinator has ended."""
+        keeper, which serves those who lag, when the coordinator has ended, or when it has met none
+        for long: it was started after that end."""
         connected = self._control.connected
         if connected:
             self._met, self._alone_s = True, None
+        if self._came_too_late():
+            return True
         if not self._follower.finished:
             self._alone_s = self._tell_s = None  # or it was extended
             return False
@@ -81,6 +84,14 @@ class Ending:
     def _alone_for(self, seconds: float, connected: bool) -> bool:
         if connected:
             return False
+        return self._alone_long(seconds)
+
+    def _came_too_late(self) -> bool:
+        """A keeper of a finished run that has met no coordinator for long."""
+        alone = self._follower.finished and not self._trains and not self._met
+        return alone and self._alone_long(PATIENCE_S)
+
+    def _alone_long(self, seconds: float) -> bool:
         now = self._clock.now()
         self._alone_s = now if self._alone_s is None else self._alone_s
         return now - self._alone_s >= seconds

@@ -30,7 +30,9 @@ from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import FetchDelayed
 from farflung.hashing import digest
 from farflung.ids import Hash
+from farflung.peer.bootstrap import GRACE_S
 from farflung.peer.node import LocalNode
+from farflung.peer.patience import Patience
 from farflung.run.data_origin import NodesOrigin, Origin, StoreOrigin, read_any
 from farflung.run.host_data import forget_broken_link
 from farflung.swarm.records import DataPart, Genesis
@@ -138,12 +140,14 @@ class DataFetch:
         return manifest if digest(manifest) == name else None
 
     async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
+        patience = Patience(node.world.clock, grace_s=GRACE_S)
         while True:
             try:
                 return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                self._complain(node, "the data manifest", str(error))
-                await asyncio.sleep(RETRY_S)
+                if patience.failed(told_at_once=isinstance(error, CorruptState)):
+                    node.world.emit(FetchDelayed(what="the data manifest", reason=str(error)))
+                await patience.pause()
 
     def _serve_files(self, node: LocalNode) -> None:
         """What is whole here can be had from this node."""

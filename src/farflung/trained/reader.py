@@ -21,7 +21,8 @@ from farflung.peer.agent import Agent
 from farflung.peer.node import LocalNode, NodeConfig
 from farflung.run.assemble import NodeFiles, NodeOptions, build_agent, open_node
 from farflung.run.home import JOURNAL, locked, role_folder
-from farflung.run.join import JoinOptions, obtain_membership
+from farflung.run.join import obtain_membership
+from farflung.run.membership import JoinOptions
 from farflung.swarm.invite import parse_invite
 from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
