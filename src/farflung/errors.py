@@ -24,6 +24,7 @@ FarflungError
 ├── TrainerDied          the trainer is gone; it is started again            (trainers/port.py)
 ├── EvaluationDied       an evaluation ended without figures            (run/evaluator.py)
 ├── GenerationFailed     a task of a stay failed; the next stay is prepared (peer/generation.py)
+├── RunReopened          a finished run that I came to was extended             (peer/agent.py)
 ├── IllegalMove          a phase entered out of turn                         (peer/standing.py)
 ├── DecisionFault        nothing could be decided about a message (coordinator/coordinator.py)
 ├── Violation            `verify` found a broken promise                        (run/verify.py)

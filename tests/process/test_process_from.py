@@ -57,7 +57,7 @@ def test_a_second_run_begins_at_the_loss_of_the_first(tmp_path: Path) -> None:
         assert losses(second)[0] < ended + 0.05 * (begun - ended)
         genesis = second.records()[0]
         assert isinstance(genesis, Genesis)
-        (ancestor,) = genesis.lineage
+        (ancestor,) = genesis.ancestors
         assert (ancestor.name, ancestor.round) == ("quad", 11)
         assert ancestor.state == first.commits()[-1].state_root
         again = second.spawn(
@@ -128,7 +128,7 @@ def test_a_checkpoint_is_trained_on_and_the_run_can_be_taken_out_again(tmp_path:
         host = swarm.host()
         genesis = swarm.records()[0]
         assert isinstance(genesis, Genesis)
-        assert genesis.lineage[0].run and genesis.lineage[0].round == 3
+        assert genesis.ancestors[0].run and genesis.ancestors[0].round == 3
         host.kill()
 
 

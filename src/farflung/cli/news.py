@@ -9,11 +9,12 @@ from farflung.events import Event, sentence_of
 
 REPEAT_S, LONGEST_S = 10.0, 600.0
 """What fails is often tried twice a second; the log has every time. The pause doubles."""
-_NUMBER = re.compile(r"(?<![\w-])\d[\d,.]*(?![\w-])")
+_NUMBER = re.compile(r"(?<![\w-])(?:\d[\d,.]*|[0-9a-f]{12,})(?![\w-])")
+"""Numbers, and the hashes that name files and nodes."""
 
 
 class News:
-    """Sentences that have not been said lately. Two that differ in numbers only are the same."""
+    """Sentences that have not been said lately; two are the same when numbers and hashes differ."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now

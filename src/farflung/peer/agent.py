@@ -14,7 +14,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from farflung.errors import CorruptState, StorageError
+from farflung.errors import CorruptState, FarflungError, StorageError
 from farflung.events import AgentStarted, RunKnown
 from farflung.failpoints import sent
 from farflung.ids import NodePhase, Role
@@ -47,6 +47,10 @@ class DataSupply(Protocol):
 
     async def serve(self, node: LocalNode) -> None:
         """The rest, beside everything else; until cancelled, or until nothing is left."""
+
+
+class RunReopened(FarflungError):
+    """A trainer that came to a finished run is needed after all."""
 
 
 @dataclass(frozen=True)
@@ -153,16 +157,23 @@ class Agent:
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
         genesis = await self._run_known()
-        if self._equipment.data is not None and not self._too_late:
-            await self._equipment.data.provide(self.node, genesis)
-            self._provided.set()
         while True:
+            await self._provide(genesis)
             await self._bring_up(genesis)
             try:
                 await first_ended(self.generations.run(self._trainer), self._apply_loop())
+            except RunReopened as error:
+                self._too_late = False
+                await self.generations.lost(str(error))
+                await self._state.drop()
             except (CorruptState, LogTrimmed, StorageError) as error:
                 await self.generations.lost(str(error))
                 await self._state.forget(error)
+
+    async def _provide(self, genesis: Genesis) -> None:
+        if self._equipment.data is not None and not self._too_late and not self._provided.is_set():
+            await self._equipment.data.provide(self.node, genesis)
+            self._provided.set()
 
     async def _supply(self) -> None:
         """Data goes on coming while rounds are trained."""
@@ -206,6 +217,8 @@ class Agent:
         while True:
             while await self.applier.step():
                 self._evaluations.applied()
+            if self._too_late and not self.node.follower.finished:
+                raise RunReopened("the run was extended")
             self.standing.news.clear()  # before whatever waits below: what comes meanwhile counts
             await self._ask_in()
             if await self._ending.keep():

@@ -59,8 +59,12 @@ class StateLifecycle:
             self._distrust = True
         if isinstance(error, LogTrimmed):
             self._at_least = max(self._at_least, round_ + 1)
+        await self.drop()
+        if isinstance(error, StorageError):
+            await self._patience.pause()
+
+    async def drop(self) -> None:
+        """Nothing is wrong with it: my disk brings it again."""
         await self._replay.close()
         await self._retention.before_fetch()
         self._node.follower.forget()
-        if isinstance(error, StorageError):
-            await self._patience.pause()

@@ -218,7 +218,7 @@ def genesis_record(
         data=material.data,
         tokenizer=material.tokenizer,
         tokenizer_bytes=material.tokenizer_bytes,
-        lineage=lineage,
+        lineage=lineage or msgspec.UNSET,
     )
 
 

@@ -46,8 +46,11 @@ def picture_of(records: Iterable[AnyRecord]) -> Picture:
                     name=spec.name,
                     parameters=Layout.from_json(record.layout).size,
                     rounds_wanted=spec.outer.rounds,
-                    descent=descent(record.lineage),
+                    descent=descent(record.ancestors),
                 )
+            case Amend():
+                spec = amended_by(spec, record)
+                picture = replace(picture, rounds_wanted=spec.outer.rounds, finished=False)
             case Term():
                 picture = replace(picture, term=record.term)
             case Join():
@@ -77,9 +80,6 @@ def picture_of(records: Iterable[AnyRecord]) -> Picture:
                 )
             case Admin(action="finish"):
                 picture = replace(picture, finished=True)
-            case Amend():
-                spec = amended_by(spec, record)
-                picture = replace(picture, rounds_wanted=spec.outer.rounds, finished=False)
             case Evaluation():
                 picture = scored(
                     picture,

@@ -200,7 +200,7 @@ class Host:
         options = CoordinatorOptions(
             incarnation=secrets.token_hex(8),
             on_append=self._journalled,
-            descent=descent(self.genesis.lineage),
+            descent=descent(self.genesis.ancestors),
             amending=wanted if self._extend else None,
         )
         self.coordinator = assemble_coordinator(world, self.journal, door, options)

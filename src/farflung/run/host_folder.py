@@ -273,7 +273,7 @@ def _check_same(journal: Journal, spec: RunSpec) -> None:
     born, now = genesis_spec(genesis_of(journal)), current_spec(journal.records())
     if same_settings(spec, born) or same_settings(spec, now):
         return
-    if genesis_of(journal).lineage and same_birth(spec, born):
+    if genesis_of(journal).ancestors and same_birth(spec, born):
         return
     if differs_in_amendable(born, spec):
         raise MismatchError(

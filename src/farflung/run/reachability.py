@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 
 from farflung.coordinator.coordinator import Coordinator
 from farflung.errors import LinkDown, ProtocolError
@@ -54,8 +55,10 @@ class Prober:
                 await asyncio.sleep(AGAIN_S)
             reason = await self._reason(node)
             now = self._coordinator.state.nodes[node.node]
-            if not reason or now.link is Link.GONE or now.endpoints != node.endpoints:
-                self._known.pop(node.node, None) if reason else None
+            if not reason:
+                return
+            if now.link is Link.GONE or now.endpoints != node.endpoints or not _sockets_left():
+                self._known.pop(node.node, None)  # it, or this machine, is asked again
                 return
         self._emit(PeerUnreachable(node=node.node, name=node.name, reason=reason))
 
@@ -74,3 +77,12 @@ class Prober:
                 link.close()
             return ""
         return "; ".join(reasons)
+
+
+def _sockets_left() -> bool:
+    """Whether it was this process that could not dial: it has no descriptor left."""
+    try:
+        socket.socket().close()
+    except OSError:
+        return False
+    return True

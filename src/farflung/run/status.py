@@ -86,7 +86,7 @@ async def _talk(
     try:
         for endpoint in endpoints:
             try:
-                return await _ask_one(transport, Endpoint(endpoint), question)
+                return await _talk_to(transport, Endpoint(endpoint), question)
             except (LinkDown, ProtocolError) as error:
                 failure = error
     finally:
@@ -94,7 +94,7 @@ async def _talk(
     raise failure
 
 
-async def _ask_one(transport: TcpTransport, endpoint: Endpoint, question: Control) -> Received:
+async def _talk_to(transport: TcpTransport, endpoint: Endpoint, question: Control) -> Received:
     try:
         async with asyncio.timeout(ANSWER_S):
             link = await transport.dial(endpoint, expect=None, deadline_s=DIAL_S)

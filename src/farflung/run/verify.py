@@ -104,7 +104,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
             f"the run has arithmetic version {genesis.arithmetic}, this farflung "
             f"{ARITHMETIC_VERSION}; verify it with the version that made it"
         )
-    findings.descent = descent(genesis.lineage)
+    findings.descent = descent(genesis.ancestors)
     check_chain(genesis.run, records, findings)
     _check_ledger(records, genesis, findings)
     recompute(records, genesis, [RealDisk(p.parent) for p in paths], findings, progress)

@@ -46,7 +46,7 @@ class Ancestor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What the checkpoint says of itself."""
 
 
-class Genesis(Record, frozen=True, kw_only=True, omit_defaults=True):
+class Genesis(Record, frozen=True, kw_only=True):
     version: int
     run: str
     run_key: bytes
@@ -69,8 +69,13 @@ class Genesis(Record, frozen=True, kw_only=True, omit_defaults=True):
     tokenizer: bytes
     """Hash of tokenizer.json (empty for bytes or synthetic)."""
     tokenizer_bytes: int
-    lineage: tuple[Ancestor, ...] = ()
+    lineage: tuple[Ancestor, ...] | msgspec.UnsetType = msgspec.UNSET
     """Of runs that did not begin with fresh weights: what they began with, and what that did."""
+
+    @property
+    def ancestors(self) -> tuple[Ancestor, ...]:
+        """The lineage, newest first; empty for fresh weights."""
+        return () if self.lineage is msgspec.UNSET else self.lineage
 
 
 class Term(Record, frozen=True, kw_only=True, omit_defaults=True):

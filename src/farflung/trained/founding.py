@@ -50,7 +50,7 @@ def _run(folders: Sequence[Path], on_bytes: OnBytes | None) -> Founding:
     """The newest state in the folders, whatever trains it: a program of somebody's own too."""
     found = newest_state(_with_keepers(folders), on_bytes)
     spec, genesis = found.spec, found.genesis
-    earlier = genesis.lineage
+    earlier = genesis.ancestors
     parent = Ancestor(
         name=spec.name,
         run=genesis.run,

@@ -101,14 +101,14 @@ def test_a_run_begins_with_the_weights_of_another_and_says_so(tmp_path: Path) ->
         fragment_hash(second.anchor_of(f), np.zeros_like(second.anchor_of(f))) for f in (0, 1)
     ]
     assert tuple(hashes) == child.genesis.fragment_hashes, "momentum is zero"
-    (ancestor,) = child.genesis.lineage
+    (ancestor,) = child.genesis.ancestors
     assert (ancestor.name, ancestor.run) == ("parent", parent.genesis.run)
     assert ancestor.state == first.root
     grandchild = born(
         tmp_path, quad("grand", model={}), found_from(str(tmp_path / "child" / "host"))
     )
-    assert [a.name for a in grandchild.genesis.lineage] == ["child", "parent"]
-    words = descent(grandchild.genesis.lineage)
+    assert [a.name for a in grandchild.genesis.ancestors] == ["child", "parent"]
+    words = descent(grandchild.genesis.ancestors)
     assert words.startswith(f"child ({child.genesis.run}), before its first round, state ")
     assert f"; before that parent ({parent.genesis.run})" in words
 
@@ -145,7 +145,7 @@ def test_another_model_or_weights_that_are_not_finite_found_nothing(tmp_path: Pa
     broken = Founding(**{**vars(founding), "weights": Weights(founding.weights.layout, anchor)})
     with pytest.raises(UserError, match="weights of run parent are not finite"):
         born(tmp_path, quad("child", model={}), broken)
-    assert born(tmp_path, quad("child", model={}), founding).genesis.lineage
+    assert born(tmp_path, quad("child", model={}), founding).genesis.ancestors
 
 
 # ---- from a checkpoint ---------------------------------------------------------------------
@@ -270,14 +270,14 @@ def test_a_run_founded_from_a_checkpoint_names_files_and_licence(
     assert host.spec.data.tokenizer == str(checkpoint / "tokenizer.json")
     assert host.genesis.tokenizer == digest(shipped_bpe())
     assert np.array_equal(initial(tmp_path, host).anchor, read_hf(checkpoint).weights)
-    words = descent(host.genesis.lineage)
+    words = descent(host.genesis.ancestors)
     assert words == (f"small-llama, files {files_hash(checkpoint).hex()[:16]}, licence apache-2.0")
     config = config_of_spec(host.spec.model, vocab=1024, seq_len=SEQ_LEN)
     assert host.genesis.layout_hash == Layout.from_entries(layout_entries(config)).hash
     again = msgspec.json.decode(msgspec.json.encode(host.spec), type=RunSpec)
     assert again == host.spec
     grandchild = born(tmp_path, text_spec("again", data), found_from(str(tmp_path / "tuned")))
-    assert [a.licence for a in grandchild.genesis.lineage] == ["apache-2.0"] * 2
+    assert [a.licence for a in grandchild.genesis.ancestors] == ["apache-2.0"] * 2
 
 
 def test_the_hash_of_a_checkpoint_is_that_of_its_files(checkpoint: Path, tmp_path: Path) -> None:
