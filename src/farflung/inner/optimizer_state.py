@@ -38,9 +38,9 @@ EXACT = (torch.float32, torch.bfloat16, torch.float16)
 """Types whose values float32 holds exactly."""
 STAGE_ELEMENTS = 1 << 24
 """Elements that are brought to the host and written at a time."""
-COPY_SHARE = 0.1
-"""A state up to this share of the host's memory is copied, so that training goes on while it is
-written; a larger one is written before the next step."""
+COPY_SHARE = 0.5
+"""A state up to this share of the host's free memory is copied, so that steps go on while it is
+written; before a larger one is on the disk no further step is made."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,11 @@ def write(state: Collected, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def copied(state: Collected) -> Collected:
+    """In the host's memory, as float32, which holds every value exactly."""
+    return Collected(state.header, [t.to("cpu", torch.float32, copy=True) for t in state.tensors])
 
 
 def _staged(tensors: list[Tensor]) -> Iterator[memoryview]:
@@ -192,7 +197,15 @@ def _kind(optimizer: HasParamGroups) -> str:
 
 
 class OptimizerStateIo:
-    """Saves and loads for the agent. Called from the training thread only."""
+    """Saves and loads for the agent. Called from the training thread only.
+
+    Saving blocks that thread for next to nothing: only a step changes the state, so a thread of its
+    own copies it while the next forward and backward passes run, and a step that comes earlier
+    waits for the copy. There is one copy at a time: while one is written, another save is refused.
+    A state that is too large to be copied is written before `serve` returns. The file is written
+    beside its place and renamed, so a trainer that ends or dies in between leaves the former one
+    whole.
+    """
 
     def __init__(
         self,
@@ -206,6 +219,12 @@ class OptimizerStateIo:
         self._send = send
         self._asked: SaveInner | None = None
         self._writer: threading.Thread | None = None
+        self._settled = threading.Event()
+        """The live tensors are not read any more."""
+        self._settled.set()
+        with contextlib.suppress(MismatchError):  # what cannot be moved is refused by `serve`
+            for part in _parts(optimizer):
+                part.register_step_pre_hook(lambda *_: self.settle())
 
     @property
     def asked(self) -> bool:
@@ -220,26 +239,45 @@ class OptimizerStateIo:
         message, self._asked = self._asked, None
         if message is None:
             return
+        if self._writer is not None and self._writer.is_alive():
+            self._answer(message, "the former one is still being written")
+            return
         try:
             state = collect(self._flat, self._optimizer, round_)
         except FarflungError as error:
             self._answer(message, str(error))
             return
-        if state.n_bytes > COPY_SHARE * _host_bytes():
+        if state.n_bytes > COPY_SHARE * _free_bytes():
             self._write(message, state)
             return
-        state = Collected(state.header, [t.clone() for t in state.tensors])
-        if self._writer is not None:
-            self._writer.join()
-        self._writer = threading.Thread(target=self._write, args=(message, state), daemon=True)
+        self._settled.clear()
+        self._writer = threading.Thread(
+            target=self._copy_and_write, args=(message, state), name="inner-state", daemon=True
+        )
         self._writer.start()
 
+    def settle(self) -> None:
+        """Wait until the state may change: before every step, and before another one is loaded."""
+        self._settled.wait()
+
     def load(self, message: LoadInner) -> InnerLoaded:
+        self.settle()
         try:
             install(self._flat, self._optimizer, Path(message.path))
         except (OSError, FarflungError) as error:
             return InnerLoaded(serial=message.serial, note=str(error))
         return InnerLoaded(serial=message.serial, note="")
+
+    def _copy_and_write(self, message: SaveInner, live: Collected) -> None:
+        """In the writing thread. Whatever happens in it, no step waits for ever, and it is told."""
+        try:
+            state = copied(live)
+        except Exception as error:  # no memory, a device that failed
+            self._answer(message, f"it cannot be copied: {error!r}")
+            return
+        finally:
+            self._settled.set()
+        self._write(message, state)
 
     def _write(self, message: SaveInner, state: Collected) -> None:
         try:
@@ -256,5 +294,9 @@ class OptimizerStateIo:
             self._send(InnerSaved(serial=message.serial, note=note))
 
 
-def _host_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _free_bytes() -> int:
+    """What this machine may still hand out; half of its memory where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(n for n in lines if n.startswith("MemAvailable:")).split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
