@@ -15,8 +15,9 @@ from farflung.config.run import RunSpec
 from farflung.data.order import Order
 from farflung.events import RoundCommitted
 from farflung.inner.built_in import order_seed
+from farflung.outer.layout import Layout
 from farflung.swarm import ranges
-from farflung.swarm.records import Commit, Join
+from farflung.swarm.records import Commit, Genesis, Join
 
 pytestmark = pytest.mark.slow
 
@@ -119,3 +120,25 @@ def test_a_program_that_fails_in_the_last_round_has_not_finished(
         assert (
             "RuntimeError: the toy is broken (log: " in last and "a: finished" not in failing.text
         )
+
+
+def test_frozen_parameters_are_compared_and_never_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_FROZEN", "1")
+    with Swarm(tmp_path, custom(str(TOY), rounds=4)) as swarm:
+        host = swarm.host()
+        monkeypatch.setenv("TOY_SEED", "1")
+        other = swarm.join("other")
+        assert other.wait(120) == 2
+        last = other.text.strip().splitlines()[-1]
+        assert "the frozen parameter '1.weight' has other values (hash " in last
+        monkeypatch.delenv("TOY_SEED")
+        peers = [swarm.join("a"), swarm.join("b")]
+        assert host.wait(120) == 0 and [peer.wait(60) for peer in peers] == [0, 0]
+        genesis = swarm.records()[0]
+        assert isinstance(genesis, Genesis)
+        layout = Layout.from_json(genesis.layout)
+        assert [entry.name for entry in layout.entries] == ["0.weight", "0.bias"]
+        assert [name for name, _, _ in layout.frozen] == ["1.weight"] and layout.size == 16
+        assert swarm.verify().returncode == 0
