@@ -205,13 +205,13 @@ class Peer:
         if self._closed:  # a loader's last batches, after the end
             return
         lease = self.running
-        if lease is None and not self._taken.has_void:
+        if not (self._taken.waiting or self._taken.has_void) and (
+            lease is None or lease.take() is None  # a loop may go by lease.rows()
+        ):
             raise UserError(
                 "peer.step() came without a running lease; "
                 "take batches from lease.batches(), which ends when the lease is over"
             )
-        if lease is not None and not (self._taken.waiting or self._taken.has_void):
-            lease.take()  # the loop goes by lease.rows()
         counts = self._taken.use(None if rows is None else row_numbers(rows))
         if lease is None or not counts:
             self._undo_step()

@@ -14,8 +14,9 @@ from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.events import RoundCommitted
 from farflung.integrations.loader import keyed_order
+from farflung.outer.layout import Layout
 from farflung.swarm import ranges
-from farflung.swarm.records import Commit, Join
+from farflung.swarm.records import Commit, Genesis, Join
 
 pytestmark = pytest.mark.slow
 
@@ -42,13 +43,20 @@ def custom(*program: str, rounds: int, steps: int = 4) -> RunSpec:
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens"), [("transformers_loop.py", 16), ("lightning_loop.py", 17)]
+    ("program", "tokens"),
+    [
+        (ROOT / "examples" / "transformers_loop.py", 16),
+        (ROOT / "examples" / "lightning_loop.py", 17),
+        (WITNESS.parent / "endless_loop.py", 17),
+    ],
+    ids=lambda value: getattr(value, "stem", ""),
 )
 def test_what_is_credited_is_what_was_trained_once_with_a_leave_in_the_middle(
-    name: str, tokens: int, tmp_path: Path
+    program: Path, tokens: int, tmp_path: Path
 ) -> None:
-    """Accumulation over two micro-batches and a worker process that prefetches, in both peers."""
-    spec = custom(str(WITNESS), str(ROOT / "examples" / name), rounds=12)
+    """Accumulation over two micro-batches and a worker process that prefetches, in both peers; or
+    a loop without epochs, whose loader holds a batch over the end of each lease."""
+    spec = custom(str(WITNESS), str(program), rounds=12)
     with Swarm(tmp_path, spec) as swarm:
         host = swarm.host()
         leaver, stayer = swarm.join("a"), swarm.join("b")
@@ -74,8 +82,9 @@ def test_what_is_credited_is_what_was_trained_once_with_a_leave_in_the_middle(
             seen = Counter(row for step in steps for row in step)
             assert {len(step) for step in steps} == {4}
             assert [row for row in credited if seen[row] != 1] == [] and len(credited) >= 16
-            # What it trained beyond that was under way when it left, or when the run ended.
-            assert seen.total() - len(credited) <= 4 * 4
+            # What it trained beyond that was under way when it left, or when the run ended: a
+            # lease, and what its loader still held.
+            assert seen.total() - len(credited) <= 4 * 4 + 2 * 4
             everywhere.update(credited)
         assert set(everywhere.values()) == {1}
         assert [c.reported for c in shares] == [tokens * ranges.count(c.credited) for c in shares]
@@ -118,3 +127,25 @@ def test_a_program_that_fails_in_the_last_round_has_not_finished(
         assert (
             "RuntimeError: the toy is broken (log: " in last and "a: finished" not in failing.text
         )
+
+
+def test_frozen_parameters_are_compared_and_never_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOY_FROZEN", "1")
+    with Swarm(tmp_path, custom(str(TOY), rounds=4)) as swarm:
+        host = swarm.host()
+        monkeypatch.setenv("TOY_SEED", "1")
+        other = swarm.join("other")
+        assert other.wait(120) == 2
+        last = other.text.strip().splitlines()[-1]
+        assert "the frozen parameter '1.weight' has other values (hash " in last
+        monkeypatch.delenv("TOY_SEED")
+        peers = [swarm.join("a"), swarm.join("b")]
+        assert host.wait(120) == 0 and [peer.wait(60) for peer in peers] == [0, 0]
+        genesis = swarm.records()[0]
+        assert isinstance(genesis, Genesis)
+        layout = Layout.from_json(genesis.layout)
+        assert [entry.name for entry in layout.entries] == ["0.weight", "0.bias"]
+        assert [name for name, _, _ in layout.frozen] == ["1.weight"] and layout.size == 16
+        assert swarm.verify().returncode == 0

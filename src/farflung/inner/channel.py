@@ -1,6 +1,6 @@
 """The trainer protocol: messages between an agent and its trainer on one machine. No torch.
 
-AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 1 MiB.
+AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 16 MiB.
 The trainer dials and says Attach; the agent answers AcceptAttach, whose length prefix carries the
 descriptor of the shared block (SCM_RIGHTS), or RefuseAttach. From then on it asks (StartWork, Land,
 Reset, SaveInner, LoadInner: each with a serial that the answer repeats) and the trainer answers in
@@ -24,7 +24,8 @@ from farflung.outer.layout import Frozen
 from farflung.outer.merge import Operation, reads_anchor
 
 TRAINER_PROTOCOL_VERSION = 4
-FRAME_CAP = 1 << 20
+FRAME_CAP = 16 << 20
+"""A layout of 100,000 tensors fits."""
 ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
 ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
 ENV_SPEC = "FARFLUNG_SPEC"

@@ -52,7 +52,7 @@ def take_peaks(optimizer: HasParamGroups) -> None:
         replaced = replaced or ("initial_lr" in group and "base_lr" not in group)
         peak = group["initial_lr"] if "initial_lr" in group else group["lr"]
         base = group.setdefault("base_lr", float(peak))
-        if not base > 0 and any(p.requires_grad for p in group["params"]):
+        if not base > 0 and any(p.requires_grad for p in group.get("params", ())):
             raise UserError(
                 f"parameter group {index} of the optimizer has the learning rate {base:g}, which "
                 f"is taken as its peak, so it would never learn; give the peak rate, or keep your "

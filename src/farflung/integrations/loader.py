@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from farflung.attach import Peer
+from farflung.config.run import RunSpec
 from farflung.data.order import Order
 from farflung.data.samples import order_seed
 from farflung.errors import UserError
@@ -42,7 +44,25 @@ class Seat(Protocol):
         """Row number to sample."""
 
 
-def keyed_order(spec: Any, n_samples: int, *, shuffle: bool) -> Callable[[int], int]:
+class LoopSeat:
+    """The seat of a plain loop that has attached itself."""
+
+    def __init__(
+        self, peer: Peer, micro_rows: int = 0, *, endless: bool = False, shuffle: bool = True
+    ) -> None:
+        """As `Peer.stream`; `shuffle`: take samples in the run's keyed order, else in their own."""
+        self._peer = peer
+        self._stream = peer.stream(micro_rows, endless=endless)
+        self._shuffle = shuffle
+
+    def stream(self) -> Stream:
+        return self._stream
+
+    def order(self, n_samples: int) -> Callable[[int], int]:
+        return keyed_order(self._peer.spec, n_samples, shuffle=self._shuffle)
+
+
+def keyed_order(spec: RunSpec, n_samples: int, *, shuffle: bool) -> Callable[[int], int]:
     """Row number to index of `n_samples`: each epoch takes every sample once, in the run's keyed
     order or in the dataset's own. All peers must have the same samples in the same order.
 

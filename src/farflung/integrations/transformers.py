@@ -135,7 +135,7 @@ class SwarmTrainerCallback(TrainerCallback):
                 f"every peer finds the sample of a row number"
             )
         collate = trainer._get_collator_with_removed_columns(trainer.data_collator, "training")
-        loader = lease_loader(
+        return lease_loader(  # not prepared by accelerate: nothing is split, inputs are moved later
             samples,
             self.member,
             collate,
@@ -147,7 +147,6 @@ class SwarmTrainerCallback(TrainerCallback):
                 seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index
             ),
         )
-        return trainer.accelerator.prepare(loader)  # type: ignore[no-any-return]
 
     def _training_step(
         self, model: nn.Module, inputs: Mapping[str, Any], *args: Any, **kwargs: Any

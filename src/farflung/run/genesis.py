@@ -7,7 +7,6 @@ second recipe.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -239,4 +238,5 @@ def _descent(one: Ancestor) -> str:
 
 def describe(layout: Layout) -> str:
     """For people: how many parameters in how many tensors."""
-    return f"{layout.size:,} parameters in {len(json.loads(layout.to_json()))} tensors"
+    frozen = f", {len(layout.frozen)} frozen besides" if layout.frozen else ""
+    return f"{layout.size:,} parameters in {len(layout.entries)} tensors{frozen}"

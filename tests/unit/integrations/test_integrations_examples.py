@@ -32,14 +32,20 @@ def test_an_example_is_short_enough_to_read(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "tokens"), [("transformers_loop.py", 16), ("lightning_loop.py", 17)]
+    ("program", "tokens"),
+    [
+        (EXAMPLES / "transformers_loop.py", 16),
+        (EXAMPLES / "lightning_loop.py", 17),
+        (WITNESS.parent / "plain_loop.py", 17),
+    ],
+    ids=lambda value: getattr(value, "stem", ""),
 )
 def test_accumulation_and_workers_train_every_row_once(
-    name: str, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    program: Path, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two micro-batches a step, a worker that prefetches; the second lease ends early."""
     with AgentEnd(tmp_path, SPEC, None, monkeypatch, leases=4, steps=3, stop=1) as agent:
-        log = run_to_its_end(name, tmp_path)
+        log = run_to_its_end(program, tmp_path)
     seen = steps_of(log)
     index = keyed_order(SPEC, N_SAMPLES, shuffle=True)
     assert [len(step) for step in seen] == [4] * len(seen)
@@ -50,11 +56,11 @@ def test_accumulation_and_workers_train_every_row_once(
     assert all(r.finite and 0 < r.loss < 10 for r in agent.reports)
 
 
-def run_to_its_end(name: str, folder: Path) -> str:
-    """Standard output of an example."""
+def run_to_its_end(program: Path, folder: Path) -> str:
+    """Standard output of a program."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, str(WITNESS), str(EXAMPLES / name)],
+        [sys.executable, str(WITNESS), str(program)],
         cwd=folder,
         env=env,
         capture_output=True,

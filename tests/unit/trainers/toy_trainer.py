@@ -14,11 +14,14 @@ from torch import nn
 from farflung.attach import attach
 
 torch.set_num_threads(1)
+torch.manual_seed(int(os.environ.get("TOY_SEED", "0")))
 model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
+model[1].requires_grad_("TOY_FROZEN" not in os.environ)
 adamw = "TOY_ADAMW" in os.environ
-optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, lr=0.25)
 if adamw:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.25)
+    optimizer = torch.optim.AdamW(trained, lr=0.25)
 print("toy starts", file=sys.stderr)
 with attach(model, optimizer) as peer:
     while lease := peer.lease():
