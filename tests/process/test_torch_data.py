@@ -1,4 +1,4 @@
-"""Real processes train a mixture whose sources lie at the host and in a store that fails at times."""
+"""Real processes train a mixture of the host's folder and of a store that fails at times."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def test_a_mixture_of_a_store_and_the_host_is_trained_and_accounted_for(tmp_path
         store.close()
     data = swarm.folder("a") / "data"
     assert not list((data / "ships").glob("train-*.bin"))
+    assert (data / "crews").resolve() == crews  # the same machine: used in place
     assert list((data.with_name("chunks")).glob("??/*"))
     shown = subprocess.run(
         [sys.executable, "-m", "farflung", "verify", str(swarm.root), "--data"],

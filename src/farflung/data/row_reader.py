@@ -32,6 +32,7 @@ READERS = 4
 """Threads: one read at a time leaves a disk idle while its bytes are checked."""
 POLL_S = 0.02
 """Between two looks for a chunk that somebody fetches."""
+ASK_AGAIN_S = 2.0
 LEAST_MEMORY = 64 << 20
 MOST_MEMORY = 1 << 30
 
@@ -65,6 +66,8 @@ class RowReader:
         self._cache = ChunkCache(data_folder.with_name(CHUNKS))
         self._wanted_path = data_folder.with_name(WANTED)
         self._alive = alive
+        if alive is not nobody_fetches:
+            self._wanted_path.unlink(missing_ok=True)  # of a trainer before this one
         largest = max(s.chunk_bytes for s in sources)
         two_windows = 2 * window_blocks * largest * len(sources)
         self._memory = min(max(LEAST_MEMORY, two_windows), MOST_MEMORY)
@@ -238,8 +241,11 @@ class RowReader:
         lacking = self._lacking(left)
         missing = dict.fromkeys((name, *lacking.missing))  # it too, if it is here and damaged
         kept = dict.fromkeys((name, *lacking.kept))
-        self._ask(Wanted(missing=tuple(missing), kept=tuple(kept)), waiting=True)
+        asked_s = -ASK_AGAIN_S
         while not self._cache.has(expected) and not self._repaired(name):
+            if time.monotonic() - asked_s >= ASK_AGAIN_S:  # another rank may have asked since
+                self._ask(Wanted(missing=tuple(missing), kept=tuple(kept)), waiting=True)
+                asked_s = time.monotonic()
             try:
                 self._alive()
             except CorruptState as error:

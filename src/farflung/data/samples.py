@@ -22,7 +22,8 @@ class SampleOrder:
 
     def __init__(self, spec: RunSpec, rows: Sequence[int], changes: Iterable[Change] = ()) -> None:
         seed = order_seed(spec)
-        self.timeline = mixture_of(spec, changes)
+        self._spec, self._changes = spec, tuple(changes)
+        self.timeline = mixture_of(spec, self._changes)
         self._located = lru_cache(maxsize=LOCATED)(self._locate)
         self._orders = [
             Order(
@@ -33,6 +34,13 @@ class SampleOrder:
             )
             for source, n in enumerate(rows)
         ]
+
+    def follow(self, changes: Sequence[Change]) -> None:
+        """The changes so far; what was read before them stays where it was."""
+        if tuple(changes) != self._changes:
+            self._changes = tuple(changes)
+            self.timeline = mixture_of(self._spec, changes)
+            self._located.cache_clear()
 
     def locate(self, position: int) -> tuple[int, int]:
         """(source, row) at a global position."""
