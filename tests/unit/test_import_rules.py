@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "network": set(),
     "monitor": set(),
     "averaging": {"network"},
-    "swarm": {"network", "averaging"},
+    "swarm": {"network", "averaging", "data"},
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
     "checkpoint": {"model", "network", "outer"},
     "archive": {"averaging", "outer", "checkpoint", "swarm"},
@@ -63,6 +63,11 @@ AGENT_MODULES = {
     "inner.channel",
     "inner.state_file",
     "data.order",
+    "data.mixture",
+    "data.samples",
+    "data.chunks",
+    "data.chunk_cache",
+    "data.wanted",
     "data.shards",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
@@ -145,6 +150,10 @@ PURE = [
     "swarm.course",
     "swarm.replay",
     "swarm.ledger",
+    "swarm.mixing",
+    "data.order",
+    "data.mixture",
+    "data.samples",
     "swarm.ranges",
     "averaging.plan",
 ]

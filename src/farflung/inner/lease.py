@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from farflung.config.run import RunSpec
+from farflung.data.mixture import Change
 from farflung.errors import UserError
 from farflung.inner import progress
 from farflung.inner.channel import Work, WorkReport
@@ -75,6 +76,11 @@ class TrainLease:
         self._tokens = 0
         self._losses = progress.Losses()
         self._compute_s = 0.0
+
+    @property
+    def mixture(self) -> tuple[Change, ...]:
+        """Changes of the mixture of sources that these positions know."""
+        return self._lease.mixture
 
     def rows(self) -> list[int]:
         """All positions of the lease, in order."""

@@ -35,7 +35,7 @@ _KEEP = re.compile(r"\s*([0-9]+)\s*([hd]?)\s*")
 
 
 def parse_size(text: str, option: str = "--max-disk") -> int:
-    """`20GiB`, `500MB`, `1.5 GB` -> bytes. ConfigError for anything else."""
+    """`20GiB`, `500MB`, `1.5 GB` -> bytes. ConfigError for anything else, which names `option`."""
     match = _SIZE.fullmatch(text)
     unit = {u.lower(): n for u, n in UNITS.items()}.get(match[2].lower()) if match else None
     if match is None or unit is None:

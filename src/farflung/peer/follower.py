@@ -25,7 +25,7 @@ from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
 from farflung.swarm.amendments import amended_by
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Admin, Amend, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.records import Abandon, Admin, Amend, AnyRecord, Commit, Genesis, Mix, Term
 from farflung.swarm.replay import genesis_spec
 from farflung.tasks import to_the_end
 
@@ -73,6 +73,8 @@ class Follower:
         self.term = 0
         """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
+        self.mixes: list[Mix] = []
+        """Changes of the mixture so far: a PLAN's positions come after what they need."""
         self.finished = False
         """The last round is committed."""
         self.ended = False
@@ -119,6 +121,8 @@ class Follower:
             self.finished = self.ended = False
         elif isinstance(record, Term):
             self.term = record.term
+        elif isinstance(record, Mix):
+            self.mixes.append(record)
 
     @property
     def genesis(self) -> Genesis | None:
