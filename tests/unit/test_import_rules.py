@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "network": set(),
     "monitor": set(),
     "averaging": {"network"},
-    "swarm": {"network", "averaging"},
+    "swarm": {"network", "averaging", "data"},
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
     "checkpoint": {"model", "network", "outer"},
 }
@@ -56,6 +56,11 @@ AGENT_MODULES = {
     "inner.channel",
     "inner.state_file",
     "data.order",
+    "data.mixture",
+    "data.samples",
+    "data.chunks",
+    "data.chunk_cache",
+    "data.wanted",
     "data.shards",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
@@ -135,6 +140,10 @@ PURE = [
     "swarm.ending",
     "swarm.replay",
     "swarm.ledger",
+    "swarm.mixing",
+    "data.order",
+    "data.mixture",
+    "data.samples",
     "swarm.ranges",
     "averaging.plan",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from blake3 import blake3
@@ -82,7 +83,7 @@ class SourceSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: str
     """How the source is called in folders and reports: letters, digits, - and _."""
     source: str
-    """As `data.source`."""
+    """As `data.source`: a folder, `https://` or `s3://` address, `shakespeare` or `synthetic`."""
     weight: float = 1.0
     """Its share of the samples, in proportion to the other weights."""
     rows: int = 100_000
@@ -91,6 +92,7 @@ class SourceSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True
     def _rules(self) -> list[Rule]:
         return [
             (_name_ok(self.name), f"name={self.name!r} may hold letters, digits, - and _"),
+            (_encrypted(self.source), _plain_http(self.source)),
             (self.weight > 0, f"weight={self.weight} of {self.name!r} must be above 0"),
             (self.rows >= 1, f"rows={self.rows} of {self.name!r} must be at least 1"),
         ]
@@ -102,8 +104,8 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     _TITLE: ClassVar[str] = "data"
 
     source: str = "shakespeare"
-    """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or a folder that
-    `farflung data prepare` wrote."""
+    """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or what `farflung data
+    prepare` wrote: a folder of the host, or an `https://` or `s3://` address that peers read."""
     sources: tuple[SourceSpec, ...] = ()
     """Instead of `source`: a mixture of several, `[[data.sources]]` with name, source, weight."""
     tokenizer: str = "bpe-1024"
@@ -127,6 +129,7 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return [
             (self.seq_len >= 2, f"seq_len={self.seq_len} must be at least 2"),
             (self.rows >= 1, f"rows={self.rows} must be at least 1"),
+            (_encrypted(self.source), _plain_http(self.source)),
             (
                 self.block_rows >= 0,
                 f"block_rows={self.block_rows} must be 0 (by seq_len) or above",
@@ -160,6 +163,24 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def rows_per_block(self) -> int:
         return self.block_rows or rows_of_block(self.seq_len)
+
+
+REMOTE = ("https://", "s3://", "http://")
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source lies in a store that every peer reads by itself."""
+    return source.startswith(REMOTE)
+
+
+def _encrypted(source: str) -> bool:
+    """Plain http serves tests on one machine only: whoever listens would see the text."""
+    host = urlsplit(source).hostname if source.startswith("http://") else "localhost"
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
+def _plain_http(source: str) -> str:
+    return f"source={source!r} is not encrypted; use https://"
 
 
 BLOCK_TOKENS = 65_536

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from blake3 import blake3
 
-from farflung.config.run import DataSpec
+from farflung.config.run import DataSpec, is_remote
+from farflung.data.chunks import open_chunks
 from farflung.data.manifest import (
     MANIFEST_FILE,
     TOKENIZER_FILE,
@@ -98,6 +99,8 @@ class Rows:
         pairs = list(zip(folders, manifests, strict=True))
         self.sources = tuple(RowTable(_places(f, m.train), m) for f, m in pairs)
         """Training rows of each source."""
+        self.chunks = tuple(open_chunks(folders, manifests))
+        """The same by chunks, of which some may not be here yet."""
         train = [place for f, m in pairs for place in _places(f, m.train)]
         held_out = [place for f, m in pairs for place in _places(f, m.held_out)]
         self.train = RowTable(train, self.manifest)
@@ -109,17 +112,20 @@ class Rows:
 
 
 def open_rows(folder: Path, *, verify: bool = True) -> Rows:
-    """Map a folder. `verify` reads every file once and checks its hash.
+    """Map a folder. `verify` reads every file once and checks its hash; without it shards may be
+    missing, as long as their rows are not read.
 
     Raises ConfigError when it is no data folder, CorruptState for a wrong size or hash.
     """
-    return _open([folder], None, verify)
+    return _open([folder], None, verify=verify, partial=not verify)
 
 
 def open_sources(folder: Path, data: DataSpec, *, verify: bool = True) -> Rows:
-    """Map all sources of a run. Raises as `open_rows`, and ConfigError for sources that do not
-    go together."""
-    return _open(source_folders(folder, data), data.seq_len, verify)
+    """Map all sources of a run; shards of a store need not be here. Raises as `open_rows`, and
+    ConfigError for sources that do not go together."""
+    remote = any(is_remote(part.source) for part in data.parts)
+    folders = source_folders(folder, data)
+    return _open(folders, data.seq_len, verify=verify, partial=remote or not verify)
 
 
 def source_folders(folder: Path, data: DataSpec) -> list[Path]:
@@ -150,15 +156,17 @@ def _vocabulary(manifest: DataManifest) -> tuple[object, ...]:
     return (None if tokenizer is None else tokenizer.hash, manifest.vocab, manifest.eos)
 
 
-def _open(folders: Sequence[Path], seq_len: int | None, verify: bool) -> Rows:
+def _open(folders: Sequence[Path], seq_len: int | None, *, verify: bool, partial: bool) -> Rows:
     manifests = [decode_manifest(read_manifest(folder)) for folder in folders]
     names = map(str, folders)
     check_alike(zip(names, manifests, strict=True), seq_len or manifests[0].seq_len)
     for folder, manifest in zip(folders, manifests, strict=True):
         for file in manifest.files:
-            _check(folder, file, verify)
+            if not partial or (folder / file.file).exists():
+                _check(folder, file, verify)
         for shard in (*manifest.train, *manifest.held_out) if verify else ():
-            _check_chunks(folder, shard, manifest)
+            if not partial or (folder / shard.tokens.file).exists():
+                _check_chunks(folder, shard, manifest)
     return Rows(folders, manifests)
 
 
@@ -167,10 +175,12 @@ def _places(folder: Path, shards: Iterable[Shard]) -> list[Place]:
 
 
 def blobs(folder: Path) -> dict[Hash, Path]:
-    """Every file of a folder by BLAKE3, the manifest included: what a node can serve."""
+    """The files of a folder that are here by BLAKE3, the manifest included: what a node can
+    serve."""
     content = read_manifest(folder)
     listed = {f.digest: folder / f.file for f in decode_manifest(content).files}
-    return {digest(content): folder / MANIFEST_FILE} | listed
+    here = {name: path for name, path in listed.items() if path.exists()}
+    return {digest(content): folder / MANIFEST_FILE} | here
 
 
 def needed(manifest_bytes: bytes) -> list[tuple[str, Hash, int]]:
@@ -233,5 +243,8 @@ def _blocks(path: Path, size: int) -> Iterator[bytes]:
 
 
 def _map(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """A read-only view of a file."""
-    return np.memmap(path, dtype, "r", shape=shape)
+    """A read-only view of a file. Raises CorruptState when it is not here."""
+    try:
+        return np.memmap(path, dtype, "r", shape=shape)
+    except FileNotFoundError:
+        raise CorruptState(f"{path} is not on this machine (yet)") from None

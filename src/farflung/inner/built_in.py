@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from farflung.config.run import RunSpec, spec_from_bytes
-from farflung.data.samples import SampleOrder
+from farflung.data.mixture import Change
+from farflung.data.row_reader import Alive, RowReader, nobody_fetches
+from farflung.data.samples import Places, SampleOrder
 from farflung.data.shards import Rows, open_sources
-from farflung.errors import ConfigError
-from farflung.inner.channel import ENV_THREADS
+from farflung.errors import ConfigError, CorruptState
+from farflung.inner.channel import ENV_SOCKET, ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
 from farflung.model.llama import Llama, init_weights
 from farflung.model.presets import preset
@@ -34,17 +36,24 @@ class Source(Protocol):
 
     def block(self, positions: Sequence[int]) -> Block: ...
 
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        """What comes next, in order: it may be read ahead. `changes` of the mixture so far."""
+
 
 class ShardSource:
-    """Rows of the run's sources in its keyed order."""
+    """Rows of the run's sources in its keyed order, read ahead."""
 
-    def __init__(self, rows: Rows, spec: RunSpec) -> None:
-        self._sources = rows.sources
+    def __init__(self, rows: Rows, spec: RunSpec, data_dir: Path, alive: Alive) -> None:
         self._order = SampleOrder(spec, [len(table) for table in rows.sources])
+        window = spec.data.window_blocks
+        self._reader = RowReader(data_dir, rows.chunks, window_blocks=window, alive=alive)
 
     def block(self, positions: Sequence[int]) -> Block:
-        places = [self._order.locate(p) for p in positions]
-        return np.stack([self._sources[source][row] for source, row in places])
+        return self._reader.gather([self._order.locate(p) for p in positions])
+
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        self._order.follow(changes)
+        self._reader.expect(Places(self._order, positions))
 
 
 class SyntheticSource:
@@ -60,6 +69,11 @@ class SyntheticSource:
 
     def block(self, positions: Sequence[int]) -> Block:
         return np.stack([self._row(*self._order.locate(p)) for p in positions])
+
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        """Rows are made when they are needed."""
+        del positions
+        self._order.follow(changes)
 
     def _row(self, source: int, row: int) -> Block:
         key = np.array([row, source], np.uint64)
@@ -87,6 +101,19 @@ class BuiltIn:
         return block[:, :-1], block[:, 1:].contiguous()
 
 
+def agent_lives() -> Alive:
+    """For a program that an agent started: raises once that is gone. Without an agent, at once."""
+    if ENV_SOCKET not in os.environ:
+        return nobody_fetches
+    parent = os.getppid()
+
+    def check() -> None:
+        if os.getppid() != parent:
+            raise CorruptState("the agent that would fetch it is gone")
+
+    return check
+
+
 def read_spec(path: str | Path) -> RunSpec:
     """A spec as canonical JSON. Raises ConfigError."""
     try:
@@ -109,7 +136,9 @@ def build(spec: RunSpec, data_dir: Path, *, fresh: bool) -> BuiltIn:
         init_weights(model, spec.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    source = ShardSource(rows, spec) if rows else SyntheticSource(spec, config.vocab)
+    source: Source = SyntheticSource(spec, config.vocab)
+    if rows:
+        source = ShardSource(rows, spec, data_dir, agent_lives())
     return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from farflung.errors import CorruptState, StorageError
 from farflung.events import AgentStarted
@@ -32,8 +32,18 @@ from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
 from farflung.trainers.port import TrainerFactory, TrainerPort
 
-Provision = Callable[[LocalNode, Genesis], Awaitable[None]]
-"""Fetches what a trainer or a keeper needs (token shards, tokenizer) before anything else."""
+
+class DataSupply(Protocol):
+    """Fetches what a trainer or a keeper needs of the data (run/data_fetch.py)."""
+
+    waiting: bool
+    """The trainer stands still because of missing data."""
+
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
+        """What is needed before anything else."""
+
+    async def serve(self, node: LocalNode) -> None:
+        """The rest, beside everything else; until cancelled, or until nothing is left."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class Equipment:
 
     make_trainer: TrainerFactory | None
     """None: a keeper, or a mere source of blobs."""
-    provision: Provision | None = None
+    data: DataSupply | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,7 @@ class Agent:
         self._equipment = equipment
         self._trainer: TrainerPort | None = None
         self._over = asyncio.Event()
+        self._provided = asyncio.Event()
         self._leave_reason: str | None = None
         """None while nobody asked this node to go."""
 
@@ -101,6 +112,7 @@ class Agent:
                 self.node.control.run(self._messages),
                 self._beats(),
                 self._live(),
+                self._supply(),
                 mesh.failed(),
             )
         finally:
@@ -126,8 +138,9 @@ class Agent:
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
         genesis = await self._genesis_known()
-        if self._equipment.provision is not None:
-            await self._equipment.provision(self.node, genesis)
+        if self._equipment.data is not None:
+            await self._equipment.data.provide(self.node, genesis)
+        self._provided.set()
         while True:
             await self._bring_up(genesis)
             try:
@@ -135,6 +148,13 @@ class Agent:
             except (CorruptState, LogTrimmed, StorageError) as error:
                 await self.generations.lost(str(error))
                 await self._state.forget(error)
+
+    async def _supply(self) -> None:
+        """Data goes on coming while rounds are trained."""
+        await self._provided.wait()
+        if self._equipment.data is not None:
+            await self._equipment.data.serve(self.node)
+        await asyncio.Event().wait()
 
     async def _genesis_known(self) -> Genesis:
         while self.node.follower.genesis is None:
@@ -215,4 +235,7 @@ class Agent:
             return NodePhase.SYNCING
         if self._trainer is None:
             return NodePhase.WAITING
-        return NodePhase.LOADING if self.generations.current is None else self._trainer.phase
+        data = self._equipment.data
+        if self.generations.current is None or (data is not None and data.waiting):
+            return NodePhase.LOADING
+        return self._trainer.phase

@@ -24,7 +24,7 @@ from farflung.outer.candidate import Stepped
 from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Mix, Term
 from farflung.swarm.replay import genesis_spec
 from farflung.tasks import to_the_end
 
@@ -72,6 +72,8 @@ class Follower:
         self.term = 0
         """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
+        self.mixes: list[Mix] = []
+        """Changes of the mixture so far: a PLAN's positions come after what they need."""
         self.finished = False
         """The last round is committed."""
         self.ended = False
@@ -115,6 +117,8 @@ class Follower:
             self.ended |= record.action == "end"
         elif isinstance(record, Term):
             self.term = record.term
+        elif isinstance(record, Mix):
+            self.mixes.append(record)
 
     @property
     def genesis(self) -> Genesis | None:

@@ -23,7 +23,7 @@ from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
-from farflung.peer.agent import Agent, Equipment, Parts, Provision
+from farflung.peer.agent import Agent, DataSupply, Equipment, Parts
 from farflung.peer.applier import Applier
 from farflung.peer.bootstrap import Bootstrap
 from farflung.peer.control_link import ControlLink
@@ -107,7 +107,7 @@ class NodeOptions:
 
     make_trainer: TrainerFactory | None
     """None: it trains nothing."""
-    provision: Provision | None = None
+    data: DataSupply | None = None
     inner_state: str = "fresh"
     """What the optimizer of a new trainer starts with: `fresh`, or a `donor`'s."""
 
@@ -156,7 +156,7 @@ def assemble_agent(
         messages=ControlMessages(node, standing, generations, applier),
         ending=Ending(node, retention),
     )
-    return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.provision))
+    return Agent(parts, Equipment(_resuming(options.make_trainer, inner), options.data))
 
 
 def assemble_coordinator(

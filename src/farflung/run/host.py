@@ -246,9 +246,7 @@ class Host:
             advertise=advertise,
             max_disk_bytes=self.settings.max_disk_bytes,
         )
-        options = NodeOptions(
-            make_trainer=None, provision=None if here else DataFetch(data).provide
-        )
+        options = NodeOptions(make_trainer=None, data=None if here else DataFetch(data))
         keeper = build_agent(files, self._transport("peer", files.identity), config, options)
         for folder in folders if here and not self.spec.data.synthetic else ():
             for name, path in blobs(folder).items():

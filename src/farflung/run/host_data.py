@@ -7,15 +7,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from farflung.config.run import DataSpec
-from farflung.data.manifest import MANIFEST_FILE
+from farflung.config.run import DataSpec, is_remote
+from farflung.data.manifest import MANIFEST_FILE, File, decode_manifest
 from farflung.data.mixture import integer_weights
 from farflung.data.raw_text import refuse_raw_text
 from farflung.data.shards import blobs, source_folders
 from farflung.disk import storage_errors
-from farflung.errors import UserError
+from farflung.errors import CorruptState, LinkDown, UserError
+from farflung.hashing import digest
+from farflung.run.remote_folder import RemoteFolder
 
 CACHE = "cache"
+MANIFEST_BYTES = 256 << 20
+"""A manifest of a store is not larger."""
 
 
 def check_sources(spec: DataSpec) -> None:
@@ -27,6 +31,9 @@ def check_sources(spec: DataSpec) -> None:
 
 def _check_source(named: str, spec: DataSpec) -> None:
     if named in ("synthetic", "shakespeare"):
+        return
+    if is_remote(named):
+        RemoteFolder(named)
         return
     source = Path(named)
     refuse_raw_text(named, spec.tokenizer, spec.seq_len)
@@ -72,8 +79,35 @@ def _place(
         made.rename(where)
         shutil.rmtree(cache, ignore_errors=True)
         return
+    if is_remote(source):
+        _fetch(RemoteFolder(source), where, say)
+        return
     _check_source(source, spec)
     _take(Path(source), where, say)
+
+
+def _fetch(store: RemoteFolder, where: Path, say: Callable[[str], None]) -> None:
+    """All but the training rows, which every peer reads by itself. The manifest comes last."""
+    try:
+        say(f"reading {store.url}/{MANIFEST_FILE} ...")
+        content = store.read_whole(MANIFEST_FILE, MANIFEST_BYTES)
+        manifest = decode_manifest(content)
+        where.mkdir(parents=True, exist_ok=True)
+        small = [s.chunks for s in (*manifest.train, *manifest.held_out)]
+        small += [manifest.tokenizer] if manifest.tokenizer else []
+        held_out = [f for s in manifest.held_out for f in (s.tokens, s.lengths)]
+        for file in (*small, *held_out):
+            _take_remote(store, file, where / file.file)
+        (where / MANIFEST_FILE).write_bytes(content)
+    except (LinkDown, CorruptState) as error:
+        raise UserError(f"data.source={store.url!r} cannot be used: {error}") from None
+
+
+def _take_remote(store: RemoteFolder, file: File, path: Path) -> None:
+    data = store.read_whole(file.file, file.n_bytes)
+    if digest(data) != file.digest:
+        raise CorruptState(f"{store.url}/{file.file} is damaged: its hash is not the manifest's")
+    path.write_bytes(data)
 
 
 def _take(source: Path, data: Path, say: Callable[[str], None]) -> None:

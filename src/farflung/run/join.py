@@ -50,6 +50,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     coordinators: tuple[str, ...] = ()
     """Where the coordinator moved to; empty: where the invite says."""
     max_disk_bytes: int = 0
+    data_cache_bytes: int = 0
     inner_state: str = "fresh"
 
 
@@ -63,6 +64,8 @@ class JoinOptions:
     trainer: tuple[str, ...] = ()
     coordinators: tuple[str, ...] = ()
     max_disk_bytes: int = 0
+    """0: a share of what is free."""
+    data_cache_bytes: int = 0
     """0: a share of what is free."""
     inner_state: str = ""
 
@@ -88,6 +91,7 @@ def wanted_options(known: Membership | None, given: JoinOptions, invite: str) ->
         trainer=given.trainer or known.trainer,
         coordinators=given.coordinators or moved,
         max_disk_bytes=given.max_disk_bytes or known.max_disk_bytes,
+        data_cache_bytes=given.data_cache_bytes or known.data_cache_bytes,
         inner_state=given.inner_state or known.inner_state,
     )
 
@@ -130,6 +134,7 @@ async def obtain_membership(
         certificate_pem=certificate,
         ca_pem=ca_pem,
         max_disk_bytes=options.max_disk_bytes,
+        data_cache_bytes=options.data_cache_bytes,
         inner_state=options.inner_state,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
@@ -254,7 +259,7 @@ async def prepare(
     )
     equipment = NodeOptions(
         make_trainer=trainer_factory(folder, data, options.trainer or None, files.log.emit),
-        provision=DataFetch(data, on_bytes).provide,
+        data=DataFetch(data, on_bytes, cache_bytes=options.data_cache_bytes),
         inner_state=options.inner_state,
     )
     agent = build_agent(files, transport, config, equipment)

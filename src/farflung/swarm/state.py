@@ -258,7 +258,15 @@ class Tick:
     pass
 
 
-Input = Admitted | Connected | Disconnected | Received | Tick
+@dataclass(frozen=True, kw_only=True)
+class Remixing:
+    """The operator wants other weights of the sources from now on."""
+
+    weights: tuple[float, ...]
+    """One for each source of GENESIS, in its order; checked (data.mixture.integer_weights)."""
+
+
+Input = Admitted | Connected | Disconnected | Received | Tick | Remixing
 
 
 # ---- what `decide` answers -----------------------------------------------------------------
