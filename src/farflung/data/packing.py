@@ -39,9 +39,9 @@ class Packer:
 
     def __init__(self, seq_len: int, eos: int, dtype: str = "int64") -> None:
         self._seq_len = seq_len
-        self._end = TokenRun(np.array([eos]), np.zeros(1, np.int64))
+        self._end = TokenRun(np.array([eos]), np.zeros(1, np.uint8))
         self._ids = [np.empty(0, dtype)]
-        self._n_bytes = [np.empty(0, np.uint32)]
+        self._n_bytes: list[Integers] = [np.empty(0, np.uint8)]
         self._dtype = np.dtype(dtype)
         self.tokens = 0
         """Seen so far, end-of-text included."""
@@ -52,8 +52,8 @@ class Packer:
         self.add_run(self._end)
 
     def add_run(self, run: TokenRun) -> None:
-        self._ids.append(run.ids.astype(self._dtype))
-        self._n_bytes.append(run.n_bytes.astype(np.uint32))
+        self._ids.append(run.ids.astype(self._dtype, copy=False))
+        self._n_bytes.append(run.n_bytes)
         self.tokens += len(run.ids)
 
     @property

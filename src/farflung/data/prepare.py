@@ -27,7 +27,7 @@ from farflung.data.manifest import (
     Shard,
     encode_manifest,
 )
-from farflung.data.packing import PackedRows, Packer
+from farflung.data.packing import Integers, PackedRows, Packer
 from farflung.data.parallel import encoded_apart, encoded_here
 from farflung.data.reading import ReadEnd, Reading, ReadNote
 from farflung.data.split import Document, split
@@ -253,20 +253,25 @@ class _ShardSide:
     def _shard(self, rows: PackedRows) -> None:
         tokens, rows_of_chunk = rows.tokens.astype(self._dtype, copy=False), self._chunk_rows
         chunks = [
-            digest(tokens[i : i + rows_of_chunk].tobytes())
+            digest(_raw(tokens[i : i + rows_of_chunk]))
             for i in range(0, len(tokens), rows_of_chunk)
         ]
         stem = f"{self._name}-{len(self._shards):05d}"
         shard = Shard(
             rows=len(rows.n_bytes),
             text_bytes=int(rows.n_bytes.sum()),
-            tokens=_write(self._disk, f"{stem}.bin", tokens.tobytes()),
-            lengths=_write(self._disk, f"{stem}.len", rows.n_bytes.astype("<u4").tobytes()),
+            tokens=_write(self._disk, f"{stem}.bin", _raw(tokens)),
+            lengths=_write(self._disk, f"{stem}.len", _raw(rows.n_bytes.astype("<u4"))),
             chunks=_write(self._disk, f"{stem}.b3", b"".join(chunks)),
         )
         self._shards.append(shard)
 
 
-def _write(disk: Disk, name: str, content: bytes) -> File:
+def _raw(array: Integers) -> memoryview:
+    """The bytes of an array without a copy of them."""
+    return np.ascontiguousarray(array).data.cast("B")
+
+
+def _write(disk: Disk, name: str, content: bytes | memoryview) -> File:
     disk.replace(name, content)
     return File(file=name, hash=digest(content).hex(), n_bytes=len(content))

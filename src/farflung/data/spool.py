@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from farflung.data.batches import TextBatch, parts_of
-from farflung.data.packing import TokenRun
+from farflung.data.packing import Integers, TokenRun
 from farflung.data.tokenizer import Tokenizer
 from farflung.disk import storage_errors
 from farflung.hashing import digest
@@ -40,21 +40,35 @@ class EncodedBatch(NamedTuple):
 
 
 def encode_batch(batch: TextBatch, tokenizer: Tokenizer) -> EncodedBatch:
-    """Ids of both sides, each document or piece of one followed by its end of text."""
+    """Ids of both sides, each document or piece of one followed by its end of text.
+
+    In the smallest types that hold them: a shard's worth of it waits in memory.
+    """
     parts = parts_of(batch)
+    dtype = id_type(tokenizer.vocab_size)
     counted = tokenizer.encode_counted([p.text for p in parts])
     runs = []
     for side in (False, True):
-        ids, n_bytes = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        ids, n_bytes = [np.empty(0, dtype)], [np.empty(0, np.uint32)]
         for part, encoded in zip(parts, counted, strict=True):
             if part.held_out == side:
-                ids.append(encoded.ids)
-                n_bytes.append(encoded.n_bytes)
+                ids.append(encoded.ids.astype(dtype))
+                n_bytes.append(encoded.n_bytes.astype(np.uint32))
                 if not part.more:
-                    ids.append(np.array([tokenizer.eos], np.int64))
-                    n_bytes.append(np.zeros(1, np.int64))
-        runs.append(TokenRun(np.concatenate(ids), np.concatenate(n_bytes)))
+                    ids.append(np.array([tokenizer.eos], dtype))
+                    n_bytes.append(np.zeros(1, np.uint32))
+        runs.append(TokenRun(np.concatenate(ids), _narrow(np.concatenate(n_bytes))))
     return EncodedBatch(*runs)
+
+
+def id_type(vocab: int) -> np.dtype[Any]:
+    """What a token id is stored as."""
+    return np.dtype("<u2" if vocab <= 1 << 16 else "<u4")
+
+
+def _narrow(n_bytes: Integers) -> Integers:
+    wide = bool(len(n_bytes)) and int(n_bytes.max()) > 255
+    return n_bytes.astype("<u4" if wide else np.uint8)
 
 
 class Spool:
@@ -63,7 +77,7 @@ class Spool:
     def __init__(self, folder: Path, tokenizer_key: bytes, vocab: int) -> None:
         self.folder = folder
         self._key = tokenizer_key
-        self._dtype = np.dtype("<u2" if vocab <= 1 << 16 else "<u4")
+        self._dtype = id_type(vocab)
         with storage_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -103,9 +117,8 @@ class Spool:
         return self.folder / f"{batch.number:07d}-{name}.tok"
 
     def _stored(self, run: TokenRun) -> _Stored:
-        wide = bool(len(run.n_bytes)) and int(run.n_bytes.max()) > 255
-        n_bytes = run.n_bytes.astype("<u4" if wide else np.uint8)
-        return _Stored(run.ids.astype(self._dtype).tobytes(), n_bytes.tobytes(), wide)
+        wide = run.n_bytes.dtype.itemsize > 1
+        return _Stored(run.ids.tobytes(), run.n_bytes.tobytes(), wide)
 
     def _run(self, stored: _Stored) -> TokenRun:
         n_bytes = np.frombuffer(stored.n_bytes, "<u4" if stored.wide else np.uint8)
