@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -212,3 +213,26 @@ def test_help_needs_no_home(tmp_path: Path) -> None:
     patch = "import pathlib\ndef no(*_): raise RuntimeError('no home')\npathlib.Path.home = no"
     done = command(tmp_path, "data", "--help", patch=patch)
     assert done.returncode == 0 and "prepare" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["host", "a"])
+def test_rounds_end_while_descriptors_run_out(tmp_path: Path, who: str) -> None:
+    """The process gets no further one: open links go on, newcomers wait, and it is told once."""
+    with Swarm(tmp_path, quad_spec(**ENDLESS, swarm={"start_peers": 2})) as swarm:
+        started = {"host": swarm.host(), "a": swarm.join("a"), "b": swarm.join("b")}
+        swarm.committed(5)
+        starved = started[who]
+        soft, hard = resource.prlimit(starved.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(starved.process.pid, resource.RLIMIT_NOFILE, (3, hard))
+        late = swarm.join("late")
+        swarm.more(10)
+        if who == "host":
+            until(lambda: "connections cannot be accepted" in starved.text, "it is told")
+        resource.prlimit(starved.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        until(lambda: "contributed" in late.text, "the newcomer is in")
+        swarm.more(5)
+        assert starved.text.count("connections cannot be accepted") <= 1
+        assert "cannot be dialled" not in started["host"].text
+        for each in started.values():
+            assert each.process.poll() is None
