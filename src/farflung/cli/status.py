@@ -69,6 +69,8 @@ def _print_offline(folder: Path) -> None:
         f"round {last.committed}  abandoned {last.abandoned}  {last.rows:,} samples credited  "
         f"state {last.state_root[:16] or '-'}"
     )
+    for name, rows, epoch in last.sources if len(last.sources) > 1 else ():
+        typer.echo(f"  {name:24s} {rows:,} samples, {rows / epoch:.2f} epochs")
     for name, role, rounds, rows in last.members:
         typer.echo(f"  {name:24s} {role:8s} rounds {rounds:5d}  samples {rows:9,d}")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,8 @@ MOST_RETRY_S = 8.0
 LOOK_S = 0.1
 """Between two looks at what the trainer wants."""
 DISK_S = 5.0
+SHOW_S = 10.0
+"""Between two figures of a download beside training."""
 QUIET_S = 10.0
 """The same trouble is told once in this time."""
 READ_AHEAD = 8
@@ -85,6 +88,9 @@ class DataFetch:
         self._idle.set()
         self._here = self._total = 0
         self._told: dict[str, float] = {}
+        self._started = False
+        """A trainer runs beside the fetching."""
+        self._shown_s = 0.0
 
     # ---- before the first round ------------------------------------------------------------
 
@@ -157,6 +163,7 @@ class DataFetch:
         """What the trainer wants, then the rest; until cancelled. After `provide`."""
         if not self._sources:
             return
+        self._started = True
         limit = self._cache_bytes or _default_cache(self.folder)
         cache = ChunkCache(self.folder.with_name(CHUNKS), limit)
         await first_ended(
@@ -255,7 +262,7 @@ class DataFetch:
                     return data
                 self._complain(node, what, f"it came damaged from {origins[0].name}")
             except LinkDown as error:
-                self._complain(node, what, str(error))
+                self._complain(node, what, str(error), cause=source.name)
             origins = (*origins[1:], origins[0])  # perhaps another has it intact
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, MOST_RETRY_S)
@@ -351,15 +358,18 @@ class DataFetch:
         return False
 
     def _progress(self, of_this: int) -> None:
-        if self._on_bytes is not None:
+        """Beside training now and then only: the rounds have the screen."""
+        now_s = time.monotonic()
+        if self._on_bytes is not None and (not self._started or now_s - self._shown_s >= SHOW_S):
+            self._shown_s = now_s
             self._on_bytes(self._here + of_this, self._total)
 
-    def _complain(self, node: LocalNode, what: str, reason: str) -> None:
-        """Not twice in a while: many chunks wait for one store."""
-        now_s = node.world.clock.now()
-        if now_s - self._told.get(reason, -QUIET_S) >= QUIET_S:
-            self._told = {r: t for r, t in self._told.items() if now_s - t < QUIET_S}
-            self._told[reason] = now_s
+    def _complain(self, node: LocalNode, what: str, reason: str, cause: str = "") -> None:
+        """Not twice in a while for one cause, or one thing: many chunks wait for one store."""
+        now_s, key = node.world.clock.now(), cause or what
+        if now_s - self._told.get(key, -QUIET_S) >= QUIET_S:
+            self._told = {k: t for k, t in self._told.items() if now_s - t < QUIET_S}
+            self._told[key] = now_s
             node.world.emit(FetchDelayed(what=what, reason=reason))
 
 

@@ -34,6 +34,8 @@ class Offline:
     state_root: str
     members: list[tuple[str, str, int, int]]
     """(name, role, rounds contributed, rows credited)."""
+    sources: list[tuple[str, int, int]]
+    """(name, rows credited, rows of an epoch)."""
 
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
@@ -65,6 +67,7 @@ def offline(folder: Path) -> Offline:
             rows=rows,
             state_root=root,
             members=index.credited(),
+            sources=index.sources(),
         )
     finally:
         index.close()
