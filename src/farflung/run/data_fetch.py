@@ -31,7 +31,9 @@ from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.events import FetchDelayed
 from farflung.hashing import digest
 from farflung.ids import Hash
+from farflung.peer.bootstrap import GRACE_S
 from farflung.peer.node import LocalNode
+from farflung.peer.patience import Patience
 from farflung.run.data_origin import NodesOrigin, Origin, StoreOrigin, read_any
 from farflung.run.host_data import forget_broken_link
 from farflung.swarm.records import DataPart, Genesis
@@ -45,8 +47,6 @@ LOOK_S = 0.1
 DISK_S = 5.0
 SHOW_S = 10.0
 """Between two figures of a download beside training."""
-QUIET_S = 10.0
-"""The same trouble is told once in this time."""
 READ_AHEAD = 8
 """Pieces of a file, or chunks, that are asked at a time."""
 CACHE_BYTES = 20 << 30
@@ -87,7 +87,7 @@ class DataFetch:
         self._idle = asyncio.Event()
         self._idle.set()
         self._here = self._total = 0
-        self._told: dict[str, float] = {}
+        self._patience: dict[str, Patience] = {}
         self._started = False
         """A trainer runs beside the fetching."""
         self._shown_s = 0.0
@@ -148,7 +148,8 @@ class DataFetch:
             try:
                 return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                self._complain(node, "the data manifest", str(error))
+                unheard = "manifest" if isinstance(error, LinkDown) else ""
+                self._complain(node, "the data manifest", str(error), unheard)
                 await asyncio.sleep(RETRY_S)
 
     def _serve_files(self, node: LocalNode) -> None:
@@ -262,7 +263,7 @@ class DataFetch:
                     return data
                 self._complain(node, what, f"it came damaged from {origins[0].name}")
             except LinkDown as error:
-                self._complain(node, what, str(error), cause=source.name)
+                self._complain(node, what, str(error), unheard=source.name)
             origins = (*origins[1:], origins[0])  # perhaps another has it intact
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, MOST_RETRY_S)
@@ -323,7 +324,7 @@ class DataFetch:
                 self._complain(node, f"{source.name}: {path.name}", "it came damaged")
                 part.unlink()
             except LinkDown as error:
-                self._complain(node, f"{source.name}: {path.name}", str(error))
+                self._complain(node, f"{source.name}: {path.name}", str(error), unheard=source.name)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, MOST_RETRY_S)
 
@@ -364,12 +365,13 @@ class DataFetch:
             self._shown_s = now_s
             self._on_bytes(self._here + of_this, self._total)
 
-    def _complain(self, node: LocalNode, what: str, reason: str, cause: str = "") -> None:
-        """Not twice in a while for one cause, or one thing: many chunks wait for one store."""
-        now_s, key = node.world.clock.now(), cause or what
-        if now_s - self._told.get(key, -QUIET_S) >= QUIET_S:
-            self._told = {k: t for k, t in self._told.items() if now_s - t < QUIET_S}
-            self._told[key] = now_s
+    def _complain(self, node: LocalNode, what: str, reason: str, unheard: str = "") -> None:
+        """Not again and again. `unheard`: a source that cannot be reached, perhaps because this
+        node has just come; its many chunks are one trouble. Else bad bytes, told at once."""
+        key = unheard or what
+        if key not in self._patience:
+            self._patience[key] = Patience(node.world.clock, grace_s=GRACE_S)
+        if self._patience[key].failed(told_at_once=not unheard):
             node.world.emit(FetchDelayed(what=what, reason=reason))
 
 
