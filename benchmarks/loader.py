@@ -4,9 +4,9 @@
     python benchmarks/loader.py --gib 8 --folder /data/bench
 
 Every arm reads the same number of batches from the same files, once with a cold page cache (where
-the system lets it go) and once with a warm one. The loader does nothing but load: a trainer
-computes meanwhile. "as trained" leaves the loop 20 ms per batch, as if it computed, and counts how
-long it waited for rows beyond that.
+the system lets it go) and once with a warm one. A loader does nothing but load: a trainer computes
+meanwhile. "as trained" leaves the loop 20 ms per batch, as if it computed, and counts how long it
+waited for rows beyond that.
 """
 
 from __future__ import annotations

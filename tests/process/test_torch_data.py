@@ -53,8 +53,8 @@ def test_a_mixture_of_a_store_and_the_host_is_trained_and_accounted_for(tmp_path
     try:
         with Swarm(tmp_path / "swarm", spec) as swarm:
             host = swarm.host()
-            for name in ("a", "b"):
-                swarm.join(name)
+            swarm.join("a", "--data-cache", "64MiB")
+            swarm.join("b")
             assert host.wait(200) == 0, host.text
             losses = [e.loss for e in swarm.events("host", RoundCommitted)]
             assert len(losses) == 4 and losses[-1] < losses[0] - 0.5
