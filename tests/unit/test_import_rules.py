@@ -201,3 +201,13 @@ def test_no_room_holds_more_than_its_share() -> None:
         lines[room(name)] += len(path_of(name).read_text(encoding="utf-8").splitlines())
     total = sum(lines.values())
     assert not {n: k for n, k in lines.items() if k > BIGGEST_ROOM * total}
+
+
+def test_the_command_line_is_there_before_anything_heavy_is() -> None:
+    """`farflung --help` and every mistake in an option answer at once."""
+    code = (
+        "import sys, farflung.cli.main\n"
+        f"print(sorted(set(sys.modules) & {HEAVY - {'typer', 'rich'} | {'numpy'}!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

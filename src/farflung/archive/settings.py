@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from farflung.archive.address import folder_of, is_remote
-from farflung.archive.upload import KEEP, UploadRules
+from farflung.archive.rules import KEEP, UploadRules
 from farflung.errors import ConfigError
 
 DAY_S = 86_400.0

@@ -31,6 +31,7 @@ from farflung.archive.index import (
     kept_snapshots,
     listed,
 )
+from farflung.archive.rules import UploadRules
 from farflung.archive.store import PIECE_BYTES, ObjectStore
 from farflung.archive.throttle import Throttle
 from farflung.checkpoint.blob_store import BlobStore
@@ -48,8 +49,6 @@ from farflung.errors import CorruptState, StorageError, UserError
 from farflung.hashing import digest
 from farflung.swarm.journal import Journal
 
-KEEP = 4
-"""Snapshots that stay in an archive unless the operator says otherwise."""
 JOURNAL_PIECE = 1 << 20
 """A last piece that is smaller is sent again with what came after it."""
 
@@ -63,17 +62,6 @@ class ArchiveRefused(UserError):
 
 class SnapshotOvertaken(StorageError):
     """A part of the snapshot is not on this disk any more: a newer one is taken."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class UploadRules:
-    """What the operator chose."""
-
-    keep: int = KEEP
-    max_age_s: float = 0.0
-    """0: any age."""
-    bytes_per_s: float = 0.0
-    """0: as fast as it goes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from farflung.archive.settings import UploadChoice
+if TYPE_CHECKING:
+    from farflung.archive.settings import UploadChoice
 
 UploadTo = Annotated[
     str | None,
@@ -47,6 +48,7 @@ def upload_choice(
     data: bool | None,
 ) -> UploadChoice:
     """Raises ConfigError for a rate that is no size."""
+    from farflung.archive.settings import UploadChoice
     from farflung.peer.disk_budget import parse_size
 
     per_s = None if rate is None else float(parse_size(rate.removesuffix("/s"), "--upload-rate"))

@@ -9,9 +9,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from farflung.archive.memory_store import MemoryStore
+from farflung.archive.rules import UploadRules
 from farflung.archive.source import ArchiveSource
 from farflung.archive.survey import Survey, survey
-from farflung.archive.upload import LocalState, Sent, Upload, UploadRules
+from farflung.archive.upload import LocalState, Sent, Upload
 from farflung.checkpoint.snapshot import newest
 from farflung.clock import InlineWorkers
 from farflung.config.load import from_table
