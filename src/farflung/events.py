@@ -517,6 +517,48 @@ class ClockSkewed(Trouble):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeerUnreachable(Trouble):
+    """The host cannot dial a node where it says that others can: exchanges with it fail until a
+    plan goes round it."""
+
+    node: str
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} cannot be dialled: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotDialled(Trouble):
+    """This node has heard from its host that it cannot be dialled."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"others cannot dial this peer ({self.reason}), so part of its work is lost: open the "
+            f"port, correct --bind and --advertise, or join again with --outbound-only"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionsNotAccepted(Trouble):
+    """The system gives this process no further connection: told at once, then now and then."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"connections cannot be accepted: {self.reason}; those that are open go on (raise "
+            f"`ulimit -n`)"
+        )
+
+
 # ---- an agent's own ------------------------------------------------------------------------
 
 
@@ -526,6 +568,17 @@ class AgentStarted(Event):
     node: str
     name: str
     role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKnown(Event):
+    """A node has read what it takes part in."""
+
+    name: str
+    model: str
+    parameters: int
+    rounds: int
+    finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -676,14 +729,34 @@ def root_cause(error: BaseException) -> BaseException:
 Emit = Callable[[Event], None]
 
 
-class EventLog:
-    """Appends events as JSON lines; also keeps none in memory."""
+LOG_BYTES = 256 << 20
+"""Some hundred thousand rounds."""
 
-    def __init__(self, path: Path, node: str, monotonic: Callable[[], float]) -> None:
+
+def older_log(path: Path) -> Path:
+    """Where the events before those in `path` are."""
+    return path.with_name(f"{path.stem}.1{path.suffix}")
+
+
+class EventLog:
+    """Appends events as JSON lines; also keeps none in memory.
+
+    A file of `most_bytes` becomes `older_log`, whose own content goes: two files at most.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        node: str,
+        monotonic: Callable[[], float],
+        *,
+        most_bytes: int = LOG_BYTES,
+    ) -> None:
         """Raises StorageError when the file cannot be opened."""
+        self._path, self._node, self._most_bytes = path, node, most_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._open()
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror or error}") from error
         self._monotonic = monotonic
@@ -692,7 +765,26 @@ class EventLog:
         """Of listeners, each told once: one that fails may fail at every event."""
         self.dropped = 0
         """Events that the disk did not take."""
-        self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": node})
+        self._begin()
+
+    def _open(self) -> None:
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._size = self._path.stat().st_size
+
+    def _begin(self) -> None:
+        self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": self._node})
+
+    def _rotate(self) -> None:
+        """A disk that refuses lets the file grow, and is asked again after as much more."""
+        full = self._file
+        try:
+            self._path.replace(older_log(self._path))
+            self._open()
+        except OSError:
+            self._size = 0
+            return
+        full.close()
+        self._begin()
 
     def listen(self, listener: Emit) -> None:
         self._listeners.append(listener)
@@ -726,8 +818,12 @@ class EventLog:
 
     def _write(self, fields: dict[str, Any]) -> None:
         stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}
+        line = json.dumps(stamp | fields) + "\n"
         try:
-            self._file.write(json.dumps(stamp | fields) + "\n")
+            self._file.write(line)
+            self._size += len(line)
+            if self._size > self._most_bytes:
+                self._rotate()
         except OSError:
             # A full disk must not end the process that would report it; listeners still hear.
             self.dropped += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from farflung.errors import StorageError
-from farflung.events import Event, EventLog, TaskFailed, Warned, parse_event
+from farflung.events import Event, EventLog, TaskFailed, Warned, older_log, parse_event
 
 
 @pytest.fixture
@@ -57,3 +57,29 @@ def test_a_log_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         EventLog(tmp_path / "file" / "events.jsonl", "n", lambda: 1.0)
+
+
+def test_two_files_hold_the_newest_events_and_no_more(tmp_path: Path) -> None:
+    path, most = tmp_path / "events.jsonl", 2000
+    log = EventLog(path, "n", lambda: 1.0, most_bytes=most)
+    for number in range(200):
+        log.emit(Warned(sentence=f"number {number}"))
+    log.close()
+    files = [older_log(path), path]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert all(p.stat().st_size <= most + 200 for p in files)
+    events = [parse_event(json.loads(line)) for p in files for line in p.read_text().splitlines()]
+    said = [e.sentence for e in events if isinstance(e, Warned)]
+    assert said == [f"number {n}" for n in range(200 - len(said), 200)] and len(said) > 15
+    assert events[0] is None, "each file begins with the header"
+
+
+def test_a_disk_that_refuses_a_new_file_loses_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog(tmp_path / "events.jsonl", "n", lambda: 1.0, most_bytes=1000)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    for number in range(50):
+        log.emit(Warned(sentence=f"number {number}"))
+    log.close()
+    assert len(written(tmp_path)) == 50

@@ -14,6 +14,8 @@ from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
 
+SIZES = ("demo", "tiny")
+
 
 def demo(
     peers: Annotated[int, typer.Option(help="Trainers at the start (2 or more).")] = 3,
@@ -49,6 +51,11 @@ def demo(
 
     if peers < 2:
         raise UserError(f"--peers {peers} must be at least 2; one peer alone is the comparison")
+    if size not in SIZES:
+        raise UserError(
+            f"--size {size!r} must be {' or '.join(SIZES)}: the demo trains on this machine's "
+            f"processor; a run of your own takes any preset (farflung host run.toml)"
+        )
     spec = demo_spec(peers, rounds, size, seed, record)
     folder = out or Path(tempfile.mkdtemp(prefix="farflung-demo-"))
     screen = _DemoScreen(rounds)

@@ -26,7 +26,7 @@ from farflung.events import (
     RoundCommitted,
     RunFinished,
 )
-from farflung.run.home import find_only, home_folder, locked, role_folder
+from farflung.run.home import find_run, home_folder, locked, nothing_left, role_folder
 from farflung.swarm.recovery import Recovery
 
 Bind = Annotated[
@@ -82,7 +82,16 @@ def host(
     keeper: WithKeeper = None,
     max_disk: Annotated[
         str,
-        typer.Option(help="Limit on the keeper's log and snapshots: 20GiB. Default: most of it."),
+        typer.Option(
+            help="Limit on the keeper's log and snapshots: 20GiB. Default: half of what is free."
+        ),
+    ] = "",
+    keep_results: Annotated[
+        str,
+        typer.Option(
+            help="How long the keeper keeps results for `verify`: 1000 rounds, or 36h, 7d. "
+            "Default: until --max-disk."
+        ),
     ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
@@ -106,9 +115,15 @@ def host(
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
-    from farflung.peer.disk_budget import parse_size
-    from farflung.run.host import open_host
-    from farflung.run.host_folder import HostOptions, load_settings, wanted_settings
+    from farflung.peer.disk_budget import parse_keep, parse_size
+    from farflung.run.host import check_ports, open_host
+    from farflung.run.host_folder import (
+        UNBORN,
+        HostOptions,
+        has_run,
+        load_settings,
+        wanted_settings,
+    )
     from farflung.run.restore import restore
 
     options = HostOptions(
@@ -117,18 +132,16 @@ def host(
         keeper=keeper,
         recovery_file=recovery_file,
         max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+        keep=parse_keep(keep_results) if keep_results else None,
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
-    spec = None
-    if spec_json is not None:
-        spec = load_json(spec_json)
-    elif spec_file or overrides:
-        spec = load_spec(spec_file, overrides or ())
+    spec = _spec(spec_file, spec_json, overrides, run_name)
     recovery = _recovery(spec, restore_from, recovery_key, old_host_is_stopped)
     folder = _folder(spec, recovery.run_name if recovery else run_name, recovery is not None)
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
-    with locked(folder):
+    with locked(folder), nothing_left(folder, UNBORN, lambda: has_run(folder)):
+        aio.run(check_ports(wanted.bind, wanted.advertise))
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
         this = open_host(folder, spec, options, typer.echo, _Printer().see)
@@ -163,17 +176,39 @@ def _recovery(
     return read_recovery(key)
 
 
+def _spec(
+    spec_file: Path | None, spec_json: Path | None, overrides: list[str] | None, run_name: str
+) -> RunSpec | None:
+    """The spec of a new run; None: one that exists goes on. UserError."""
+    if spec_file is None and spec_json is None:
+        if overrides:
+            raise UserError(
+                f"--set {overrides[0]} is for a new run, and no spec is given: farflung host "
+                f"run.toml --set {overrides[0]}; a run that exists keeps the settings it was "
+                f"born with"
+            )
+        return None
+    if spec_file is not None and spec_json is not None:
+        raise UserError("a run has one spec; give the file or --spec-json")
+    spec = (
+        load_spec(spec_file, overrides or ())
+        if spec_json is None
+        else load_json(spec_json, overrides or ())
+    )
+    if run_name and run_name != spec.name:
+        raise UserError(
+            f"--run {run_name} names a run to continue, the spec's name is {spec.name!r}; leave "
+            f"one of the two out"
+        )
+    return spec
+
+
 def _folder(spec: RunSpec | None, run_name: str, new: bool = False) -> Path:
     if spec is not None:
         return role_folder(home_folder(), spec.name, "host")
     if new:
         return role_folder(home_folder(), run_name, "host")
-    if run_name:
-        folder = role_folder(home_folder(), run_name, "host")
-        if not folder.is_dir():
-            raise UserError(f"{home_folder()} holds no run named {run_name!r}")
-        return folder
-    return find_only(home_folder(), "host")
+    return find_run(home_folder(), run_name, "host")
 
 
 async def _serve(this: object) -> None:
@@ -182,7 +217,7 @@ async def _serve(this: object) -> None:
 
     assert isinstance(this, Host)
     await this.start()
-    _announce(this.invite, this.only_local)
+    _announce(this.invite, this.only_local, this.forecast())
     me = asyncio.current_task()
     assert me is not None
     with leaving_on_signals(lambda _: _cancel(me)):
@@ -198,7 +233,9 @@ def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
-def _announce(invite: str, only_local: bool) -> None:
+def _announce(invite: str, only_local: bool, disk: str) -> None:
+    if disk:
+        typer.echo(f"keeper's disk: {disk}")
     typer.echo("\nInvite (give it only to people whom you trust):\n")
     typer.echo(f"  farflung join {invite}\n")
     if only_local:

@@ -37,6 +37,7 @@ from farflung.tasks import Tasks, failure, first_ended
 from farflung.world import World
 
 TICK_S = 0.1
+CATCH_UP_BYTES = 512 << 10
 
 
 class DecisionFault(FarflungError):
@@ -241,6 +242,12 @@ class Coordinator:
     async def drained(self) -> None:
         """Wait until all that was submitted is decided."""
         await self._inbox.drained()
+
+    async def past(self, first: int) -> JournalFrames:
+        """Journal records from `first` on, one message full, read in the pool: between two writes,
+        so never the half of one. Raises StorageError, CorruptState."""
+        frames = await self._world.workers.run(lambda: self.journal.frames(first, CATCH_UP_BYTES))
+        return JournalFrames(first=first, frames=tuple(frames))
 
     def halt(self, fork: Forked) -> None:
         """Decide nothing more; `run` raises the fork."""

@@ -13,7 +13,7 @@ from typing import Protocol
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import examine, fits
 from farflung.coordinator.handshake import refuse, refuse_version
-from farflung.coordinator.roster import Roster, Session
+from farflung.coordinator.roster import Past, Roster, Session
 from farflung.errors import (
     CorruptState,
     FarflungError,
@@ -44,7 +44,6 @@ from farflung.swarm.votes import vote_body
 from farflung.tasks import Tasks, first_ended, nothing_else
 
 HELLO_S = 5.0
-CATCH_UP_BYTES = 512 << 10
 
 Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
 """Judges an invite: the answer, and the event that admits its bearer."""
@@ -83,6 +82,9 @@ class ControlPlane(Protocol):
 
     async def drained(self) -> None:
         """Wait until all that was submitted is decided."""
+
+    async def past(self, first: int) -> JournalFrames:
+        """Journal records from `first` on, one message full. Raises StorageError."""
 
     def halt(self, fork: Forked) -> None:
         """The run has forked: decide nothing more."""
@@ -158,7 +160,7 @@ class Sessions:
             link.close()
             return
         await self._supersede(node)
-        session = Session(node, hello.session, link)
+        session = Session(node, hello.session, link, self._control.past)
         self._greet(session, hello)
         writer = self._writers.start(
             session.write(),
@@ -214,11 +216,7 @@ class Sessions:
                 journal_length=self._control.journal.length,
             )
         )
-        first = hello.journal_length
-        while first < self._control.journal.length:
-            frames = self._control.journal.frames(first, CATCH_UP_BYTES)
-            put(JournalFrames(first=first, frames=tuple(frames)))
-            first += len(frames)
+        put(Past(hello.journal_length, self._control.journal.length))
         put(Donors(members=self._control.roster.donors))
         self._control.roster.sessions[session.node] = session
         self._control.submit(

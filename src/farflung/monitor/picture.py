@@ -23,6 +23,7 @@ from farflung.events import (
     PeerJoined,
     PeerReady,
     PeerSuspect,
+    PeerUnreachable,
     Resumed,
     RoundAbandoned,
     RoundCommitted,
@@ -43,11 +44,15 @@ class PeerPicture:
     name: str
     role: str
     state: str = "joined"
-    """`joined`, `active`, `suspect`, `gone`."""
+    """`joined`, `active`, `suspect`, `gone`, `away` (admitted, and never took part)."""
     generation: int = 0
     rounds: int = 0
     """Rounds for which it was READY."""
+    samples: int = 0
+    """Credited to it by commits."""
     steps: int = 0
+    unreachable: str = ""
+    """Why the host cannot dial it where it says that others can."""
     loss: float = math.nan
     """Of its last round, mean nats per token."""
     compute_s: float = 0.0
@@ -145,6 +150,9 @@ def see(picture: Picture, event: Event) -> Picture:
             )
         case RunFinished():
             return replace(picture, finished=True)
+        case PeerUnreachable():
+            noted = _note(picture, event.sentence)
+            return _peer(noted, event.node, name=event.name, unreachable=event.reason)
         case _:
             sentence = sentence_of(event)
             return _note(picture, sentence) if sentence else _see_peer(picture, event)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from farflung.errors import CorruptState, StorageError
-from farflung.events import AgentStarted
+from farflung.events import AgentStarted, RunKnown
 from farflung.failpoints import sent
-from farflung.ids import NodePhase
+from farflung.ids import NodePhase, Role
 from farflung.network.messages import Beat, Synced
+from farflung.outer.layout import Layout
 from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
@@ -83,6 +84,8 @@ class Agent:
         self._ending = parts.ending
         self._equipment = equipment
         self._trainer: TrainerPort | None = None
+        self._too_late = False
+        """The run was finished when this trainer came: it takes the last state, and no data."""
         self._over = asyncio.Event()
         self._provided = asyncio.Event()
         self._leave_reason: str | None = None
@@ -137,10 +140,10 @@ class Agent:
 
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
-        genesis = await self._genesis_known()
-        if self._equipment.data is not None:
+        genesis = await self._run_known()
+        if self._equipment.data is not None and not self._too_late:
             await self._equipment.data.provide(self.node, genesis)
-        self._provided.set()
+            self._provided.set()
         while True:
             await self._bring_up(genesis)
             try:
@@ -156,18 +159,31 @@ class Agent:
             await self._equipment.data.serve(self.node)
         await asyncio.Event().wait()
 
-    async def _genesis_known(self) -> Genesis:
-        while self.node.follower.genesis is None:
+    async def _run_known(self) -> Genesis:
+        """The journal up to what the coordinator had when it let me in; without one, my copy."""
+        follower = self.node.follower
+        while follower.genesis is None or follower.journal.length < self.standing.journal_target:
             self.standing.news.clear()
             await self.standing.news.wait()
-        return self.node.follower.genesis
+        spec = follower.spec
+        self.node.world.emit(
+            RunKnown(
+                name=spec.name,
+                model=spec.model.preset,
+                parameters=Layout.from_json(follower.genesis.layout).size,
+                rounds=spec.outer.rounds,
+                finished=follower.finished,
+            )
+        )
+        self._too_late = self.config.role == Role.TRAINER and follower.finished
+        return follower.genesis
 
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
         self.standing.enter(StayPhase.SYNCING)
         state = await self._state.empty(genesis)
         make_trainer = self._equipment.make_trainer
-        if make_trainer is not None and self._trainer is None:
+        if make_trainer is not None and self._trainer is None and not self._too_late:
             self._trainer = make_trainer(self.node.follower.spec, state.layout)
         await self._state.fill(state, None if self._trainer is None else self._trainer.shared)
         self.standing.enter(StayPhase.STARTING)

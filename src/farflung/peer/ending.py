@@ -43,10 +43,13 @@ class Ending:
 
     def may_go(self) -> bool:
         """A trainer when the last round is kept, or when it has had no coordinator for long; a
-        keeper, which serves those who lag, when the coordinator has ended."""
+        keeper, which serves those who lag, when the coordinator has ended, or when it has met none
+        for long: it was started after that end."""
         connected = self._control.connected
         if connected:
             self._met, self._alone_s = True, None
+        if self._came_too_late():
+            return True
         if not self._follower.finished:
             return False
         if not self._trains:
@@ -57,6 +60,15 @@ class Ending:
         self._say(now)
         if connected:
             return False
+        return self._alone_long(now)
+
+    def _came_too_late(self) -> bool:
+        """A keeper of a finished run that has met no coordinator for long."""
+        alone = self._follower.finished and not self._trains and not self._met
+        return alone and self._alone_long(self._clock.now())
+
+    def _alone_long(self, now: float) -> bool:
+        """For as long as anybody waits for anybody at the end."""
         self._alone_s = now if self._alone_s is None else self._alone_s
         return now - self._alone_s >= PATIENCE_S
 

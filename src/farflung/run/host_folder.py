@@ -25,6 +25,7 @@ from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import RunId
 from farflung.network.tls import RunAuthority
+from farflung.peer.disk_budget import Keep
 from farflung.run.assemble import open_journal, read_journal
 from farflung.run.genesis import (
     Material,
@@ -65,6 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     advertise: tuple[str, ...]
     keeper: bool
     max_disk_bytes: int = 0
+    keep_rounds: int = 0
+    keep_age_s: float = 0.0
     alone_since: int = 0
     """The operator asserted that coordinators of lower terms are stopped for good (restoring)."""
     halted: str = ""
@@ -79,6 +82,8 @@ class HostOptions:
     advertise: tuple[str, ...] | None = None
     keeper: bool | None = None
     max_disk_bytes: int = 0
+    keep: Keep | None = None
+    """How long the keeper keeps results for `verify`."""
     recovery_file: Path | None = None
     """Where the recovery key goes instead of the terminal."""
 
@@ -115,8 +120,11 @@ def wanted_settings(
     old = known or Settings(
         run=run, bind=DEFAULT_BIND, advertise=(), keeper=True, alone_since=alone_since
     )
+    keep = options.keep or Keep(rounds=old.keep_rounds, age_s=old.keep_age_s)
     return msgspec.structs.replace(
         old,
+        keep_rounds=keep.rounds,
+        keep_age_s=keep.age_s,
         bind=old.bind if options.bind is None else options.bind,
         advertise=old.advertise if options.advertise is None else options.advertise,
         keeper=old.keeper if options.keeper is None else options.keeper,

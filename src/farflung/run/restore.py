@@ -68,7 +68,7 @@ def read_recovery(text_or_file: str) -> Recovery:
     if text_or_file.startswith("ffr1"):
         return parse_recovery(text_or_file)
     try:
-        return parse_recovery(Path(text_or_file).read_text())
+        return parse_recovery(Path(text_or_file).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from farflung.disk import RealDisk
-from farflung.errors import ProtocolError, UserError
+from farflung.errors import LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, RunId, split_endpoint
+from farflung.monitor.picture import to_json
 from farflung.network.messages import Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
+from farflung.run.history import away, picture_of
 from farflung.run.home import JOURNAL
-from farflung.run.host import INDEX
 from farflung.run.host_folder import SETTINGS, Settings
-from farflung.run.join import load_membership
+from farflung.run.membership import load_membership
 from farflung.swarm.identity import Identity
-from farflung.swarm.index import Index
 from farflung.swarm.invite import parse_invite
 
-
-@dataclass(frozen=True, kw_only=True)
-class Offline:
-    run: str
-    committed: int
-    abandoned: int
-    rows: int
-    state_root: str
-    members: list[tuple[str, str, int, int]]
-    """(name, role, rounds contributed, rows credited)."""
+DIAL_S = 5.0
+ANSWER_S = 8.0
+"""For one endpoint, dialling included."""
 
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
@@ -50,24 +43,13 @@ async def ask_as_host(folder: Path) -> dict[str, Any]:
     return await _ask((where,), identity.private_pem, certificate, authority.ca_pem)
 
 
-def offline(folder: Path) -> Offline:
-    """What the journal of a host that does not run says, through its index."""
-    settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
-    journal = read_journal(folder / JOURNAL)
-    index = Index(folder / INDEX)
-    try:
-        index.catch_up(journal.records, journal.length)
-        committed, abandoned, rows, root = index.totals()
-        return Offline(
-            run=settings.run,
-            committed=committed,
-            abandoned=abandoned,
-            rows=rows,
-            state_root=root,
-            members=index.credited(),
-        )
-    finally:
-        index.close()
+def offline(folder: Path) -> dict[str, Any]:
+    """What the journal of a node that cannot ask its coordinator says; fields as a live answer's.
+
+    Raises CorruptState, StorageError.
+    """
+    picture = away(picture_of(read_journal(folder / JOURNAL).records()), ())
+    return {**to_json(picture), "running": False}
 
 
 async def ask_as_peer(folder: Path) -> dict[str, Any]:
@@ -88,15 +70,30 @@ async def ask_as_peer(folder: Path) -> dict[str, Any]:
 async def _ask(
     endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str
 ) -> dict[str, Any]:
+    """From the first endpoint that answers. Raises LinkDown when none does."""
     transport = TcpTransport.for_node(
         key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem
     )
+    failure: Exception = LinkDown("no coordinator endpoint is known")
     try:
-        link = await transport.dial(Endpoint(endpoints[0]), expect=None, deadline_s=5.0)
-        await link.send(StatusRequest())
-        answer = await link.receive()
+        for endpoint in endpoints:
+            try:
+                return await _ask_one(transport, Endpoint(endpoint))
+            except (LinkDown, ProtocolError) as error:
+                failure = error
     finally:
         await transport.close()
+    raise failure
+
+
+async def _ask_one(transport: TcpTransport, endpoint: Endpoint) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            link = await transport.dial(endpoint, expect=None, deadline_s=DIAL_S)
+            await link.send(StatusRequest())
+            answer = await link.receive()
+    except TimeoutError:
+        raise LinkDown(f"{endpoint} did not answer in {ANSWER_S:g} s") from None
     if not isinstance(answer, Status):
         raise ProtocolError("the coordinator did not answer with a status")
     picture: dict[str, Any] = json.loads(answer.json)

@@ -64,9 +64,10 @@ def test_a_birth_that_fails_leaves_nothing_and_the_next_one_is_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
 ) -> None:
     home, wrong, right = tmp_path / "home", corpus(tmp_path / "w", "w"), corpus(tmp_path / "r", "r")
-    with monkeypatch.context() as patch, pytest.raises(type(error)):
+    with monkeypatch.context() as patch:
         patch.setattr(host_folder, step, raiser(error))
-        start(home / "born" / "host", spec_of(wrong))
+        with pytest.raises(type(error)):
+            start(home / "born" / "host", spec_of(wrong))
     assert list(home.iterdir()) == []
     host = start(home / "born" / "host", spec_of(right))
     assert host.genesis.data[0].manifest == host_folder.digest(

@@ -212,7 +212,12 @@ def test_a_reset_ends_a_poisoned_optimizer_state(tmp_path: Path) -> None:
     within(60, main)
 
 
-def test_a_trainer_without_its_agent_ends_by_itself(tmp_path: Path) -> None:
+def test_a_trainer_without_its_agent_ends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It ends by itself, however long a loaded machine takes over that: nobody kills it here.
+    monkeypatch.setattr(process_trainer, "POLITE_S", 600.0)
+
     async def main() -> None:
         async with toy(tmp_path, TOY_STEP_S="0.02") as port:
             await port.start()
@@ -224,7 +229,7 @@ def test_a_trainer_without_its_agent_ends_by_itself(tmp_path: Path) -> None:
                 await training
         assert "the agent is gone; the trainer ends" in (tmp_path / "trainer.log").read_text()
 
-    within(30, main)
+    within(120, main)
 
 
 def test_it_works_on_uvloop_too(tmp_path: Path) -> None:
