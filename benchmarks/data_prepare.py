@@ -1,6 +1,6 @@
 """MB/s of text per core of `farflung data prepare` by format, beside what others would pick.
 
-    python benchmarks/data_prepare.py [--mb 20] [--runs 3] [--text FILE ...] [--vocab 32768]
+    python benchmarks/data_prepare.py [--mb 20] [--runs 5] [--text FILE ...] [--vocab 32768]
 
 Text: the shipped corpus, cut into documents of some kilobytes and written again and again until
 there are `--mb` megabytes, with words drawn from a long tail put in, so that a cache of words has
@@ -182,7 +182,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mb", type=int, default=20)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--tail", type=float, default=0.03)
     parser.add_argument("--text", type=Path, nargs="*", default=[])
     parser.add_argument("--vocab", type=int, default=32768)

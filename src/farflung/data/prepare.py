@@ -99,6 +99,7 @@ def prepare_inputs(
     """
     writer = _new_writer(out, tokenizer, seq_len, shard_rows)
     with _locked(out):
+        RealDisk(out).sweep()  # half a shard of a process that was killed
         spool = Spool.of(out / SPOOL_FOLDER, tokenizer)
         steps = (
             encoded_here(reading, tokenizer, spool)

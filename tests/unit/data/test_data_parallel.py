@@ -126,6 +126,7 @@ def test_after_a_stop_nothing_is_encoded_twice(
     assert 0 < first.texts < whole.texts
     kept = sorted((out / SPOOL_FOLDER).glob("*.tok"))
     kept[2].write_bytes(kept[2].read_bytes()[:-1])  # torn: written, never synced
+    (out / ".train-00000.bin.tmp").write_bytes(b"half a shard")
     run(source, out, tokenizer=second)
     assert content(out) == content(tmp_path / "whole")
     again = first.texts + second.texts - whole.texts
