@@ -20,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "network": set(),
     "monitor": set(),
     "averaging": {"network"},
-    "swarm": {"network", "averaging"},
+    "swarm": {"network", "averaging", "data"},
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
     "checkpoint": {"model", "network", "outer"},
 }
@@ -61,6 +61,11 @@ AGENT_MODULES = {
     "inner.channel",
     "inner.state_file",
     "data.order",
+    "data.mixture",
+    "data.samples",
+    "data.chunks",
+    "data.chunk_cache",
+    "data.wanted",
     "data.shards",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
@@ -142,6 +147,10 @@ PURE = [
     "swarm.course",
     "swarm.replay",
     "swarm.ledger",
+    "swarm.mixing",
+    "data.order",
+    "data.mixture",
+    "data.samples",
     "swarm.ranges",
     "averaging.plan",
 ]

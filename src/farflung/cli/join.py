@@ -81,6 +81,13 @@ def join(
             help="Limit on log, snapshots and data here: 20GiB. Default: half of what is free."
         ),
     ] = "",
+    data_cache: Annotated[
+        str,
+        typer.Option(
+            help="Limit on rows kept of sources in a store: 50GiB. Default: a quarter of what is "
+            "free, at most 20GiB."
+        ),
+    ] = "",
     inner_state: Annotated[
         str,
         typer.Option(
@@ -140,6 +147,7 @@ def join(
             trainer=tuple(shlex.split(trainer)),
             coordinators=tuple(coordinator or ()),
             max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+            data_cache_bytes=parse_size(data_cache, "--data-cache") if data_cache else 0,
             inner_state=inner_state,
         ),
         invite,

@@ -1,7 +1,7 @@
 """Rows for a training loop, by long reads, ahead of need.
 
 A chunk is read once, checked, kept in memory while its window lasts, and serves all rows of the
-window. A thread reads ahead of what `expect` announced, so that the optimizer finds its rows in
+window. Threads read ahead of what `expect` announced, so that the optimizer finds its rows in
 memory. A chunk may lie in its whole token file, or by itself in the cache of the node; where it is
 in neither, the node's agent is told (`Wanted`), and whoever needs it waits.
 
@@ -28,8 +28,11 @@ from farflung.disk import storage_errors
 from farflung.errors import CorruptState, FarflungError
 from farflung.hashing import digest
 
+READERS = 4
+"""Threads: one read at a time leaves a disk idle while its bytes are checked."""
 POLL_S = 0.02
 """Between two looks for a chunk that somebody fetches."""
+ASK_AGAIN_S = 2.0
 LEAST_MEMORY = 64 << 20
 MOST_MEMORY = 1 << 30
 
@@ -63,6 +66,8 @@ class RowReader:
         self._cache = ChunkCache(data_folder.with_name(CHUNKS))
         self._wanted_path = data_folder.with_name(WANTED)
         self._alive = alive
+        if alive is not nobody_fetches:
+            self._wanted_path.unlink(missing_ok=True)  # of a trainer before this one
         largest = max(s.chunk_bytes for s in sources)
         two_windows = 2 * window_blocks * largest * len(sources)
         self._memory = min(max(LEAST_MEMORY, two_windows), MOST_MEMORY)
@@ -79,15 +84,15 @@ class RowReader:
         self._done = 0
         """Expected places that were gathered."""
         self._looked = 0
-        """All expected places below it are in memory, or were when the thread looked."""
+        """All expected places below it are in memory, or were when a thread looked."""
         self._names: dict[int, ChunkId] = {}
         """Of the places from there on that were looked at."""
         self._absent: dict[ChunkId, float] = {}
-        """Not here when the thread last looked, and when that was."""
+        """Not here when a thread last looked, and when that was."""
         self._asking = threading.Lock()
         self._complete = False
         """All token files are here."""
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._closed = False
         self._asked = Wanted()
         self.reads = 0
@@ -102,9 +107,11 @@ class RowReader:
             self._looked = 0
             self._names.clear()
             self._lock.notify_all()
-        if self._thread is None and places:
-            self._thread = threading.Thread(target=self._read_ahead, name="rows", daemon=True)
-            self._thread.start()
+        while places and len(self._threads) < READERS:
+            self._threads.append(
+                threading.Thread(target=self._read_ahead, name="rows", daemon=True)
+            )
+            self._threads[-1].start()
 
     def gather(self, places: Sequence[Place]) -> npt.NDArray[np.int64]:
         """int64 [N, T + 1], in the order asked for. Waits for chunks that are fetched.
@@ -121,12 +128,12 @@ class RowReader:
         return out
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         with self._lock:
             self._closed = True
             self._lock.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     # ---- chunks ----------------------------------------------------------------------------
 
@@ -234,8 +241,11 @@ class RowReader:
         lacking = self._lacking(left)
         missing = dict.fromkeys((name, *lacking.missing))  # it too, if it is here and damaged
         kept = dict.fromkeys((name, *lacking.kept))
-        self._ask(Wanted(missing=tuple(missing), kept=tuple(kept)), waiting=True)
+        asked_s = -ASK_AGAIN_S
         while not self._cache.has(expected) and not self._repaired(name):
+            if time.monotonic() - asked_s >= ASK_AGAIN_S:  # another rank may have asked since
+                self._ask(Wanted(missing=tuple(missing), kept=tuple(kept)), waiting=True)
+                asked_s = time.monotonic()
             try:
                 self._alive()
             except CorruptState as error:
@@ -249,7 +259,7 @@ class RowReader:
         source = self._sources[name.source]
         return data is not None and digest(data) == source.hash(name.shard, name.number)
 
-    # ---- the thread ------------------------------------------------------------------------
+    # ---- the threads -----------------------------------------------------------------------
 
     def _read_ahead(self) -> None:
         """Read what comes next while it stays close to what was gathered. What is missing or
@@ -259,7 +269,8 @@ class RowReader:
             with contextlib.suppress(FarflungError, OSError):
                 rows = self._read_for(name)
             if rows is None:
-                self._absent[name] = time.monotonic()
+                with self._lock:
+                    self._absent[name] = time.monotonic()
 
     def _next_ahead(self) -> ChunkId | None:
         """The next chunk that is not in memory; entered in `_reading`. None: closed."""
@@ -268,13 +279,14 @@ class RowReader:
                 if self._closed:
                     return None
                 places, fresh, self._fresh = self._expected, self._fresh, False
+                if fresh:
+                    self._absent.clear()
                 name = self._coming()
                 if name is not None:
                     self._reading.add(name)
                 elif not fresh:
                     self._lock.wait(10 * POLL_S if self._absent else None)
             if fresh:
-                self._absent.clear()
                 with contextlib.suppress(FarflungError):
                     self._ask(self._lacking(places), waiting=False)
             if name is not None:

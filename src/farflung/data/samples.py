@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import overload
 
 from farflung.config.run import RunSpec
 from farflung.data.mixture import Change, MixtureTimeline
 from farflung.data.order import Order, round_keys
+
+LOCATED = 8192
+"""Positions that are remembered: they are looked up when they are read ahead, and when used."""
 
 
 class SampleOrder:
@@ -18,7 +22,9 @@ class SampleOrder:
 
     def __init__(self, spec: RunSpec, rows: Sequence[int], changes: Iterable[Change] = ()) -> None:
         seed = order_seed(spec)
-        self.timeline = mixture_of(spec, changes)
+        self._spec, self._changes = spec, tuple(changes)
+        self.timeline = mixture_of(spec, self._changes)
+        self._located = lru_cache(maxsize=LOCATED)(self._locate)
         self._orders = [
             Order(
                 n,
@@ -29,8 +35,18 @@ class SampleOrder:
             for source, n in enumerate(rows)
         ]
 
+    def follow(self, changes: Sequence[Change]) -> None:
+        """The changes so far; what was read before them stays where it was."""
+        if tuple(changes) != self._changes:
+            self._changes = tuple(changes)
+            self.timeline = mixture_of(self._spec, changes)
+            self._located.cache_clear()
+
     def locate(self, position: int) -> tuple[int, int]:
         """(source, row) at a global position."""
+        return self._located(position)
+
+    def _locate(self, position: int) -> tuple[int, int]:
         source, own = self.timeline.place(position)
         return source, self._orders[source].row(own)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from farflung.config.run import RunSpec, spec_from_bytes
+from farflung.data.mixture import Change
 from farflung.data.row_reader import Alive, RowReader, nobody_fetches
 from farflung.data.samples import Places, SampleOrder
 from farflung.data.shards import Rows, open_sources
@@ -35,8 +36,8 @@ class Source(Protocol):
 
     def block(self, positions: Sequence[int]) -> Block: ...
 
-    def expect(self, positions: Sequence[int]) -> None:
-        """What comes next, in order: it may be read ahead."""
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        """What comes next, in order: it may be read ahead. `changes` of the mixture so far."""
 
 
 class ShardSource:
@@ -50,7 +51,8 @@ class ShardSource:
     def block(self, positions: Sequence[int]) -> Block:
         return self._reader.gather([self._order.locate(p) for p in positions])
 
-    def expect(self, positions: Sequence[int]) -> None:
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        self._order.follow(changes)
         self._reader.expect(Places(self._order, positions))
 
 
@@ -68,8 +70,10 @@ class SyntheticSource:
     def block(self, positions: Sequence[int]) -> Block:
         return np.stack([self._row(*self._order.locate(p)) for p in positions])
 
-    def expect(self, positions: Sequence[int]) -> None:
-        """Made when they are needed."""
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        """Rows are made when they are needed."""
+        del positions
+        self._order.follow(changes)
 
     def _row(self, source: int, row: int) -> Block:
         key = np.array([row, source], np.uint64)

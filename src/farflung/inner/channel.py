@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from farflung.data.mixture import Change
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
 from farflung.ids import NodePhase
 from farflung.outer.merge import Operation, reads_anchor
@@ -38,7 +39,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A value inside messages."""
 
 
-class Work(_Part, frozen=True, kw_only=True):
+class Work(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """What to train for one round, and which fragment departs after it."""
 
     round: int
@@ -53,6 +54,8 @@ class Work(_Part, frozen=True, kw_only=True):
     """Share of the run's committed tokens; step i of n is at start + (end - start) * i / n."""
     slot: int
     """Of the shared block: where the fragment departs to."""
+    mixture: tuple[Change, ...] = ()
+    """Changes of the mixture of sources so far."""
 
 
 class WorkReport(_Part, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from farflung.config.run import RunSpec
+from farflung.data.mixture import Change
 from farflung.inner import progress
 from farflung.inner.channel import Work, WorkReport
 from farflung.inner.optimizer import HasParamGroups, set_lr_factor
@@ -60,6 +61,11 @@ class TrainLease:
         self._loss_sum = 0.0
         self._compute_s = 0.0
         self._note = ""
+
+    @property
+    def mixture(self) -> tuple[Change, ...]:
+        """Changes of the mixture of sources that these positions know."""
+        return self._lease.mixture
 
     def rows(self) -> list[int]:
         """All positions of the lease, in order."""

@@ -28,7 +28,7 @@ EXIT_MEMORY = 3
 def train(built: BuiltIn, peer: Peer, micro_rows: int) -> None:
     """Train leases until the run ends."""
     while lease := peer.lease():
-        built.source.expect(lease.rows())
+        built.source.expect(lease.rows(), lease.mixture)
         for positions in lease.batches():
             tokens_BT, targets_BT = built.batch(positions)
             loss = inner_step(

@@ -76,14 +76,14 @@ class ControlLink:
         self._handler = handler
         trouble = Absence(self._clock, self._emit)
         disk = Patience(self._clock)
-        first, up_s = True, 0.0
+        missed, up_s = False, 0.0
         while True:
             try:
                 term = await self._connect()
                 up_s = self._clock.now()
-                if not first:
+                if missed:
                     self._emit(Reconnected(after_s=trouble.lasts_s, term=term))
-                first = False
+                missed = True
                 await self._read()
             except LinkDown as error:
                 if self._link is None:
@@ -99,6 +99,7 @@ class ControlLink:
                 self._try_next_first()
                 trouble.tell(f"coordinator: {error}")
             except StorageError as error:  # the coordinator sends again what was not kept
+                missed = False  # it was there all the time
                 if disk.failed():
                     self._emit(DiskAwaited(what="the journal's copy", reason=str(error)))
                 trouble.backoff_s = max(trouble.backoff_s, STORAGE_BACKOFF_S, disk.pause_s)

@@ -34,13 +34,13 @@ _AGES = {"h": 3600.0, "d": DAY_S}
 _KEEP = re.compile(r"\s*([0-9]+)\s*([hd]?)\s*")
 
 
-def parse_size(text: str) -> int:
-    """`20GiB`, `500MB`, `1.5 GB` -> bytes. ConfigError for anything else."""
+def parse_size(text: str, option: str = "--max-disk") -> int:
+    """`20GiB`, `500MB`, `1.5 GB` -> bytes. ConfigError for anything else, which names `option`."""
     match = _SIZE.fullmatch(text)
     unit = {u.lower(): n for u, n in UNITS.items()}.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ConfigError(
-            f"--max-disk {text!r} is no size; give a number with a unit: 20GiB or 500MB"
+            f"{option} {text!r} is no size; give a number with a unit: 20GiB or 500MB"
         )
     return round(float(match[1]) * unit)
 

@@ -25,7 +25,16 @@ from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
 from farflung.swarm.amendments import amended_by
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Admin, Amend, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.records import (
+    Abandon,
+    Admin,
+    Amend,
+    AnyRecord,
+    Commit,
+    Genesis,
+    Mix,
+    Term,
+)
 from farflung.swarm.replay import genesis_spec
 from farflung.tasks import to_the_end
 
@@ -73,6 +82,8 @@ class Follower:
         self.term = 0
         """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
+        self.mixes: list[Mix] = []
+        """Changes of the mixture so far: a PLAN's positions come after what they need."""
         self.finished = False
         """The last round is committed."""
         self.ended = False
@@ -105,6 +116,7 @@ class Follower:
         if isinstance(record, Genesis):
             self._spec = genesis_spec(record)  # raises ConfigError: this version cannot take part
             self._genesis = record
+            self.mixes.clear()  # the journal may be read a second time
         elif isinstance(record, Commit):
             self._commits[record.round] = record
             if self._state is not None:  # serve what I hold, also before I apply it
@@ -119,6 +131,8 @@ class Follower:
             self.finished = self.ended = False
         elif isinstance(record, Term):
             self.term = record.term
+        elif isinstance(record, Mix):
+            self.mixes.append(record)
 
     @property
     def genesis(self) -> Genesis | None:

@@ -26,6 +26,7 @@ from farflung.outer.merge import operation_of, reads_anchor
 from farflung.peer.anchor_write import Addend
 from farflung.peer.node import LocalNode
 from farflung.swarm import ranges
+from farflung.swarm.mixing import changes
 from farflung.swarm.records import Commit, Ranges
 from farflung.tasks import Tasks
 from farflung.trainers.port import Landing, TrainerDied, TrainerPort, Work, WorkReport
@@ -132,6 +133,7 @@ class RoundRunner:
             progress_start=plan.progress_start,
             progress_end=plan.progress_end,
             slot=self._slot(plan.round),
+            mixture=changes(self._follower.mixes),
         )
         self._training = plan.round
         self._fresh = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -44,8 +45,8 @@ MOST_RETRY_S = 8.0
 LOOK_S = 0.1
 """Between two looks at what the trainer wants."""
 DISK_S = 5.0
-QUIET_S = 10.0
-"""The same trouble is told once in this time."""
+SHOW_S = 10.0
+"""Between two figures of a download beside training."""
 READ_AHEAD = 8
 """Pieces of a file, or chunks, that are asked at a time."""
 CACHE_BYTES = 20 << 30
@@ -86,7 +87,10 @@ class DataFetch:
         self._idle = asyncio.Event()
         self._idle.set()
         self._here = self._total = 0
-        self._told: dict[str, float] = {}
+        self._patience: dict[str, Patience] = {}
+        self._started = False
+        """A trainer runs beside the fetching."""
+        self._shown_s = 0.0
 
     # ---- before the first round ------------------------------------------------------------
 
@@ -140,14 +144,13 @@ class DataFetch:
         return manifest if digest(manifest) == name else None
 
     async def _blob(self, node: LocalNode, name: Hash, n_bytes: int) -> bytes:
-        patience = Patience(node.world.clock, grace_s=GRACE_S)
         while True:
             try:
                 return await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
             except (LinkDown, CorruptState) as error:
-                if patience.failed(told_at_once=isinstance(error, CorruptState)):
-                    node.world.emit(FetchDelayed(what="the data manifest", reason=str(error)))
-                await patience.pause()
+                unheard = "manifest" if isinstance(error, LinkDown) else ""
+                self._complain(node, "the data manifest", str(error), unheard)
+                await asyncio.sleep(RETRY_S)
 
     def _serve_files(self, node: LocalNode) -> None:
         """What is whole here can be had from this node."""
@@ -161,6 +164,7 @@ class DataFetch:
         """What the trainer wants, then the rest; until cancelled. After `provide`."""
         if not self._sources:
             return
+        self._started = True
         limit = self._cache_bytes or _default_cache(self.folder)
         cache = ChunkCache(self.folder.with_name(CHUNKS), limit)
         await first_ended(
@@ -259,7 +263,7 @@ class DataFetch:
                     return data
                 self._complain(node, what, f"it came damaged from {origins[0].name}")
             except LinkDown as error:
-                self._complain(node, what, str(error))
+                self._complain(node, what, str(error), unheard=source.name)
             origins = (*origins[1:], origins[0])  # perhaps another has it intact
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, MOST_RETRY_S)
@@ -320,7 +324,7 @@ class DataFetch:
                 self._complain(node, f"{source.name}: {path.name}", "it came damaged")
                 part.unlink()
             except LinkDown as error:
-                self._complain(node, f"{source.name}: {path.name}", str(error))
+                self._complain(node, f"{source.name}: {path.name}", str(error), unheard=source.name)
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, MOST_RETRY_S)
 
@@ -355,15 +359,19 @@ class DataFetch:
         return False
 
     def _progress(self, of_this: int) -> None:
-        if self._on_bytes is not None:
+        """Beside training now and then only: the rounds have the screen."""
+        now_s = time.monotonic()
+        if self._on_bytes is not None and (not self._started or now_s - self._shown_s >= SHOW_S):
+            self._shown_s = now_s
             self._on_bytes(self._here + of_this, self._total)
 
-    def _complain(self, node: LocalNode, what: str, reason: str) -> None:
-        """Not twice in a while: many chunks wait for one store."""
-        now_s = node.world.clock.now()
-        if now_s - self._told.get(reason, -QUIET_S) >= QUIET_S:
-            self._told = {r: t for r, t in self._told.items() if now_s - t < QUIET_S}
-            self._told[reason] = now_s
+    def _complain(self, node: LocalNode, what: str, reason: str, unheard: str = "") -> None:
+        """Not again and again. `unheard`: a source that cannot be reached, perhaps because this
+        node has just come; its many chunks are one trouble. Else bad bytes, told at once."""
+        key = unheard or what
+        if key not in self._patience:
+            self._patience[key] = Patience(node.world.clock, grace_s=GRACE_S)
+        if self._patience[key].failed(told_at_once=not unheard):
             node.world.emit(FetchDelayed(what=what, reason=reason))
 
 

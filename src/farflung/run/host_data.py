@@ -17,6 +17,7 @@ from farflung.hashing import digest
 from farflung.run.remote_folder import RemoteFolder
 
 CACHE = "cache"
+TOLD_BYTES = 256 << 20
 MANIFEST_BYTES = 256 << 20
 """A manifest of a store is not larger."""
 
@@ -94,6 +95,8 @@ def _fetch(store: RemoteFolder, where: Path, say: Callable[[str], None]) -> None
         small = [s.chunks for s in (*manifest.train, *manifest.held_out)]
         small += [manifest.tokenizer] if manifest.tokenizer else []
         held_out = [f for s in manifest.held_out for f in (s.tokens, s.lengths)]
+        if (total := sum(f.n_bytes for f in held_out)) > TOLD_BYTES:
+            say(f"reading {total / 2**30:.1f} GiB of held-out rows from {store.url} ...")
         for file in (*small, *held_out):
             _take_remote(store, file, where / file.file)
         (where / MANIFEST_FILE).write_bytes(content)

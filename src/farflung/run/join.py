@@ -122,6 +122,7 @@ def _merged(known: Membership | None, given: JoinOptions, invite: str) -> JoinOp
         trainer=given.trainer or known.trainer,
         coordinators=given.coordinators or moved,
         max_disk_bytes=given.max_disk_bytes or known.max_disk_bytes,
+        data_cache_bytes=given.data_cache_bytes or known.data_cache_bytes,
         inner_state=given.inner_state or known.inner_state,
     )
 
@@ -155,6 +156,7 @@ async def obtain_membership(
         certificate_pem=certificate,
         ca_pem=ca_pem,
         max_disk_bytes=options.max_disk_bytes,
+        data_cache_bytes=options.data_cache_bytes,
         inner_state=options.inner_state,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
@@ -329,7 +331,7 @@ async def prepare(
     )
     equipment = NodeOptions(
         make_trainer=trainer_factory(folder, data, options.trainer or None, files.log.emit),
-        data=DataFetch(data, on_bytes),
+        data=DataFetch(data, on_bytes, cache_bytes=options.data_cache_bytes),
         inner_state=options.inner_state,
     )
     agent = build_agent(files, transport, config, equipment)

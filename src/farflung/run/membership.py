@@ -27,6 +27,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     coordinators: tuple[str, ...] = ()
     """Where the coordinator moved to; empty: where the invite says."""
     max_disk_bytes: int = 0
+    data_cache_bytes: int = 0
     inner_state: str = "fresh"
 
 
@@ -40,6 +41,8 @@ class JoinOptions:
     trainer: tuple[str, ...] = ()
     coordinators: tuple[str, ...] = ()
     max_disk_bytes: int = 0
+    """0: a share of what is free."""
+    data_cache_bytes: int = 0
     """0: a share of what is free."""
     inner_state: str = ""
 

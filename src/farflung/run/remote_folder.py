@@ -6,6 +6,7 @@ Nothing that comes from there is trusted: whoever reads checks a hash that GENES
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ from farflung.errors import ConfigError, LinkDown
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
+_STATUS = re.compile(r"status code: (\d{3}[^:]*)")
+"""What counts of a message that also tells the request, its milliseconds and a page of HTML."""
 REQUEST_S = 60.0
 RETRIES = 3
 """Inside one request, for answers such as 503; whoever asks tries again later."""
@@ -61,7 +64,8 @@ class RemoteFolder:
 
     def _failure(self, name: str, error: Exception) -> LinkDown:
         words = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return LinkDown(f"{self.url}/{name}: {words[:200]}")
+        status = _STATUS.search(words)
+        return LinkDown(f"{self.url}/{name}: {status[1] if status else words[:200]}")
 
 
 def _open(url: str) -> ObjectStore:

@@ -9,6 +9,7 @@ from farflung.data.mixture import Change
 from farflung.data.samples import mixture_of
 from farflung.errors import ConfigError
 from farflung.swarm.ledger import Audit
+from farflung.swarm.mixing import changes
 from farflung.swarm.records import AnyRecord, Genesis, Lease, Mix
 from farflung.swarm.replay import genesis_spec
 
@@ -84,12 +85,3 @@ def wrong_change(genesis: Genesis, records: Iterable[AnyRecord]) -> str:
                 )
             known.append(found)
     return ""
-
-
-def changes(records: Iterable[AnyRecord]) -> list[Change]:
-    """The journal's changes of the mixture."""
-    return [
-        Change(start=r.start_row, parts=r.weights, bases=r.bases)
-        for r in records
-        if isinstance(r, Mix)
-    ]

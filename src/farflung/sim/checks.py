@@ -7,11 +7,12 @@ from collections import Counter
 from farflung.data.samples import mixture_of
 from farflung.errors import FarflungError
 from farflung.events import Applied, GenerationClosed, RunFinished, StateReported, TaskFailed
-from farflung.run.source_figures import changes, per_source
+from farflung.run.source_figures import per_source
 from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import CUT, Harm
 from farflung.sim.world import SimSwarm, whole_frames
 from farflung.swarm.ledger import audit
+from farflung.swarm.mixing import changes
 from farflung.swarm.records import Amend, AnyRecord, Commit, Gen, Genesis, Join
 from farflung.swarm.replay import current_spec, genesis_spec
 

@@ -152,6 +152,8 @@ class SimSwarm:
 
     async def start_coordinator(self, *wishes: str) -> None:
         """Start or restart it on its disk, perhaps with `--extend` wishes. Raises StorageError."""
+        if self.over and self.life is not None and self.life.alive:
+            await self.life.workers.idle()  # its last writes are on the disk before the next reads
         self.life = life = Life(self._workers(), self.events, self._see)
         world = World(
             transport=self.network.transport(COORDINATOR_NODE, COORDINATOR),

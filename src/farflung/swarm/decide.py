@@ -23,7 +23,16 @@ from farflung.network.messages import (
     Synced,
     Vote,
 )
-from farflung.swarm import amendments, blame, ending, membership, planning, resolve, trial
+from farflung.swarm import (
+    amendments,
+    blame,
+    ending,
+    membership,
+    mixing,
+    planning,
+    resolve,
+    trial,
+)
 from farflung.swarm.state import (
     Action,
     Admitted,
@@ -33,6 +42,7 @@ from farflung.swarm.state import (
     Input,
     Phase,
     Received,
+    Remixing,
     Round,
     State,
     Step,
@@ -57,6 +67,8 @@ def decide(state: State, event: Input, now_s: float) -> tuple[State, tuple[Actio
             handler = _HANDLERS.get(type(message))
             if handler is not None:
                 handler(step, node, message)
+        case Remixing():
+            mixing.remix(step, event)
         case Tick():
             membership.watch(step)
         case Amending():

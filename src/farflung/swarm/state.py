@@ -269,7 +269,15 @@ class Amending:
     """`rounds=+100`, `outer.rounds=150`, ..."""
 
 
-Input = Admitted | Connected | Disconnected | Received | Tick | Amending
+@dataclass(frozen=True, kw_only=True)
+class Remixing:
+    """The operator wants other weights of the sources from now on."""
+
+    weights: tuple[float, ...]
+    """One for each source of GENESIS, in its order; checked (data.mixture.integer_weights)."""
+
+
+Input = Admitted | Connected | Disconnected | Received | Tick | Remixing | Amending
 
 
 # ---- what `decide` answers -----------------------------------------------------------------

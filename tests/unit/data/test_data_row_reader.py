@@ -20,7 +20,7 @@ from farflung.data.row_reader import Place, RowReader
 from farflung.data.shards import open_rows, read_manifest
 from farflung.data.split import Document
 from farflung.data.tokenizer import ByteTokenizer
-from farflung.data.wanted import WANTED, read_wanted
+from farflung.data.wanted import WANTED, Wanted, read_wanted, write_wanted
 from farflung.errors import CorruptState
 from farflung.hashing import digest
 
@@ -254,3 +254,28 @@ def test_a_torn_write_leaves_nothing_in_the_cache(tmp_path: Path) -> None:
     again = ChunkCache(tmp_path, 1000)
     assert again.stored_bytes == 1
     assert [p.name for p in tmp_path.glob("??/*")] == [path.name]
+
+
+def test_wishes_of_a_trainer_that_died_are_forgotten_and_lost_ones_are_repeated(
+    data: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farflung.data.row_reader.ASK_AGAIN_S", 0.05)
+    (data / "train-00000.bin").unlink()
+    wanted = data.with_name(WANTED)
+    write_wanted(wanted, Wanted(missing=(ChunkId(0, 3, 0),), waiting=True))
+    reader(data)  # an evaluation beside a trainer changes nothing
+    assert read_wanted(wanted).waiting
+    one = reader(data, alive=lambda: None)
+    assert not wanted.exists()
+    done: list[Any] = []
+    thread = threading.Thread(target=lambda: done.append(one.gather(places([3]))))
+    thread.start()
+    for _ in range(2):
+        deadline = time.monotonic() + 30
+        while not wanted.exists() and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert read_wanted(wanted).missing[0] == ChunkId(0, 0, 0)
+        wanted.unlink()
+    fill(data, prepared, [ChunkId(0, 0, 0)])
+    thread.join()
+    np.testing.assert_array_equal(done[0], open_rows(prepared).train.gather([3]))

@@ -149,6 +149,22 @@ def test_a_mixture_reads_each_position_from_its_source(tmp_path: Path) -> None:
     assert {97, 65} <= set(np.concatenate(held_out))  # both sources are evaluated
 
 
+def test_a_changed_mixture_changes_what_comes_after_it_only(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        prepare([Document(name, f"{name} text " * 300)], ByteTokenizer(), T, tmp_path / name)
+    spec = mixed(["a", "b"])
+    source = build(spec, tmp_path, fresh=False).source
+    before = source.block(range(990, 1010))
+    change = mixture_of(spec).change([1, 4], 700)
+    source.expect(range(990, 1010), [change])
+    after = source.block(range(990, 1010))
+    np.testing.assert_array_equal(before[:10], after[:10])
+    assert not np.array_equal(before[10:], after[10:])
+    again = build(spec, tmp_path, fresh=False).source
+    again.expect(range(1000, 1010), [change])
+    np.testing.assert_array_equal(again.block(range(1000, 1010)), after[10:])
+
+
 def test_sources_that_do_not_go_together_are_one_sentence(tmp_path: Path) -> None:
     text = [Document("x", "some words to read " * 200)]
     prepare(text, ByteTokenizer(), T, tmp_path / "bytes")

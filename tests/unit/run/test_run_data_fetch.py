@@ -46,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_fetch, "RETRY_S", 0.01)
     monkeypatch.setattr(data_fetch, "LOOK_S", 0.005)
-    monkeypatch.setattr(data_fetch, "QUIET_S", 0.0)
+    monkeypatch.setattr(data_fetch, "GRACE_S", 0.0)
 
 
 @pytest.fixture
