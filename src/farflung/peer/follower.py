@@ -107,6 +107,7 @@ class Follower:
         if isinstance(record, Genesis):
             self._spec = genesis_spec(record)  # raises ConfigError: this version cannot take part
             self._genesis = record
+            self.mixes.clear()  # the journal may be read a second time
         elif isinstance(record, Commit):
             self._commits[record.round] = record
             if self._state is not None:  # serve what I hold, also before I apply it
