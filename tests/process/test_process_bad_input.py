@@ -88,6 +88,19 @@ def test_an_expired_invite_is_refused(live: Swarm, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "a join that failed leaves nothing"
 
 
+def test_an_expired_invite_is_not_waited_for(live: Swarm, tmp_path: Path) -> None:
+    key = Identity.load(RealDisk(live.folder("host")), "run.key")
+    assert key is not None
+    own = parse_invite(live.invite)
+    text = make_invite(
+        key, run=RunId(own.run), run_name=own.run_name, ca_public_key=own.ca_public_key,
+        endpoints=[Endpoint("127.0.0.1:1")], role="trainer",
+        expires_at=int(time.time()) - 300, uses=1,
+    )  # fmt: skip
+    assert_one_sentence(command(tmp_path, "join", text), "expired 5 min ago")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_invite_of_another_run_is_refused_with_both_runs(live: Swarm, tmp_path: Path) -> None:
     done = command(tmp_path, "join", invite_of(live, run="deadbeefdeadbeef"))
     assert_one_sentence(done, "deadbeefdeadbeef", parse_invite(live.invite).run)
@@ -158,7 +171,7 @@ def test_a_keepers_taken_port_is_told_by_its_option_before_anything_is_made(
 # ---- which run -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [[], ["--run", "books"], ["--run", "quad"]])
+@pytest.mark.parametrize("arguments", [[], ["--run", "books"]])
 def test_settings_without_a_spec_found_no_run(tmp_path: Path, arguments: list[str]) -> None:
     done = command(tmp_path / "home", "host", "--set", "outer.rounds=60", *arguments)
     assert_one_sentence(done, "--set outer.rounds=60", "no spec is given", "run.toml")
@@ -195,14 +208,14 @@ def test_a_spec_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
     assert_one_sentence(done, "outer.roundz", "did you mean 'rounds'?")
 
 
-@pytest.mark.parametrize("size", ["1b", "150m", "nope"])
+@pytest.mark.parametrize("size", ["1b", "nope"])
 def test_the_demo_takes_the_sizes_that_its_help_names(tmp_path: Path, size: str) -> None:
     done = command(tmp_path, "demo", "--size", size, "--out", str(tmp_path / "out"))
     assert_one_sentence(done, repr(size), "demo or tiny")
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("verb", ["host", "join", "leave", "status"])
+@pytest.mark.parametrize("verb", ["host", "status"])
 def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path, verb: str) -> None:
     patch = "import pathlib\ndef no(*_): raise RuntimeError('no home')\npathlib.Path.home = no"
     patch += "\nimport os; del os.environ['FARFLUNG_HOME']"

@@ -54,7 +54,7 @@ from farflung.run.membership import MEMBERSHIP, JoinOptions, Membership, load_me
 from farflung.run.ports import check_port
 from farflung.run.status import ask_as_peer
 from farflung.stopping import ignore_hangups, stop_signals
-from farflung.swarm.invite import Invite, loopback_only, parse_invite
+from farflung.swarm.invite import Invite, check_expiry, loopback_only, parse_invite
 from farflung.tasks import Tasks, failure, nothing_else
 
 DEFAULT_BIND = "127.0.0.1:0"
@@ -173,12 +173,15 @@ def tell_skew(ahead_s: float, emit: Emit) -> None:
 async def _redeem_at_last(
     files: NodeFiles, invite: Invite, text: str, options: JoinOptions
 ) -> Redeemed:
-    """Until a coordinator answers: told at once, then now and then."""
+    """Until a coordinator answers: told at once, then now and then. InviteError when nobody
+    answers and the invite has expired: it would not be taken either."""
     trouble = Absence(LoopClock(), files.log.emit, FIRST_RETRY_S, MAX_RETRY_S)
     while True:
         try:
             return await _redeem_anywhere(files, invite, text, options)
         except LinkDown as error:
+            if load_membership(files.folder) is None:  # a member renews with any invite
+                check_expiry(invite, time.time())
             trouble.tell(str(error))
         await asyncio.sleep(random.uniform(0.5, 1.0) * trouble.backoff_s)
 
