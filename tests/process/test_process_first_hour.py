@@ -127,6 +127,11 @@ def test_status_counts_from_the_journal_and_says_who_is_away(tmp_path: Path) -> 
         assert _peer(picture, "a")["rounds"] > before
         assert _peer(picture, "a")["samples"] > 0
         assert "MiB" in picture["keeper_disk"]
+        path = swarm.folder("a") / "membership.json"
+        moved = {"coordinators": ["127.0.0.1:1", swarm.endpoint]}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **moved}))
+        asked = json.loads(swarm.run("a", "status", "--json").stdout)
+        assert asked["running"] is True, "the second endpoint answers"
 
 
 def _peer(picture: dict[str, dict[str, dict[str, object]]], name: str) -> dict[str, object]:
