@@ -45,7 +45,10 @@ class TextStream:
 
     def _text(self) -> str:
         shown = self._tokenizer.decode(self._before)
-        return self._tokenizer.decode([*self._before, *self._new])[len(shown) :]
+        whole = self._tokenizer.decode([*self._before, *self._new])
+        if whole.startswith(shown):
+            return whole[len(shown) :]
+        return self._tokenizer.decode(self._new)  # what was shown as broken bytes stays that
 
 
 def continue_text(

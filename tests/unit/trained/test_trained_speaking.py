@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers
@@ -40,6 +40,7 @@ def test_every_character_comes_as_soon_as_its_last_byte() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(tokens=st.lists(st.integers(0, 255), max_size=30))
+@example(tokens=[128, 128, 128, 194, 128, 128, 128, 128])
 def test_broken_bytes_hold_nothing_back_for_long(tokens: list[int]) -> None:
     stream = TextStream(ByteTokenizer())
     silent = 0
