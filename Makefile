@@ -15,8 +15,9 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 demo: $(READY)
 	$(BIN)/farflung demo $(ARGS)
 
+# Two workers suit two cores; ARGS="-n 8" on more, ARGS="-n 0 -x" to see one failure at a time.
 test: $(READY)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow $(ARGS)

@@ -6,7 +6,8 @@
                 ...forward, backward, optimizer.step()...
                 peer.step(tokens=n, metrics={"loss": loss})
 
-The built-in trainer (inner/trainer.py) is such a loop. One thread; needs torch.
+A loop that accumulates gradients or prefetches takes its rows from `peer.stream()`. The built-in
+trainer (inner/trainer.py) is a loop like this one. One thread; needs torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from farflung.inner.channel import (
     ENV_SOCKET,
     TRAINER_PROTOCOL_VERSION,
     AcceptAttach,
+    Amended,
     Attach,
     Done,
     FromAgent,
@@ -49,31 +51,48 @@ from farflung.inner.channel import (
 )
 from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
-from farflung.inner.lease import LrSetter, TrainLease
-from farflung.inner.optimizer import HasParamGroups
+from farflung.inner.lease import ONE_AT_A_TIME, LrSetter, TrainLease
+from farflung.inner.optimizer import HasParamGroups, take_peaks
 from farflung.inner.optimizer_state import OptimizerStateIo, forget_unless_finite
 from farflung.inner.progress import Speed
+from farflung.inner.rows import TakenRows, row_numbers
 from farflung.inner.seam import SharedState
+from farflung.inner.stream import Stream
 
-__all__ = ["Peer", "TrainLease", "attach"]
+__all__ = ["Peer", "Stream", "TrainLease", "attach"]
 
 PROGRESS_S = 0.2
 """Least time between two Progress messages of one phase."""
 
 
 def attach(
-    model: nn.Module, optimizer: HasParamGroups, *, layout_names: Mapping[str, str] | None = None
+    model: nn.Module,
+    optimizer: HasParamGroups,
+    *,
+    layout_names: Mapping[str, str] | None = None,
+    schedule: Literal["run", "own"] = "run",
 ) -> Peer:
     """Connect this process's model to the agent that started it.
 
-    The parameters become the run's anchor. `layout_names` maps parameter names of this module to
-    names of the run where they differ. Learning rates of `optimizer` are taken as peak values.
+    The parameters become the run's anchor; frozen ones (`requires_grad=False`) stay as they are
+    and must equal the run's. `layout_names` maps parameter names of this module to names of the
+    run where they differ.
+
+    `schedule`: with `run` the learning rates of `optimizer` (`initial_lr` where a torch scheduler
+    has set it) are peak values, which the run's schedule scales; with `own` they are the
+    program's, and farflung never writes them.
+
     In genesis mode (`farflung host` makes the first weights) writes the model's parameters and
     ends the process with SystemExit(0).
 
-    Raises UserError without an agent, MismatchError when versions or parameters differ, LinkDown.
+    Raises UserError without an agent or for a peak of 0, MismatchError when versions or parameters
+    differ or a parameter cannot be averaged, LinkDown.
     """
+    if schedule not in ("run", "own"):
+        raise UserError(f"schedule={schedule!r} must be 'run' or 'own'")
     flat = FlatParameters(model, layout_names)
+    if schedule == "run":
+        take_peaks(optimizer)
     genesis = os.environ.get(ENV_GENESIS)
     if genesis:
         write_genesis(flat, Path(genesis))
@@ -86,17 +105,20 @@ def attach(
         )
     channel = TrainerChannel(path)
     try:
-        return _greet(channel, flat, optimizer)
+        return _greet(channel, flat, optimizer, own_schedule=schedule == "own")
     except BaseException:
         channel.close()
         raise
 
 
-def _greet(channel: TrainerChannel, flat: FlatParameters, optimizer: HasParamGroups) -> Peer:
+def _greet(
+    channel: TrainerChannel, flat: FlatParameters, optimizer: HasParamGroups, *, own_schedule: bool
+) -> Peer:
     welcome, fd = channel.greet(
         Attach(
             version=TRAINER_PROTOCOL_VERSION,
             layout=flat.entries,
+            frozen=flat.frozen,
             rank=int(os.environ.get("RANK", "0")),
             world=int(os.environ.get("WORLD_SIZE", "1")),
         )
@@ -107,7 +129,7 @@ def _greet(channel: TrainerChannel, flat: FlatParameters, optimizer: HasParamGro
     except BaseException:
         os.close(fd)
         raise
-    return Peer(channel, flat, shared, optimizer, welcome)
+    return Peer(channel, flat, shared, optimizer, welcome, own_schedule=own_schedule)
 
 
 class Peer:
@@ -120,6 +142,8 @@ class Peer:
         shared: SharedState,
         optimizer: HasParamGroups,
         welcome: AcceptAttach,
+        *,
+        own_schedule: bool,
     ) -> None:
         self.spec = spec_from_bytes(welcome.spec)
         self.data_dir = Path(welcome.data_dir)
@@ -128,7 +152,8 @@ class Peer:
         self._flat = flat
         self._shared = shared
         self._optimizer = optimizer
-        self._rate = LrSetter(self.spec, optimizer)
+        self._rate = LrSetter(self.spec, optimizer, own=own_schedule)
+        self._taken = TakenRows()
         self._state_io = OptimizerStateIo(flat, optimizer, channel.send)
         self._trained_round = -1
         self._speed = Speed()
@@ -143,36 +168,54 @@ class Peer:
         self._send(ResetDone(serial=0))
 
     def lease(self) -> TrainLease | None:
-        """The next work; blocks, and merges commits meanwhile. None: the run ends here."""
-        self._leave_lease()
-        self._report(NodePhase.WAITING)
-        started_s = time.perf_counter()
-        while not self._closed:
-            grant = self._next_grant()
-            if grant is None:
-                continue
-            lease = TrainLease(grant.serial, grant.lease, self.spec, self._rate)
-            self._wait_s += time.perf_counter() - started_s
-            if lease.steps == 0:
-                self._depart(lease)
-                started_s = time.perf_counter()
-                continue
-            return self._begin(lease)
-        return None
+        """The next work; blocks, and merges commits meanwhile. None: the run ends here.
 
-    def step(self, tokens: int, metrics: Mapping[str, float | Tensor] | None = None) -> None:
+        Raises UserError while a batch is taken for which `step` was not called.
+        """
+        if self.running is not None and self._taken.waiting:
+            raise UserError(ONE_AT_A_TIME.format(what="a lease"))
+        self._taken.give_back()
+        self._leave_lease()
+        return self._await_lease()
+
+    def stream(self, micro_rows: int = 0, *, endless: bool = True) -> Stream:
+        """Rows for a loop that takes batches ahead of its steps; then `step` needs `rows`.
+
+        `micro_rows`: rows of a micro-batch; 0: the whole inner batch. `endless`: one pass goes
+        over all leases, else over one: see inner/stream.py. Raises UserError when `micro_rows`
+        does not divide `inner.batch_rows`.
+        """
+        self._taken.named = True
+        return Stream(self, self.spec.inner.batch_rows, micro_rows, endless=endless)
+
+    def step(
+        self,
+        tokens: int,
+        metrics: Mapping[str, float | Tensor] | None = None,
+        rows: Any = None,
+    ) -> None:
         """Call after each `optimizer.step()`, with the tokens of its batch.
 
-        `metrics["loss"]` is the batch's mean nats per token. Merges commits that arrived, sets
-        the learning rate of the next step and hands over the fragment after the last one.
-        Raises UserError when there is no lease or it is over.
+        `metrics["loss"]` is the batch's mean nats per token. `rows`: the row numbers of all
+        micro-batches that the step has used, in order (integers, or tensors of them); they must
+        be the next inner batch. Merges commits that arrived, sets the learning rate of the next
+        step and hands over the fragment after the last one. Raises UserError when there is no
+        lease or it is over, and for other rows.
         """
-        lease = self._lease
-        if lease is None or lease.over:
+        if self._closed:  # a loader's last batches, after the end
+            return
+        lease = self.running
+        if not (self._taken.waiting or self._taken.has_void) and (
+            lease is None or lease.take() is None  # a loop may go by lease.rows()
+        ):
             raise UserError(
                 "peer.step() came without a running lease; "
                 "take batches from lease.batches(), which ends when the lease is over"
             )
+        counts = self._taken.use(None if rows is None else row_numbers(rows))
+        if lease is None or not counts:
+            self._undo_step()
+            return
         value = (metrics or {}).get("loss", 0.0)
         loss = float(value.detach() if isinstance(value, Tensor) else value)  # waits for the GPU
         took_s = time.perf_counter() - self._resumed_s
@@ -180,12 +223,23 @@ class Peer:
         self._speed.note(took_s)
         self._rate.own_steps += 1
         self._handle_arrived()
-        if lease.finished and not lease.over:
+        if lease.finished and not lease.over and not self._taken.waiting:
             self._depart(lease)
         if not lease.over:
             self._rate.apply(lease)
         self._report(NodePhase.TRAINING)
         self._resumed_s = time.perf_counter()
+
+    @property
+    def over(self) -> bool:
+        """The run is over for this program, or its agent is gone."""
+        return self._closed
+
+    @property
+    def progress(self) -> float:
+        """Share of the run's work that is committed at the coming step, in [0, 1]; for an own
+        learning-rate schedule, which a peer that joins in mid-run must not begin at 0."""
+        return 0.0 if self._lease is None else self._lease.progress
 
     def close(self) -> None:
         """End the connection. Idempotent; an open lease ends unanswered."""
@@ -208,6 +262,61 @@ class Peer:
 
     # ---- leases ----------------------------------------------------------------------------
 
+    @property
+    def running(self) -> TrainLease | None:
+        """The lease that is not over."""
+        return None if self._lease is None or self._lease.over else self._lease
+
+    def fresh_lease(self) -> TrainLease | None:
+        """A lease of which nothing is taken; what was taken and not trained goes back. Blocks."""
+        self._taken.give_back()
+        if self.running is not None and self.running.untouched:
+            return self.running
+        self._leave_lease()
+        return self._await_lease()
+
+    def following_lease(self) -> TrainLease | None:
+        """The lease after the running one; what is taken comes first in it. Blocks.
+
+        Raises UserError when the loop runs ahead by more than a whole lease.
+        """
+        lease = self.running
+        if lease is not None and lease.stalled:
+            raise UserError(
+                f"the loop takes {lease.steps} batches before it trains the first, and a lease "
+                f"has no more: let the loader prefetch less, or raise outer.inner_steps"
+            )
+        self._leave_lease()
+        following = self._await_lease()
+        if following is not None and not following.begins_with(self._taken.waiting):
+            self._taken.void()
+        return following
+
+    def _await_lease(self) -> TrainLease | None:
+        self._report(NodePhase.WAITING)
+        started_s = time.perf_counter()
+        while not self._closed:
+            grant = self._next_grant()
+            if grant is None:
+                continue
+            lease = TrainLease(grant.serial, grant.lease, self.spec, self._rate, self._taken)
+            self._wait_s += time.perf_counter() - started_s
+            if lease.steps == 0:
+                self._depart(lease)
+                started_s = time.perf_counter()
+                continue
+            return self._begin(lease)
+        return None
+
+    def _undo_step(self) -> None:
+        """A step on rows of an ended stay: others train them, so it must not be in here.
+
+        Steps use rows in order, so nothing that counts was trained since the anchor was taken.
+        """
+        self._take_anchor()
+        self._handle_arrived()
+        self._resumed_s = time.perf_counter()
+
     def _begin(self, lease: TrainLease) -> TrainLease:
         self._lease = lease
         self._rate.apply(lease)
@@ -223,6 +332,7 @@ class Peer:
 
     def _depart(self, lease: TrainLease) -> None:
         """The departing fragment's local parameters go to their slot; the lease is over."""
+        self._flat.check_frozen()
         slot, fragment = lease.departs
         local_F = self._shared.sent(slot, fragment)
         self._flat.read(self._shared.fragments[fragment], local_F)
@@ -265,6 +375,7 @@ class Peer:
                 self._granted = None
                 if self._lease is not None:
                     self._lease.over = True
+                self._taken.void()
                 self._take_anchor()
                 if forget_unless_finite(self._optimizer):
                     self._rate.restart()
@@ -277,6 +388,9 @@ class Peer:
                 self._load_inner(message)
             case StopEarly():
                 self._stop_early(message.serial)
+            case Amended():
+                self.spec = spec_from_bytes(message.spec)
+                self._rate.amend(self.spec)
             case Shutdown():
                 self._end()
             case _:

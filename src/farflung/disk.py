@@ -61,6 +61,8 @@ _REASONS = {
     errno.EDQUOT: "this user's disk quota is used up while writing {}; free some or raise it",
     errno.EFBIG: "{} may not grow any more: a limit on file sizes is reached; raise `ulimit -f`",
     errno.EIO: "the disk failed while reading or writing {}; check it before you go on",
+    errno.EMFILE: "too many files are open while using {}; raise `ulimit -n`",
+    errno.ENFILE: "this machine has too many files open while using {}; raise fs.file-max",
     errno.EROFS: "{} is on a disk that is mounted read-only now; check it and mount it again",
 }
 

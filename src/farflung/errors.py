@@ -3,6 +3,7 @@
 FarflungError
 ├── UserError            a person's mistake: one sentence, exit code 2, state untouched
 │   ├── ConfigError      a value of the run or peer spec
+│   │   └── Unreadable   a file that cannot be read on         (data/byte_streams.py)
 │   ├── InviteError      wrong, expired or foreign invite
 │   ├── ArchiveRefused   an archive that is not this run's               (archive/upload.py)
 │   └── MismatchError    two sides disagree on a version or a hash; names both values
@@ -21,7 +22,9 @@ FarflungError
 ├── LogTrimmed           nobody keeps a result that I need; a snapshot does     (peer/replay.py)
 ├── ProgressLost         local parameters are not finite; they start again      (peer/round.py)
 ├── TrainerDied          the trainer is gone; it is started again            (trainers/port.py)
+├── EvaluationDied       an evaluation ended without figures            (run/evaluator.py)
 ├── GenerationFailed     a task of a stay failed; the next stay is prepared (peer/generation.py)
+├── RunReopened          a finished run that I came to was extended             (peer/agent.py)
 ├── IllegalMove          a phase entered out of turn                         (peer/standing.py)
 ├── DecisionFault        nothing could be decided about a message (coordinator/coordinator.py)
 ├── Violation            `verify` found a broken promise                        (run/verify.py)

@@ -12,9 +12,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -36,6 +37,8 @@ class RunStarted(Event):
     parameters: int
     term: int
     rounds: int
+    descent: str = ""
+    """What the run began with, for people; empty: fresh weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +138,7 @@ class RoundCommitted(Event):
     attempt: int
     contributors: int
     tokens: int
-    """Newly credited tokens."""
+    """Of the newly credited rows, as the trainers' programs counted them."""
     total_tokens: int
     loss: float
     """Mean nats per token over the round's inner steps; NaN when nobody stepped."""
@@ -180,6 +183,22 @@ class RunFinished(Event):
     rounds: int
     tokens: int
     state_root: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunAmended(Event):
+    """The operator changed settings of the run; a finished one is open again."""
+
+    rounds: int
+    """Wanted from now on."""
+    tokens: int
+    from_round: int
+    changes: str
+    """`outer.rounds=150, swarm.grace_s=5.0`"""
+
+    @property
+    def sentence(self) -> str:
+        return f"amended from round {self.from_round} on: {self.changes}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +261,36 @@ class Warned(Trouble):
     """
 
     sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEvaluated(Event):
+    """How good the model is, as one node measured it."""
+
+    serial: int
+    node: str
+    name: str
+    next_round: int
+    """The state that was measured holds all commits below."""
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    prompts: tuple[str, ...]
+    texts: tuple[str, ...]
+    """What the model wrote after each prompt."""
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFailed(Trouble):
+    """A node did not measure the model when asked; another one is."""
+
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} did not evaluate the model: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -575,6 +624,48 @@ class ArchiveExtended(Event):
     round: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeerUnreachable(Trouble):
+    """The host cannot dial a node where it says that others can: exchanges with it fail until a
+    plan goes round it."""
+
+    node: str
+    name: str
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return f"{self.name} cannot be dialled: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotDialled(Trouble):
+    """This node has heard from its host that it cannot be dialled."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"others cannot dial this peer ({self.reason}), so part of its work is lost: open the "
+            f"port, correct --bind and --advertise, or join again with --outbound-only"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionsNotAccepted(Trouble):
+    """The system gives this process no further connection: told at once, then now and then."""
+
+    reason: str
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"connections cannot be accepted: {self.reason}; those that are open go on (raise "
+            f"`ulimit -n`)"
+        )
+
+
 # ---- an agent's own ------------------------------------------------------------------------
 
 
@@ -584,6 +675,17 @@ class AgentStarted(Event):
     node: str
     name: str
     role: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunKnown(Event):
+    """A node has read what it takes part in."""
+
+    name: str
+    model: str
+    parameters: int
+    rounds: int
+    finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -734,14 +836,35 @@ def root_cause(error: BaseException) -> BaseException:
 Emit = Callable[[Event], None]
 
 
-class EventLog:
-    """Appends events as JSON lines; also keeps none in memory."""
+LOG_BYTES = 256 << 20
+"""Some hundred thousand rounds."""
 
-    def __init__(self, path: Path, node: str, monotonic: Callable[[], float]) -> None:
+
+def older_log(path: Path) -> Path:
+    """Where the events before those in `path` are."""
+    return path.with_name(f"{path.stem}.1{path.suffix}")
+
+
+class EventLog:
+    """Appends events as JSON lines; also keeps none in memory.
+
+    A file of `most_bytes` becomes `older_log`, whose own content goes: two files at most.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        node: str,
+        monotonic: Callable[[], float],
+        *,
+        most_bytes: int = LOG_BYTES,
+    ) -> None:
         """Raises StorageError when the file cannot be opened."""
+        self._path, self._node, self._most_bytes = path, node, most_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("a", encoding="utf-8", buffering=1)
+            self._torn = _ends_in_a_line(path)
+            self._open()
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror or error}") from error
         self._monotonic = monotonic
@@ -750,7 +873,26 @@ class EventLog:
         """Of listeners, each told once: one that fails may fail at every event."""
         self.dropped = 0
         """Events that the disk did not take."""
-        self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": node})
+        self._begin()
+
+    def _open(self) -> None:
+        self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._size = self._path.stat().st_size
+
+    def _begin(self) -> None:
+        self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": self._node})
+
+    def _rotate(self) -> None:
+        """A disk that refuses lets the file grow, and is asked again after as much more."""
+        full = self._file
+        try:
+            self._path.replace(older_log(self._path))
+            self._open()
+        except OSError:
+            self._size = 0
+            return
+        full.close()
+        self._begin()
 
     def listen(self, listener: Emit) -> None:
         self._listeners.append(listener)
@@ -784,11 +926,34 @@ class EventLog:
 
     def _write(self, fields: dict[str, Any]) -> None:
         stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}
+        start = "\n" if self._torn else ""  # a half line must not swallow the next whole one
+        line = start + json.dumps(stamp | fields) + "\n"
         try:
-            self._file.write(json.dumps(stamp | fields) + "\n")
+            self._file.write(line)
+            self._torn = False
+            self._size += len(line)
+            if self._size > self._most_bytes:
+                self._rotate()
         except OSError:
             # A full disk must not end the process that would report it; listeners still hear.
+            self._torn = True
             self.dropped += 1
+
+
+def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
+    """(seconds, event) of every line that can be read; `t` of its own process.
+
+    Left out: headers, kinds of other versions, and half lines, which processes that were killed
+    and full disks leave behind.
+    """
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        event = parse_event(fields) if isinstance(fields, dict) else None
+        if event is not None:
+            yield float(fields.get("t", 0.0)), event
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:
@@ -799,6 +964,15 @@ def parse_event(fields: dict[str, Any]) -> Event | None:
     names = {f.name for f in dataclasses.fields(kind)}
     values = {k: v for k, v in fields.items() if k in names}
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _ends_in_a_line(path: Path) -> bool:
+    """Whether a file's last line has no end: who wrote it was killed."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
 
 
 def _kinds(base: type[Event]) -> dict[str, type[Event]]:

@@ -35,7 +35,7 @@ class NodePhase(StrEnum):
     SYNCING = "syncing"
     """It fetches or replays state; no stay yet."""
     LOADING = "loading"
-    """Its trainer starts."""
+    """Its trainer starts, or waits for data."""
     COMPILING = "compiling"
     """Until the trainer's first step is done."""
     TRAINING = "training"

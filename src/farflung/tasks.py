@@ -16,7 +16,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn, TypeVar
 
-from farflung.events import Emit, failure, root_cause
+from farflung.events import Emit, Event, failure, root_cause
 
 __all__ = ["OnFailure", "Tasks", "failure", "first_ended", "nothing_else", "root_cause"]
 
@@ -65,6 +65,10 @@ class Tasks:
         if self._closed:
             task.cancel()
         return task
+
+    def tell(self, event: Event) -> None:
+        """What the work of these tasks has met, and goes on with."""
+        self._emit(event)
 
     async def failed(self) -> NoReturn:
         """Wait until a task has failed unexpectedly, and raise its exception."""

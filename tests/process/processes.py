@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec, spec_bytes
-from farflung.events import Event, parse_event
+from farflung.events import Event, read_events
 from farflung.failpoints import VARIABLE
 from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import HEADER, Journal
@@ -267,15 +267,9 @@ class Swarm:
 
     def events(self, name: str, kind: type[Event] | None = None) -> list[Any]:
         """Events of a node so far, all its incarnations."""
-        found = [parse_event(fields) for fields in self.lines(name)]
-        return [e for e in found if e is not None and (kind is None or isinstance(e, kind))]
-
-    def lines(self, name: str) -> Iterator[dict[str, Any]]:
         path = self.folder(name) / "events.jsonl"
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n"):
-                    yield json.loads(line)
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        return [e for _, e in read_events(lines) if kind is None or isinstance(e, kind)]
 
     def records(self) -> list[AnyRecord]:
         """The coordinator's journal as it is now, read from a copy."""

@@ -43,7 +43,8 @@ def test_a_wildcard_without_an_address_to_dial_is_refused(command: str, tmp_path
             swarm.host()
             done = swarm.run("a", "join", swarm.invite, "--bind", "0.0.0.0:0")
         else:
-            done = swarm.run("h", "host", "--set", "name=x", "--bind", "0.0.0.0:7000")
+            spec = ("--spec-json", str(tmp_path / "spec.json"))
+            done = swarm.run("h", "host", *spec, "--bind", "0.0.0.0:7000")
         assert_one_sentence(done, "--advertise")
 
 

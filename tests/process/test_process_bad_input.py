@@ -85,6 +85,20 @@ def test_a_damaged_invite_is_explained_and_writes_nothing(
 def test_an_expired_invite_is_refused(live: Swarm, tmp_path: Path) -> None:
     done = command(tmp_path, "join", invite_of(live, expires_in_s=-300))
     assert_one_sentence(done, "expired 5 min ago", "ask the host")
+    assert not list(tmp_path.iterdir()), "a join that failed leaves nothing"
+
+
+def test_an_expired_invite_is_not_waited_for(live: Swarm, tmp_path: Path) -> None:
+    key = Identity.load(RealDisk(live.folder("host")), "run.key")
+    assert key is not None
+    own = parse_invite(live.invite)
+    text = make_invite(
+        key, run=RunId(own.run), run_name=own.run_name, ca_public_key=own.ca_public_key,
+        endpoints=[Endpoint("127.0.0.1:1")], role="trainer",
+        expires_at=int(time.time()) - 300, uses=1,
+    )  # fmt: skip
+    assert_one_sentence(command(tmp_path, "join", text), "expired 5 min ago")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_invite_of_another_run_is_refused_with_both_runs(live: Swarm, tmp_path: Path) -> None:
@@ -121,6 +135,7 @@ def test_join_on_a_taken_port_says_so(live: Swarm, tmp_path: Path) -> None:
         endpoint = f"127.0.0.1:{sock.getsockname()[1]}"
         done = command(tmp_path, "join", live.invite, "--bind", endpoint)
         assert_one_sentence(done, f"cannot listen on {endpoint}", "address already in use")
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("endpoint", ["localhost", "host:notaport", "1.2.3.4:99999", ":70000"])
@@ -134,14 +149,77 @@ def test_a_bad_endpoint_is_shown_with_an_example(
     assert not (tmp_path / "home").exists()
 
 
-def test_join_names_the_address_that_cannot_be_reached(tmp_path: Path) -> None:
-    with Swarm(tmp_path / "swarm", quad_spec()) as swarm:
-        swarm.host().kill()
-        done = command(tmp_path / "peer", "join", swarm.invite)
-        assert_one_sentence(done, f"cannot reach {swarm.endpoint}", "connection refused")
-        status = swarm.run("host", "status")
-        assert status.returncode in (0, 2)
-        assert "Traceback" not in status.stderr
+def test_a_keepers_taken_port_is_told_by_its_option_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run.toml").write_text(SPEC)
+    with taken_port() as sock:
+        endpoint = f"127.0.0.1:{sock.getsockname()[1] - 1}"
+        done = command(
+            tmp_path / "home", "host", str(tmp_path / "run.toml"), "--bind", endpoint,
+            "--advertise", endpoint,
+        )  # fmt: skip
+        assert_one_sentence(done, "cannot listen on", f"the port after --bind {endpoint}")
+        assert not done.stdout and not list((tmp_path / "home").glob("*"))
+    done = command(
+        tmp_path / "home", "host", str(tmp_path / "run.toml"), "--bind", "127.0.0.1:65535",
+        "--advertise", "127.0.0.1:65535",
+    )  # fmt: skip
+    assert_one_sentence(done, "leaves no port for the keeper")
+
+
+# ---- which run -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [[], ["--run", "books"]])
+def test_settings_without_a_spec_found_no_run(tmp_path: Path, arguments: list[str]) -> None:
+    done = command(tmp_path / "home", "host", "--set", "outer.rounds=60", *arguments)
+    assert_one_sentence(done, "--set outer.rounds=60", "no spec is given", "run.toml")
+    assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("verb", ["host", "join", "leave", "status"])
+def test_a_run_that_is_not_there_is_named_beside_those_that_are(live: Swarm, verb: str) -> None:
+    home = "host" if verb in ("host", "status") else "named"
+    if home == "named" and not live.folder("named").exists():
+        peer = live.join("named")
+        until(lambda: "joins run" in peer.text, "it is in")
+        peer.kill()
+    assert_one_sentence(live.run(home, verb, "--run", "nope"), "'nope'", RUN)
+
+
+def test_a_spec_and_another_runs_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(SPEC)
+    done = command(tmp_path / "home", "host", str(tmp_path / "run.toml"), "--run", "books")
+    assert_one_sentence(done, "--run books", "'quad'")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_data_source_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(SPEC.replace('"synthetic"', '"nowhere"'))
+    done = command(tmp_path / "home", "host", str(tmp_path / "run.toml"))
+    assert_one_sentence(done, "data.source='nowhere' does not exist", "farflung data prepare")
+    assert not done.stdout and not list((tmp_path / "home").glob("*"))
+
+
+def test_a_spec_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(SPEC + "[outer]\nroundz = 3\n", "utf-8-sig")
+    done = command(tmp_path / "home", "host", str(tmp_path / "run.toml"))
+    assert_one_sentence(done, "outer.roundz", "did you mean 'rounds'?")
+
+
+@pytest.mark.parametrize("size", ["1b", "nope"])
+def test_the_demo_takes_the_sizes_that_its_help_names(tmp_path: Path, size: str) -> None:
+    done = command(tmp_path, "demo", "--size", size, "--out", str(tmp_path / "out"))
+    assert_one_sentence(done, repr(size), "demo or tiny")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["host", "status"])
+def test_a_user_without_a_home_is_told_what_to_set(tmp_path: Path, verb: str) -> None:
+    patch = "import pathlib\ndef no(*_): raise RuntimeError('no home')\npathlib.Path.home = no"
+    patch += "\nimport os; del os.environ['FARFLUNG_HOME']"
+    assert_one_sentence(command(tmp_path, verb, patch=patch), "FARFLUNG_HOME")
 
 
 # ---- specs and settings --------------------------------------------------------------------
@@ -265,6 +343,7 @@ def test_another_version_is_refused_with_both_values(
     patch = f"import farflung.config.run as r\nr.{constant} = 77"
     done = command(tmp_path, "join", live.invite, patch=patch)
     assert_one_sentence(done, words, "install the same farflung version")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- a full disk ---------------------------------------------------------------------------

@@ -49,14 +49,14 @@ def test_twenty_seconds_with_one_of_each_fault_keep_every_promise(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_six_minutes_hold_sixty_kills_ten_of_the_host_and_three_hundred_rounds(
+def test_four_minutes_hold_forty_kills_six_of_the_host_and_two_hundred_rounds(
     tmp_path: Path,
 ) -> None:
-    found = storm(tmp_path, "--minutes", "6", "--seed", "6", timeout_s=1200.0)
+    found = storm(tmp_path, "--minutes", "4", "--seed", "6", timeout_s=900.0)
     figures = found["figures"]
-    assert figures["faults"][str(Kind.KILL)] >= 60
-    assert figures["faults"][str(Kind.KILL_HOST)] >= 10
-    assert figures["rounds_committed"] >= 300
+    assert figures["faults"][str(Kind.KILL)] >= 40
+    assert figures["faults"][str(Kind.KILL_HOST)] >= 6
+    assert figures["rounds_committed"] >= 200
 
 
 def test_ctrl_c_ends_the_storm_early_and_judges_what_was(tmp_path: Path) -> None:

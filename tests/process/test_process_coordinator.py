@@ -183,7 +183,7 @@ def test_a_lost_disk_loses_no_committed_round(tmp_path: Path) -> None:
         assert [c.round for c in commits] == list(range(100))
         # The initial weights went with the keeper's disk, so `verify` has nothing to begin with;
         # the ledger and the nodes' own states are what it would check.
-        result = audit(swarm.records(), swarm.spec.data.rows)
+        result = audit(swarm.records())
         assert (result.duplicated, result.lost) == (0, 0)
         roots = {c.round: c.state_root.hex() for c in commits}
         for name in ("a", "b"):

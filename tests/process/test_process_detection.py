@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -191,7 +192,8 @@ def test_wall_clocks_that_jump_by_an_hour_change_nothing(tmp_path: Path) -> None
         start = time.monotonic()
         while time.monotonic() - start < 10:
             swarm.more(3)
-        stamps = [line["wall"] for line in swarm.lines("a")]
+        lines = (swarm.folder("a") / "events.jsonl").read_bytes().splitlines()[:-1]
+        stamps = [json.loads(line)["wall"] for line in lines]
         assert max(stamps) - min(stamps) > 7000  # the clock did jump
         assert closed(swarm) == []
         assert not swarm.events("host", AttemptFailed)

@@ -65,23 +65,27 @@ def rows_of(cells: list[Cell]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((role, action) for role, action, _ in cells))
 
 
+@pytest.mark.xdist_group("quick rows")
 @pytest.mark.parametrize(("role", "action", "name"), QUICK)
 def test_the_run_goes_on_after(quick: Rows, role: str, action: str, name: str) -> None:
     assert not quick[role, action].outcomes[name]
 
 
+@pytest.mark.xdist_group("quick rows")
 @pytest.mark.parametrize(("role", "action"), rows_of(QUICK))
 def test_a_short_row_leaves_a_sound_run(quick: Rows, role: str, action: str) -> None:
     assert not quick[role, action].end
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("rows")
 @pytest.mark.parametrize(("role", "action", "name"), MATRIX)
 def test_the_run_goes_on_after_each(matrix: Rows, role: str, action: str, name: str) -> None:
     assert not matrix[role, action].outcomes[name]
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("rows")
 @pytest.mark.parametrize(("role", "action"), rows_of(MATRIX))
 def test_a_whole_row_leaves_a_sound_run(matrix: Rows, role: str, action: str) -> None:
     assert not matrix[role, action].end

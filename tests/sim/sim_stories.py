@@ -71,7 +71,7 @@ def assert_sound(swarm: SimSwarm) -> None:
 
 
 def assert_exactly_once(swarm: SimSwarm) -> None:
-    result = audit(swarm.records(), swarm.spec.data.rows)
+    result = audit(swarm.records())
     assert (result.duplicated, result.lost) == (0, 0)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from test_sim_join import contributes, events, node, play, spec, swarm_now, with_record
 
 from farflung.disk import MemoryDisk
 from farflung.errors import ConfigError
-from farflung.events import LogTrimmedByLimit, SnapshotFetched, SnapshotSkipped
-from farflung.peer.disk_budget import need_of
+from farflung.events import LogTrimmedByLimit, RoundCommitted, SnapshotFetched, SnapshotSkipped
+from farflung.peer.disk_budget import Keep, need_of, parse_keep
 from farflung.sim.world import KEEPER, SimSwarm
 
 ELEMENTS = 1 << 16
@@ -70,6 +72,42 @@ def test_without_a_record_a_keeper_keeps_what_joiners_need() -> None:
     run_spec = with_record(spec(elements=4096, keep_rounds=8), "none")
     play(story, run_spec, peers=2)
     assert 8 <= kept[0] <= 12
+
+
+@pytest.mark.parametrize(("keep", "least", "most"), [("12", 12, 16), ("1h", ROUNDS, ROUNDS)])
+def test_a_keeper_keeps_results_as_long_as_it_was_told(keep: str, least: int, most: int) -> None:
+    kept: list[int] = []
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(1)
+        agent = swarm.nodes[KEEPER].agent
+        assert agent is not None
+        agent.applier._retention._keep = parse_keep(keep)
+        await swarm.committed(ROUNDS)
+        kept.append(len(swarm.nodes[KEEPER].disk.names("results")))
+        swarm.add("late", "trainer")
+        swarm.spawn("late")
+        await contributes(swarm, "late")
+
+    play(story, spec(elements=4096, keep_rounds=8), peers=2)
+    assert least <= kept[0] <= most
+
+
+def test_a_keeper_drops_results_by_their_age() -> None:
+    ages: list[float] = []
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(1)
+        agent = swarm.nodes[KEEPER].agent
+        assert agent is not None
+        agent.applier._retention._keep = Keep(age_s=100.0)
+        await asyncio.sleep(400.0)  # longer than a joiner's copy is kept for it
+        rounds = agent.node.follower.log.rounds()
+        times = {e.round: at_s for at_s, e in swarm.told if isinstance(e, RoundCommitted)}
+        ages.append(asyncio.get_running_loop().time() - times[rounds[0]])
+
+    play(story, spec(elements=4096, keep_rounds=2), peers=2)
+    assert 80.0 <= ages[0] <= 120.0
 
 
 def test_a_limit_that_is_reached_costs_a_peer_its_snapshots_and_not_its_stay() -> None:

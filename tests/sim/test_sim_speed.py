@@ -69,7 +69,7 @@ def measure(mode: str, slow_step_s: float | None, seed: int = 0) -> Measured:
             closed = [e for e in swarm.events if isinstance(e, GenerationClosed)]
             await swarm.stop()
         assert not closed, closed
-        result = audit(swarm.records(), run_spec.data.rows)
+        result = audit(swarm.records())
         assert (result.duplicated, result.lost) == (0, 0)
         labels = {n.node: n.label for n in swarm.nodes.values()}
         credited = dict.fromkeys(labels.values(), 0)

@@ -132,7 +132,7 @@ def test_a_copy_that_is_behind_halts_before_it_commits_anything() -> None:
     assert swarm.picture.committed == 40
     assert not forks(swarm.events)
     assert len(set(swarm.roots().values())) <= 1
-    result = audit(swarm.records(), 100_000)
+    result = audit(swarm.records())
     assert (result.duplicated, result.lost) == (0, 0)
 
 

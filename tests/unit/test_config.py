@@ -138,6 +138,53 @@ def test_a_value_that_would_fail_later_is_refused_now(
     assert all(word in sentence for word in words), sentence
 
 
+def mixture(*sources: dict[str, object], **data: object) -> RunSpec:
+    return from_table({"data": {"sources": list(sources), **data}})
+
+
+def test_a_spec_without_sources_has_one() -> None:
+    assert [(p.name, p.source, p.weight) for p in RunSpec().data.parts] == [
+        ("data", "shakespeare", 1.0)
+    ]
+    spec = mixture({"name": "a", "source": "x"}, {"name": "b", "source": "y", "weight": 0.5})
+    assert [(p.name, p.weight) for p in spec.data.parts] == [("a", 1.0), ("b", 0.5)]
+    assert spec_from_bytes(spec_bytes(spec)) == spec
+
+
+def test_a_block_holds_as_many_tokens_at_every_length() -> None:
+    rows = {
+        n: from_table({"data": {"seq_len": n}}).data.rows_per_block for n in (128, 8192, 1 << 20)
+    }
+    assert rows == {128: 512, 8192: 8, 1 << 20: 1}
+    assert from_table({"data": {"block_rows": 3}}).data.rows_per_block == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"sources": [{"name": "a", "source": "x", "wieght": 2}]}, "did you mean 'weight'?"),
+        ({"sources": [{"name": "a"}]}, "source"),
+        ({"sources": [{"name": "../a", "source": "x"}]}, "name='../a'"),
+        ({"sources": [{"name": "a", "source": "x", "weight": 0.0}]}, "weight=0.0 of 'a'"),
+        ({"sources": [{"name": "a", "source": "x"}] * 2}, "'a' twice"),
+        (
+            {"sources": [{"name": "a", "source": "x"}], "source": "y"},
+            "source='y' and [[data.sources]] exclude each other",
+        ),
+        (
+            {"sources": [{"name": n, "source": n} for n in ("synthetic", "x")]},
+            "mixes synthetic rows with real ones",
+        ),
+        ({"window_blocks": 0}, "window_blocks=0 must be at least 1"),
+        ({"block_rows": -1}, "block_rows=-1"),
+    ],
+)
+def test_a_mixture_that_makes_no_sense_is_one_sentence(data: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_table({"data": data})
+    assert words in str(caught.value)
+
+
 def test_a_spec_that_breaks_a_rule_cannot_be_built() -> None:
     words = r"outer\.rounds=0 must be at least 1"
     with pytest.raises(ConfigError, match=words):
@@ -168,7 +215,7 @@ def test_bytes_of_another_version_or_with_a_broken_rule_are_explained() -> None:
 def test_every_setting_is_explained() -> None:
     tree = ast.parse(inspect.getsource(module))
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name.endswith("Spec")]
-    assert len(classes) == 6
+    assert len(classes) == 9
     bare = []
     for each in classes:
         for field, after in zip(each.body, [*each.body[1:], None], strict=True):

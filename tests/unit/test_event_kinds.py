@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from farflung.cli.news import REPEAT_S, News
+from farflung.cli.news import LONGEST_S, REPEAT_S, News
 from farflung.events import (
     ClockSkewed,
     Event,
@@ -113,6 +114,21 @@ def test_a_terminal_does_not_repeat_itself() -> None:
     )
     now[0] += REPEAT_S
     assert news.of(missing[2]) == "shard is not here yet: 2 of 3 donors answer"
+
+
+def test_the_pause_of_what_is_said_again_grows() -> None:
+    now, said = [0.0], list[float]()
+    news = News(lambda: now[0])
+    while now[0] < 7200:
+        name = f"{round(now[0]):064x}"
+        if news.of(Warned(sentence=f"no vote for round {now[0]}: results/{name}: no space")):
+            said.append(now[0])
+        now[0] += 0.5
+    pauses = [b - a for a, b in itertools.pairwise(said)]
+    assert said[0] == 0.0 and pauses[:4] == [10.0, 20.0, 40.0, 80.0]
+    assert max(pauses) == LONGEST_S and len(said) < 25
+    now[0] += 2 * LONGEST_S + 1
+    assert news.of(Warned(sentence="no vote for round 1: results/aaaaaaaaaaaaaaaa: no space"))
 
 
 def test_a_terminal_gets_one_line_per_event() -> None:

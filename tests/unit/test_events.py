@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from farflung.errors import StorageError
-from farflung.events import Event, EventLog, TaskFailed, Warned, parse_event
+from farflung.events import (
+    Event,
+    EventLog,
+    TaskFailed,
+    Warned,
+    older_log,
+    parse_event,
+    read_events,
+)
 
 
 @pytest.fixture
@@ -57,3 +65,79 @@ def test_a_log_that_cannot_be_opened_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
         EventLog(tmp_path / "file" / "events.jsonl", "n", lambda: 1.0)
+
+
+def test_half_a_line_of_a_killed_process_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    said = [Warned(sentence=f"sentence {i}") for i in range(3)]
+    for event in said:
+        log = EventLog(path, "n", lambda: 1.0)
+        log.emit(event)
+        log.close()
+    whole = path.read_bytes()
+    last = whole.rstrip(b"\n").rindex(b"\n") + 1
+    for cut in range(last, len(whole)):
+        path.write_bytes(whole[:cut])
+        log = EventLog(path, "n", lambda: 2.0)
+        log.emit(said[2])
+        log.close()
+        with path.open("rb") as file:
+            found = list(read_events(file))
+        torn = cut < len(whole) - 1  # a line that lacks its end only is whole
+        assert [e for _, e in found] == (said if torn else [*said, said[2]]), cut
+        assert found[-1][0] == 2.0
+
+
+def test_half_a_line_on_a_full_disk_costs_no_other(log: EventLog, tmp_path: Path) -> None:
+    class Filling:
+        """Takes half of one line."""
+
+        def __init__(self) -> None:
+            self.full = True
+            self.file = (tmp_path / "events.jsonl").open("a", buffering=1)
+
+        def write(self, text: str) -> None:
+            if self.full:
+                self.file.write(text[: len(text) // 2])
+                self.file.flush()
+                raise OSError(28, "no space")
+            self.file.write(text)
+
+        def close(self) -> None:
+            self.file.close()
+
+    disk = Filling()
+    log._file.close()
+    log._file = disk  # type: ignore[assignment]
+    log.emit(Warned(sentence="lost"))
+    disk.full = False
+    log.emit(Warned(sentence="kept"))
+    with (tmp_path / "events.jsonl").open("rb") as file:
+        assert [e for _, e in read_events(file)] == [Warned(sentence="kept")]
+    assert log.dropped == 1
+
+
+def test_two_files_hold_the_newest_events_and_no_more(tmp_path: Path) -> None:
+    path, most = tmp_path / "events.jsonl", 2000
+    log = EventLog(path, "n", lambda: 1.0, most_bytes=most)
+    for number in range(200):
+        log.emit(Warned(sentence=f"number {number}"))
+    log.close()
+    files = [older_log(path), path]
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert all(p.stat().st_size <= most + 200 for p in files)
+    events = [parse_event(json.loads(line)) for p in files for line in p.read_text().splitlines()]
+    said = [e.sentence for e in events if isinstance(e, Warned)]
+    assert said == [f"number {n}" for n in range(200 - len(said), 200)] and len(said) > 15
+    assert events[0] is None, "each file begins with the header"
+
+
+def test_a_disk_that_refuses_a_new_file_loses_no_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog(tmp_path / "events.jsonl", "n", lambda: 1.0, most_bytes=1000)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    for number in range(50):
+        log.emit(Warned(sentence=f"number {number}"))
+    log.close()
+    assert len(written(tmp_path)) == 50

@@ -11,8 +11,13 @@ from farflung.config.load import load_spec
 from farflung.config.run import RunSpec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run.toml"
-HIDDEN = {"model": {"program", "parameters", "step_s"}, "data": {"rows"}}
-"""Settings of custom, quadratic and synthetic runs, which the example does not use."""
+HIDDEN = {
+    "model": {"program", "parameters", "step_s", "shape"},
+    "data": {"rows"},
+    "inner": {"rewarm"},
+}
+"""Settings of custom, quadratic and synthetic runs, which the example does not use, and those that
+farflung writes itself."""
 
 
 def test_the_example_equals_the_defaults() -> None:

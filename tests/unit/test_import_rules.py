@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 from source_files import imports, modules, path_of
 
-VOCABULARY = {"ids", "errors", "events", "clock", "disk", "hashing", "failpoints", "tasks"}
+VOCABULARY = {"ids", "errors", "events", "clock", "disk", "hashing", "failpoints"}
+VOCABULARY |= {"stopping", "tasks"}
 SHARED = VOCABULARY | {"config"}
 ROOMS: dict[str, set[str]] = {
     "model": set(),
@@ -19,7 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "network": set(),
     "monitor": set(),
     "averaging": {"network"},
-    "swarm": {"network", "averaging"},
+    "swarm": {"network", "averaging", "data"},
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other
     "checkpoint": {"model", "network", "outer"},
     "archive": {"averaging", "outer", "checkpoint", "swarm"},
@@ -33,8 +34,14 @@ ROOMS |= {
     },
 }
 ROOMS["run"] = {*ROOMS, "world", "attach"}
+ROOMS["integrations"] = {"attach", "inner", "data"}
 ROOMS["sim"] = {*ROOMS, "world", "attach"}
 ROOMS["chaos"] = {"run", "swarm"}
+ROOMS["trained"] = {
+    *("model", "data", "outer", "checkpoint", "network", "swarm", "peer", "run"),
+}
+ROOMS["export"] = {"model", "data", "trained"}
+ROOMS["evaluate"] = {"model", "data", "inner", "trained"}
 ROOMS["cli"] = {*ROOMS, "attach", "web"}
 
 ENTRIES: dict[str, set[str]] = {
@@ -56,6 +63,11 @@ AGENT_MODULES = {
     "inner.channel",
     "inner.state_file",
     "data.order",
+    "data.mixture",
+    "data.samples",
+    "data.chunks",
+    "data.chunk_cache",
+    "data.wanted",
     "data.shards",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
@@ -134,8 +146,14 @@ PURE = [
     "swarm.trial",
     "swarm.resolve",
     "swarm.ending",
+    "swarm.amendments",
+    "swarm.course",
     "swarm.replay",
     "swarm.ledger",
+    "swarm.mixing",
+    "data.order",
+    "data.mixture",
+    "data.samples",
     "swarm.ranges",
     "averaging.plan",
 ]

@@ -199,7 +199,7 @@ async def fetch_data(
     if not files:
         return False
     total, here = sum(f.n_bytes for f in files), 0
-    for file in sorted(files, key=lambda f: f.file == "manifest.json"):  # the manifest last
+    for file in sorted(files, key=lambda f: f.file.endswith("manifest.json")):  # manifests last
         await _file(source, folder, file, workers)
         here += file.n_bytes
         if on_bytes is not None:
@@ -209,7 +209,7 @@ async def fetch_data(
 
 async def _file(source: SnapshotSource, folder: Path, file: ArchivedFile, workers: Workers) -> None:
     path = folder / file.file
-    part = path.with_name(f"{file.file}.part")
+    part = path.with_name(f"{path.name}.part")
     wanted = hash_of(file.name)
     if await workers.run(lambda: _hash(path)) == wanted:
         return

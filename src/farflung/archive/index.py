@@ -23,7 +23,7 @@ INDEX_VERSION = 1
 BLOBS, RESULTS, JOURNAL_PIECES = "blobs", "results", "journal"
 FOLDERS = (BLOBS, RESULTS, JOURNAL_PIECES)
 _HASH = re.compile("[0-9a-f]{64}")
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE = re.compile(r"([A-Za-z0-9_-]+/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from farflung.chaos.swarm import DOUBLE, ChaosSwarm
 from farflung.config.run import RunSpec
 from farflung.disk import MemoryDisk
 from farflung.errors import FarflungError
-from farflung.events import AgentStarted, Event, parse_event
+from farflung.events import AgentStarted, Event, read_events
 from farflung.run.home import EVENTS, JOURNAL
 from farflung.run.verify import Findings, verify_folder
 from farflung.swarm.identity import verify
@@ -96,17 +95,8 @@ def gather(
 
 
 def read_log(path: Path) -> list[Said]:
-    """Known events of one log; the torn line of a process that was killed is left out."""
-    found = []
-    for line in path.read_bytes().splitlines():
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        event = parse_event(fields) if isinstance(fields, dict) else None
-        if event is not None:
-            found.append(Said(float(fields["t"]), event))
-    return found
+    """Known events of one log."""
+    return [Said(t, event) for t, event in read_events(path.read_bytes().splitlines())]
 
 
 def _logs(root: Path) -> dict[str, Path]:

@@ -78,14 +78,19 @@ def samples(evidence: Evidence) -> Row:
     row = Row("S4", "samples: none credited twice, none lost, none without a lease")
     if not evidence.records or not isinstance(evidence.records[0], Genesis):
         return row
-    found = audit(evidence.records, evidence.records[0].rows)
+    found = audit(evidence.records)
     row.check(found.duplicated == 0, f"{found.duplicated} samples were credited twice")
     row.check(found.lost == 0, f"{found.lost} samples are nobody's")
     row.check(found.unleased == 0, f"{found.unleased} samples were credited without a lease")
     row.checks += found.credited
     partial = evidence.findings.partial if evidence.findings else "?"
-    row.note = f"credited {found.credited:,}, partial {partial}"
+    row.note = f"credited {found.credited:,}, partial {partial}{_by_source(evidence)}"
     return row
+
+
+def _by_source(evidence: Evidence) -> str:
+    sources = evidence.findings.sources if evidence.findings else []
+    return "".join(f"; {s.name} {s.consumed:,} ({s.epochs:.2f} epochs)" for s in sources)
 
 
 def arithmetic(evidence: Evidence) -> Row:

@@ -20,6 +20,7 @@ from farflung.chaos.resources import ResourceMeter
 from farflung.chaos.schedule import Fault, Kind, make_schedule
 from farflung.chaos.swarm import ChaosSwarm, chaos_spec
 from farflung.errors import UserError
+from farflung.stopping import stop_signals
 from farflung.tasks import first_ended
 
 WARM_ROUNDS = 3
@@ -141,12 +142,13 @@ def _interruptible() -> Iterator[asyncio.Event]:
             task.cancel()
         event.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, once)
+    signals = stop_signals()
+    for number in signals:
+        loop.add_signal_handler(number, once if number is signal.SIGINT else event.set)
     try:
         yield event
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in signals:
             loop.remove_signal_handler(number)
 
 

@@ -30,6 +30,12 @@ RUN = "chaos"
 START_S = 120.0
 """Until a host prints its invite; a busy machine is slow."""
 STEP_S = 0.010
+SOURCES = [
+    {"name": "web", "source": "synthetic", "weight": 6, "rows": 100_000},
+    {"name": "books", "source": "synthetic", "weight": 3, "rows": 2_000},
+    {"name": "notes", "source": "synthetic", "weight": 1, "rows": 100},
+]
+"""A mixture: the smallest one wraps many times in a storm."""
 DOUBLE = "-double"
 """In the name of a second process of one key."""
 
@@ -41,7 +47,7 @@ def chaos_spec(seed: int, peers: int, min_peers: int) -> RunSpec:
         "seed": seed,
         "record": "all",
         "model": {"preset": "quadratic", "parameters": 20_000, "step_s": STEP_S},
-        "data": {"source": "synthetic", "seq_len": 16, "rows": 100_000, "seed": seed},
+        "data": {"seq_len": 16, "seed": seed, "sources": SOURCES},
         "inner": {"batch_rows": 4, "lr": 0.1},
         "outer": {"inner_steps": 20, "rounds": 1_000_000, "chunk_elements": 2048},
         "swarm": {

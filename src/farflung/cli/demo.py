@@ -10,9 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from farflung.cli.status import shown_sample
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
+
+SIZES = ("demo", "tiny")
 
 
 def demo(
@@ -49,6 +52,11 @@ def demo(
 
     if peers < 2:
         raise UserError(f"--peers {peers} must be at least 2; one peer alone is the comparison")
+    if size not in SIZES:
+        raise UserError(
+            f"--size {size!r} must be {' or '.join(SIZES)}: the demo trains on this machine's "
+            f"processor; a run of your own takes any preset (farflung host run.toml)"
+        )
     spec = demo_spec(peers, rounds, size, seed, record)
     folder = out or Path(tempfile.mkdtemp(prefix="farflung-demo-"))
     screen = _DemoScreen(rounds)
@@ -100,6 +108,7 @@ class _DemoScreen:
         self._solo: Any = None
         self._shown = -1
         self._notes: tuple[str, ...] = ()
+        self._score: tuple[int, float] = (0, 0.0)
         self.watch = Watch(stage=self._stage, picture=self._picture, solo=self._step)
 
     def __enter__(self) -> None:
@@ -116,6 +125,13 @@ class _DemoScreen:
             if note not in self._notes:
                 self._console.print(f"  {note}")
         self._notes = picture.notes
+        if picture.scores and picture.scores[-1] != self._score:
+            self._score = rounds, bits = picture.scores[-1]
+            prompt, text = picture.samples[0] if picture.samples else ("", "")
+            drawn = shown_sample(prompt, text, width=60) if prompt + text else ""
+            self._console.print(
+                f"  {bits:.3f} bits per byte after {rounds} rounds  {drawn}", markup=False
+            )
         if picture.committed == self._shown:
             return
         self._shown = picture.committed
@@ -144,6 +160,8 @@ def _print(result: dict[str, Any], folder: Path) -> None:
         console.print("\nA sample of the swarm's model:\n", style="bold")
         console.print(result["sample"], markup=False)
     console.print(f"\nEverything is in {folder}; recompute it with: farflung verify {folder}")
+    console.print(f'Go on with its text: farflung generate {folder} --prompt "What say you"')
+    console.print(f"Take the model with you: farflung export {folder} --hf my-model")
 
 
 def _rows(r: dict[str, Any]) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,13 +31,22 @@ from farflung.events import (
     GenerationOpened,
     JournalBlocked,
     JournalWritable,
+    ModelEvaluated,
     Paused,
     RoundAbandoned,
     RoundCommitted,
+    RunAmended,
     RunFinished,
     SnapshotUploaded,
 )
-from farflung.run.home import find_only, home_folder, locked, role_folder
+from farflung.run.home import (
+    find_run,
+    home_folder,
+    locked,
+    nothing_left,
+    role_folder,
+    running_process,
+)
 from farflung.swarm.recovery import Recovery
 
 if TYPE_CHECKING:
@@ -74,6 +84,21 @@ RestoreFrom = Annotated[
 RecoveryKey = Annotated[
     str, typer.Option(help="With --restore-from: the recovery key's file, or its text.")
 ]
+Extend = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Change a run that is there, running or finished: rounds=+100, tokens=+N, min_peers=2,"
+        " grace_s=5, schedule=wsd, ... (repeatable). A host that runs takes it over."
+    ),
+]
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        help="Found the run from existing weights: a run's name or folder (its newest state), or a "
+        "Hugging Face checkpoint's folder (Llama or Qwen3).",
+    ),
+]
 OldHostIsStopped = Annotated[
     bool,
     typer.Option(
@@ -95,7 +120,16 @@ def host(
     keeper: WithKeeper = None,
     max_disk: Annotated[
         str,
-        typer.Option(help="Limit on the keeper's log and snapshots: 20GiB. Default: most of it."),
+        typer.Option(
+            help="Limit on the keeper's log and snapshots: 20GiB. Default: half of what is free."
+        ),
+    ] = "",
+    keep_results: Annotated[
+        str,
+        typer.Option(
+            help="How long the keeper keeps results for `verify`: 1000 rounds, or 36h, 7d. "
+            "Default: until --max-disk."
+        ),
     ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
@@ -106,6 +140,8 @@ def host(
     upload_keep_days: UploadKeepDays = None,
     upload_rate: UploadRate = None,
     upload_data: UploadData = None,
+    extend: Extend = None,
+    found: From = "",
     recovery_file: RecoveryFile = None,
     restore_from: RestoreFrom = None,
     recovery_key: RecoveryKey = "",
@@ -124,11 +160,22 @@ def host(
 
       farflung host            (continue after a stop or a crash)
 
+      farflung host next.toml --from my-run      (a new run from another one's weights)
+
+      farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
+
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
     """
-    from farflung.peer.disk_budget import parse_size
-    from farflung.run.host_folder import HostOptions, load_settings, wanted_settings
+    from farflung.peer.disk_budget import parse_keep, parse_size
+    from farflung.run.host import check_ports
+    from farflung.run.host_folder import (
+        UNBORN,
+        HostOptions,
+        has_run,
+        load_settings,
+        wanted_settings,
+    )
     from farflung.run.restore import restore
     from farflung.run.upload import check_upload
 
@@ -141,22 +188,64 @@ def host(
         upload=upload_choice(
             upload, no_upload, upload_keep, upload_keep_days, upload_rate, upload_data
         ),
+        extend=tuple(extend or ()),
+        keep=parse_keep(keep_results) if keep_results else None,
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
-    spec = None
-    if spec_json is not None:
-        spec = load_json(spec_json)
-    elif spec_file or overrides:
-        spec = load_spec(spec_file, overrides or ())
+    spec = _spec(spec_file, spec_json, overrides, run_name)
     recovery = _recovery(spec, restore_from, recovery_key, old_host_is_stopped)
     folder = _folder(spec, recovery.run_name if recovery else run_name, recovery is not None)
+    if extend and _handed_over(folder, extend):
+        return
     wanted = wanted_settings(load_settings(folder), options)
     check_advertised(wanted.bind, wanted.advertise)
     check_upload(wanted.upload, keeper=wanted.keeper)
-    with locked(folder):
+    if found:
+        spec, options = _founded(found, spec, folder, options)
+    with locked(folder), nothing_left(folder, UNBORN, lambda: has_run(folder)):
+        aio.run(check_ports(wanted.bind, wanted.advertise))
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
         serve_folder(folder, spec, options)
+
+
+def _handed_over(folder: Path, extend: list[str]) -> bool:
+    """Whether a host that runs has taken the change. UserError when there is no run to change."""
+    from farflung.run.extend import extend_running
+    from farflung.run.host_folder import load_settings
+
+    if load_settings(folder) is None:
+        raise UserError(
+            f"--extend changes a run that is there, and {folder} holds none; a new run takes its "
+            "settings from its spec"
+        )
+    process = running_process(folder)
+    if process is None:
+        return False
+    typer.echo(aio.run(extend_running(folder, process, extend)))
+    return True
+
+
+def _founded(
+    found: str, spec: RunSpec | None, folder: Path, options: HostOptions
+) -> tuple[RunSpec, HostOptions]:
+    """The spec and options of a run that begins with existing weights. UserError."""
+    from farflung.cli.loading import ProgressLine
+    from farflung.run.genesis import founded
+    from farflung.run.host_folder import check_unborn
+    from farflung.trained.founding import found_from
+
+    if spec is None:
+        raise UserError(
+            f"--from founds a new run, which needs a spec: host run.toml --from {found}"
+        )
+    check_unborn(folder)
+    progress = ProgressLine("reading the weights")
+    try:
+        founding = found_from(found, progress)
+    finally:
+        progress.clear()
+    return founded(spec, founding), dataclasses.replace(options, founding=founding)
 
 
 def _recovery(
@@ -187,17 +276,39 @@ def _recovery(
     return read_recovery(key)
 
 
+def _spec(
+    spec_file: Path | None, spec_json: Path | None, overrides: list[str] | None, run_name: str
+) -> RunSpec | None:
+    """The spec of a new run; None: one that exists goes on. UserError."""
+    if spec_file is None and spec_json is None:
+        if overrides:
+            raise UserError(
+                f"--set {overrides[0]} is for a new run, and no spec is given: farflung host "
+                f"run.toml --set {overrides[0]}; a run that exists keeps the settings it was "
+                f"born with"
+            )
+        return None
+    if spec_file is not None and spec_json is not None:
+        raise UserError("a run has one spec; give the file or --spec-json")
+    spec = (
+        load_spec(spec_file, overrides or ())
+        if spec_json is None
+        else load_json(spec_json, overrides or ())
+    )
+    if run_name and run_name != spec.name:
+        raise UserError(
+            f"--run {run_name} names a run to continue, the spec's name is {spec.name!r}; leave "
+            f"one of the two out"
+        )
+    return spec
+
+
 def _folder(spec: RunSpec | None, run_name: str, new: bool = False) -> Path:
     if spec is not None:
         return role_folder(home_folder(), spec.name, "host")
     if new:
         return role_folder(home_folder(), run_name, "host")
-    if run_name:
-        folder = role_folder(home_folder(), run_name, "host")
-        if not folder.is_dir():
-            raise UserError(f"{home_folder()} holds no run named {run_name!r}")
-        return folder
-    return find_only(home_folder(), "host")
+    return find_run(home_folder(), run_name, "host")
 
 
 def serve_folder(folder: Path, spec: RunSpec | None, options: HostOptions) -> None:
@@ -214,7 +325,7 @@ async def _serve(this: object) -> None:
 
     assert isinstance(this, Host)
     await this.start()
-    _announce(this.invite, this.only_local)
+    _announce(this.invite, this.only_local, this.forecast())
     me = asyncio.current_task()
     assert me is not None
     with leaving_on_signals(lambda _: _cancel(me)):
@@ -230,7 +341,9 @@ def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
-def _announce(invite: str, only_local: bool) -> None:
+def _announce(invite: str, only_local: bool, disk: str) -> None:
+    if disk:
+        typer.echo(f"keeper's disk: {disk}")
     typer.echo("\nInvite (give it only to people whom you trust):\n")
     typer.echo(f"  farflung join {invite}\n")
     if only_local:
@@ -261,6 +374,11 @@ def _print_progress(event: Event) -> None:
                 f"round {event.round:5d}  loss {event.loss:7.4f}  {event.contributors} peers  "
                 f"{event.total_tokens:,} tokens  {event.took_s:5.1f} s{extra}"
             )
+        case ModelEvaluated():
+            typer.echo(
+                f"  held-out text: {event.bits_per_byte:.3f} bits per byte after "
+                f"{event.next_round} rounds (by {event.name}, {event.took_s:.0f} s)"
+            )
         case RoundAbandoned():
             typer.echo(f"round {event.round:5d}  abandoned: {event.reason}")
         case GenerationOpened():
@@ -279,6 +397,8 @@ def _print_progress(event: Event) -> None:
                 f"  archive: round {event.next_round}, {event.bytes / 1e6:,.1f} MB in "
                 f"{event.took_s:.0f} s ({event.reused / 1e6:,.1f} MB were there)"
             )
+        case RunAmended():
+            typer.echo(f"  {event.sentence}")
         case RunFinished():
             typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case _:

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,23 +22,45 @@ from farflung.events import (
     NoCoordinator,
     Reconnected,
     Resynced,
+    RunKnown,
     SnapshotFetched,
     StateProgress,
     Trained,
     TrainerRestarted,
 )
-from farflung.run.home import find_only, home_folder, locked, role_folder
+from farflung.run.home import (
+    JOURNAL,
+    find_run,
+    home_folder,
+    locked,
+    nothing_left,
+    role_folder,
+)
+
+if TYPE_CHECKING:
+    from farflung.run.membership import JoinOptions
+
+MAX_PATH = 1024
+REMIND_S = 60.0
 
 
 def join(
-    invite: Annotated[
-        str, typer.Argument(help="The host's invite (ff1...). Leave out to continue.")
-    ] = "",
+    pasted: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[INVITE]",
+            help="The host's invite (ff1...), a file that holds it, or - to read it from the "
+            "input. Leave out to continue.",
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="How others see this peer.")] = "",
     region: Annotated[str, typer.Option(help="Where it is, for people.")] = "",
     bind: Annotated[
         str | None,
-        typer.Option(help="HOST:PORT for other peers. Default: as before, at first 127.0.0.1:0."),
+        typer.Option(
+            help="HOST:PORT where other peers can dial this one. Default: as before; at first "
+            "none, except in a run on this machine."
+        ),
     ] = None,
     advertise: Annotated[
         list[str] | None, typer.Option(help="HOST:PORT that other peers dial (repeatable).")
@@ -56,7 +78,14 @@ def join(
     max_disk: Annotated[
         str,
         typer.Option(
-            help="Limit on log, snapshots and data here: 20GiB. Default: most of the disk."
+            help="Limit on log, snapshots and data here: 20GiB. Default: half of what is free."
+        ),
+    ] = "",
+    data_cache: Annotated[
+        str,
+        typer.Option(
+            help="Limit on rows kept of sources in a store: 50GiB. Default: a quarter of what is "
+            "free, at most 20GiB."
         ),
     ] = "",
     inner_state: Annotated[
@@ -78,23 +107,34 @@ def join(
 
       farflung join ff1... --bind 0.0.0.0:7100 --advertise my.example.org:7100
 
+      farflung join invite.txt (a file keeps the invite out of the process list)
+
       farflung join            (continue with the same identity)
+
+    A host that does not answer yet is waited for. Ctrl-C leaves.
     """
     from farflung.peer.disk_budget import parse_size
-    from farflung.run.join import JoinOptions, load_membership, wanted_options
+    from farflung.run.join import UNBORN, check_same_run, wanted_options
+    from farflung.run.membership import JoinOptions, load_membership
     from farflung.swarm.invite import parse_invite
 
     if inner_state not in ("", "fresh", "donor"):
         raise UserError(f"--inner-state {inner_state!r} must be fresh or donor")
+    invite = read_invite(pasted or [])
     if invite:
-        folder = role_folder(home_folder(), parse_invite(invite).run_name, "peer")
-    elif run_name:
-        folder = role_folder(home_folder(), run_name, "peer")
+        name_of_run = parse_invite(invite).run_name
+        if run_name and run_name != name_of_run:
+            raise UserError(
+                f"--run {run_name} names a run to continue, the invite is for {name_of_run!r}; "
+                f"leave one of the two out"
+            )
+        folder = role_folder(home_folder(), name_of_run, "peer")
     else:
-        folder = find_only(home_folder(), "peer")
+        folder = find_run(home_folder(), run_name, "peer")
     known = load_membership(folder)
     if known is None and not invite:
         raise UserError(f"{folder} holds no membership; give the invite: farflung join ff1...")
+    check_same_run(known, invite, folder)
     check_endpoints([*([bind] if bind else []), *(advertise or ()), *(coordinator or ())])
     options = wanted_options(
         known,
@@ -107,26 +147,68 @@ def join(
             trainer=tuple(shlex.split(trainer)),
             coordinators=tuple(coordinator or ()),
             max_disk_bytes=parse_size(max_disk) if max_disk else 0,
+            data_cache_bytes=parse_size(data_cache, "--data-cache") if data_cache else 0,
             inner_state=inner_state,
         ),
         invite,
     )
     if not options.outbound_only:
         check_advertised(options.bind or "", options.advertise)
-    with locked(folder):
-        aio.run(_take_part(folder, invite or (known.invite if known else ""), options))
+    hidden = options.outbound_only and not (outbound_only or (known and known.outbound_only))
+    with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
+        line = _JoinLine(options.name, hidden=hidden)
+        aio.run(_take_part(folder, invite or (known.invite if known else ""), options, line))
 
 
-async def _take_part(folder: Path, invite: str, options: object) -> None:
-    from farflung.run.join import JoinOptions, prepare
+def read_invite(pasted: list[str]) -> str:
+    """The invite in what was pasted, in a file or in the input; empty when nothing was given.
 
-    assert isinstance(options, JoinOptions)
-    line = _JoinLine()
+    Raises UserError for a file that cannot be read.
+    """
+    from farflung.swarm.invite import tidy
+
+    words = " ".join(pasted).strip()
+    if words == "-":
+        return tidy(sys.stdin.read())
+    path = Path(words)
+    if words and len(words) < MAX_PATH and not tidy(words).startswith("ff1") and path.is_file():
+        try:
+            return tidy(path.read_text("utf-8-sig"))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise UserError(f"cannot read the invite in {path}: {reason}") from None
+    return tidy(words)
+
+
+def _has_run(folder: Path) -> bool:
+    """The node has met its run: its copy of the journal holds more than a header."""
+    from farflung.swarm.journal import HEADER
+
+    path = folder / JOURNAL
+    return path.exists() and path.stat().st_size > len(HEADER)
+
+
+async def _take_part(folder: Path, invite: str, options: JoinOptions, line: _JoinLine) -> None:
+    from farflung.run.history import picture_of
+    from farflung.run.join import finished_before, prepare, the_end
+
+    if end := await finished_before(folder):
+        typer.echo(end)
+        return
     joined = await prepare(folder, invite, options, line.fetched, line.see)
-    typer.echo(f"{joined.agent.config.name} joins run {joined.agent.config.run}")
-    outcome = await joined.run()
-    line.end()
-    typer.echo(f"{joined.agent.config.name}: {outcome}")
+    line.host = joined.agent.config.coordinators[0]
+    outcome = ""
+    try:
+        outcome = await joined.run()
+    finally:
+        line.end()
+        if given := joined.contribution():
+            typer.echo(f"{options.name} {given}")
+    if outcome == "finished":
+        picture = picture_of(joined.agent.node.follower.journal.records())
+        typer.echo(f"{options.name}: finished; {the_end(folder, picture)}")
+    else:
+        typer.echo(f"{options.name}: {outcome}; `farflung join` continues")
 
 
 PLAIN_EVERY_S = 10.0
@@ -146,7 +228,13 @@ def progress_line(event: StateProgress) -> str:
 class _JoinLine:
     """One live line on a terminal; one plain line per round elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "", *, hidden: bool = False) -> None:
+        """`hidden`: nobody asked for it, but this peer dials out only; it is told once."""
+        self._name = name
+        self._hidden = hidden
+        self._met = False
+        self.host = ""
+        """Where the run's host is."""
         self._live = sys.stdout.isatty()
         self._loss = float("nan")
         self._rate = 0.0
@@ -178,8 +266,14 @@ class _JoinLine:
                     f"from {event.sources} peer{'s' if event.sources != 1 else ''}",
                     True,
                 )
+            case RunKnown():
+                self._met = True
+                self._begin(event)
+            case NoCoordinator() if not self._met:
+                since = f" for {event.for_s / 60:.0f} min" if event.for_s >= REMIND_S else ""
+                self._show(f"waiting for the host{since}: {event.reason} (Ctrl-C leaves)", True)
             case NoCoordinator() if event.tries == 1:
-                self._show(f"! {event.reason}; trying again", True)
+                self._show(f"! {event.reason}; training goes on, trying again", True)
             case NoCoordinator():
                 since = f"{event.for_s / 60:.0f} min, {event.tries} tries"
                 self._show(f"! no coordinator for {since}: {event.reason}", True)
@@ -194,6 +288,22 @@ class _JoinLine:
                 trouble = self._news.of(event)
                 if trouble:
                     self._show(f"! {trouble}", True)
+
+    def _begin(self, event: RunKnown) -> None:
+        """The first line of a healthy start."""
+        size = f"{event.model}, {event.parameters:,} parameters"
+        self._show(
+            f"{self._name} joins run {event.name} of {self.host}: {size}, {event.rounds:,} rounds",
+            True,
+        )
+        if event.finished:
+            self._show("the run is finished; fetching its last state", True)
+        if self._hidden:
+            self._show(
+                "  it dials out only: the run is on other machines, and no --bind HOST:PORT says "
+                "where they could dial this one",
+                True,
+            )
 
     def _progress(self, event: StateProgress) -> None:
         """The live line; a plain line per ten seconds elsewhere."""

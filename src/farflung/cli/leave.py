@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from farflung.errors import UserError
-from farflung.run.home import find_only, home_folder, role_folder, running_process
+from farflung.run.home import find_run, home_folder, running_process
 
 PATIENCE_S = 30.0
 
@@ -24,10 +24,7 @@ def leave(
 
       farflung leave
     """
-    if run_name:
-        folder = role_folder(home_folder(), run_name, "peer")
-    else:
-        folder = find_only(home_folder(), "peer")
+    folder = find_run(home_folder(), run_name, "peer")
     process = running_process(folder)
     if process is None:
         raise UserError(f"no peer runs in {folder}; nothing to leave")

@@ -11,8 +11,12 @@ import farflung
 from farflung import failpoints
 from farflung.cli import (
     chaos,
+    chat,
     data,
     demo,
+    eval,
+    export,
+    generate,
     host,
     join,
     leave,
@@ -23,6 +27,7 @@ from farflung.cli import (
     verify,
 )
 from farflung.errors import FarflungError
+from farflung.stopping import interrupt_on_stop_signals
 
 app = typer.Typer(
     name="farflung",
@@ -60,6 +65,10 @@ app.command("leave")(leave.leave)
 app.command("resume")(resume.resume)
 app.command("snapshots")(snapshots.snapshots)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
+app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("eval")(eval.evaluate)
 app.command("sim")(sim.sim)
 app.command("chaos")(chaos.chaos)
 app.add_typer(data.app, name="data")
@@ -69,6 +78,7 @@ def main() -> None:
     """Entry point. Farflung's own errors print one sentence; bugs keep their traceback."""
     try:
         failpoints.arm_process()
+        interrupt_on_stop_signals()
         app()
     except FarflungError as error:
         typer.echo(f"farflung: {error}", err=True)

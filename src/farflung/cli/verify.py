@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from farflung.errors import FarflungError
+
+if TYPE_CHECKING:
+    from farflung.run.source_figures import SourceFigures
 
 
 def verify(
     folder: Annotated[
         Path, typer.Argument(help="A demo's --out folder, or FARFLUNG_HOME/RUN of the host.")
     ],
+    data: Annotated[
+        bool, typer.Option("--data", help="Show what became of each source's samples.")
+    ] = False,
 ) -> None:
     """Recompute every round from journal, event logs and recorded bytes.
 
@@ -25,6 +32,8 @@ def verify(
       farflung verify demo-out
 
       farflung verify ~/.farflung/my-run
+
+      farflung verify ~/.farflung/my-run --data
     """
     from farflung.run.verify import Findings, Violation, verify_folder
 
@@ -36,6 +45,17 @@ def verify(
     except FarflungError:
         raise
     _print(found)
+    if data:
+        _print_sources(found.sources)
+
+
+def _print_sources(sources: Iterable[SourceFigures]) -> None:
+    for s in sources:
+        typer.echo(
+            f"data         {s.name}: {s.epochs:.2f} epochs of {s.epoch_rows:,} rows; consumed "
+            f"{s.consumed:,}, leased {s.leased:,}, returned {s.returned:,}, duplicated "
+            f"{s.duplicated}, lost {s.lost}"
+        )
 
 
 def _progress(done: int, total: int) -> None:
@@ -53,6 +73,10 @@ def _print(found: object) -> None:
         f"journal      {f.journals} copies agree, {f.records} records, {f.terms} terms, "
         f"{f.commits} commits, {f.abandoned} abandoned, {f.signatures} signed votes: ok"
     )
+    if f.descent:
+        typer.echo(f"weights      from {f.descent}")
+    if f.amended:
+        typer.echo(f"settings     amended {f.amended} times, each in its place: ok")
     typer.echo(
         f"samples      credited {f.credited:,}, duplicated {f.duplicated}, lost {f.lost}, "
         f"partial {f.partial}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
+import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,20 @@ from farflung.config.run import RunSpec
 from farflung.errors import ConfigError
 from farflung.ids import split_endpoint
 
+BOM = b"\xef\xbb\xbf"
+"""What some editors put before UTF-8 text."""
+
 
 def load_spec(path: Path | None, overrides: Iterable[str] = ()) -> RunSpec:
     """A checked spec. Raises ConfigError with one sentence for any mistake."""
     return from_table({} if path is None else _read(path), overrides)
 
 
-def load_json(path: Path) -> RunSpec:
+def load_json(path: Path, overrides: Iterable[str] = ()) -> RunSpec:
     """A resolved spec as `spec_bytes` writes it. Raises ConfigError."""
     try:
-        return from_table(msgspec.json.decode(path.read_bytes()))
+        table = msgspec.json.decode(path.read_bytes().removeprefix(BOM), type=dict[str, Any])
+        return from_table(table, overrides)
     except OSError as error:
         raise ConfigError(f"cannot read the run spec {path}: {error.strerror}") from None
     except msgspec.DecodeError as error:
@@ -43,7 +48,7 @@ def from_table(table: dict[str, Any], overrides: Iterable[str] = ()) -> RunSpec:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the run spec {path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -84,7 +89,9 @@ def _explain(message: str) -> str:
 def _fields(section: str) -> list[str]:
     kind: Any = RunSpec
     for part in filter(None, section.split(".")):
-        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == part)
+        name = part.partition("[")[0]  # `sources[...]`: one of a list
+        kind = next(f.type for f in msgspec.structs.fields(kind) if f.name == name)
+        kind = typing.get_args(kind)[0] if typing.get_args(kind) else kind
     return [f.name for f in msgspec.structs.fields(kind)]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from typing import ClassVar, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from blake3 import blake3
@@ -17,11 +18,15 @@ from blake3 import blake3
 from farflung.errors import ConfigError
 from farflung.ids import Hash
 
+MAX_PROMPTS = 8
+MAX_PROMPT_LENGTH = 1024
+MAX_SAMPLE_TOKENS = 512
+
 Rule = tuple[bool, str]
 """Whether it holds, and what to tell a person if it does not."""
 
-PROTOCOL_VERSION = 1
-"""Version of the messages between nodes."""
+PROTOCOL_VERSION = 2
+"""Version of the messages between nodes, and of the order of samples that they lease."""
 
 ARITHMETIC_VERSION = 1
 """Version of codecs + outer step: the same inputs give the same bits."""
@@ -48,13 +53,61 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return []
 
 
+class ShapeSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[model.shape]`: a Llama or Qwen3 of any size; `farflung host --from` writes it."""
+
+    _TITLE: ClassVar[str] = "model.shape"
+
+    vocab: int
+    """Rows of the embedding; at least the tokenizer's size."""
+    dim: int
+    """Width of the residual stream."""
+    layers: int
+    """Number of blocks."""
+    heads: int
+    """Query heads."""
+    kv_heads: int
+    """Key and value heads; they divide `heads`."""
+    ff: int
+    """Inner width of the SwiGLU."""
+    max_len: int
+    """Longest row that the model knows positions for; data.seq_len may be shorter."""
+    head_size: int = 0
+    """Width of a head; 0: dim / heads."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
+    rope: tuple[float, float, float, int] | msgspec.UnsetType = msgspec.UNSET
+    """Llama 3.1's stretched frequencies: factor, low and high frequency factor, first row length.
+    """
+    norm_eps: float = 1e-5
+    """Added to the mean square in every norm."""
+    tied: bool = True
+    """The output head is the embedding matrix."""
+    qk_norm: bool = False
+    """Queries and keys are normalised per head, as in Qwen3."""
+
+    def _rules(self) -> list[Rule]:
+        sizes = ("vocab", "dim", "layers", "heads", "kv_heads", "ff", "max_len")
+        return [
+            *(
+                (getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1")
+                for name in sizes
+            ),
+            (self.rope_theta > 0, f"rope_theta={self.rope_theta} must be above 0"),
+            (self.norm_eps > 0, f"norm_eps={self.norm_eps} must be above 0"),
+        ]
+
+
 class ModelSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[model]`: what is trained."""
 
     _TITLE: ClassVar[str] = "model"
 
     preset: str = "demo"
-    """A name of model/presets.py, or `custom` with `program`, or `quadratic` (NumPy, for tests)."""
+    """A name of model/presets.py, or `shape` with `[model.shape]`, or `custom` with `program`, or
+    `quadratic` (NumPy, for tests)."""
+    shape: ShapeSpec | msgspec.UnsetType = msgspec.UNSET
+    """With `shape`: the sizes of the built-in model."""
     program: tuple[str, ...] = ()
     """With `custom`: the trainer's command line; it calls `farflung.attach`."""
     parameters: int = 4096
@@ -71,6 +124,33 @@ class ModelSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 "program belongs to model.preset='custom', and that needs it; "
                 "give the trainer's command line",
             ),
+            (
+                (self.preset == "shape") == (self.shape is not msgspec.UNSET),
+                "shape belongs to model.preset='shape', and that needs it; give [model.shape]",
+            ),
+        ]
+
+
+class SourceSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[[data.sources]]`: one part of a mixture."""
+
+    _TITLE: ClassVar[str] = "data.sources"
+
+    name: str
+    """How the source is called in folders and reports: letters, digits, - and _."""
+    source: str
+    """As `data.source`: a folder, `https://` or `s3://` address, `shakespeare` or `synthetic`."""
+    weight: float = 1.0
+    """Its share of the samples, in proportion to the other weights."""
+    rows: int = 100_000
+    """With `synthetic`: rows of an epoch."""
+
+    def _rules(self) -> list[Rule]:
+        return [
+            (_name_ok(self.name), f"name={self.name!r} may hold letters, digits, - and _"),
+            (_encrypted(self.source), _plain_http(self.source)),
+            (self.weight > 0, f"weight={self.weight} of {self.name!r} must be above 0"),
+            (self.rows >= 1, f"rows={self.rows} of {self.name!r} must be at least 1"),
         ]
 
 
@@ -80,8 +160,10 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     _TITLE: ClassVar[str] = "data"
 
     source: str = "shakespeare"
-    """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or a folder that
-    `farflung data prepare` wrote."""
+    """`shakespeare` (shipped), `synthetic` (row numbers only, for tests) or what `farflung data
+    prepare` wrote: a folder of the host, or an `https://` or `s3://` address that peers read."""
+    sources: tuple[SourceSpec, ...] = ()
+    """Instead of `source`: a mixture of several, `[[data.sources]]` with name, source, weight."""
     tokenizer: str = "bpe-1024"
     """`bytes`, `bpe-1024` (shipped), or the path of a `tokenizer.json`."""
     seq_len: int = 128
@@ -90,12 +172,80 @@ class DataSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """With `synthetic`: rows of an epoch."""
     seed: int = 0
     """Key of the permutation of rows."""
+    block_rows: int = 0
+    """Rows that lie and are read together; 0: as many as hold 65,536 tokens."""
+    window_blocks: int = 64
+    """Blocks whose rows are shuffled among each other: more mix better, and a round's share of
+    the samples then touches more blocks."""
 
     def _rules(self) -> list[Rule]:
+        names = [s.name for s in self.sources]
+        twice = next((n for n in names if names.count(n) > 1), "")
+        synthetic = [s for s in self.sources if s.source == "synthetic"]
         return [
             (self.seq_len >= 2, f"seq_len={self.seq_len} must be at least 2"),
             (self.rows >= 1, f"rows={self.rows} must be at least 1"),
+            (_encrypted(self.source), _plain_http(self.source)),
+            (
+                self.block_rows >= 0,
+                f"block_rows={self.block_rows} must be 0 (by seq_len) or above",
+            ),
+            (
+                self.window_blocks >= 1,
+                f"window_blocks={self.window_blocks} must be at least 1; try 64",
+            ),
+            (
+                not self.sources or self.source == "shakespeare",
+                f"source={self.source!r} and [[data.sources]] exclude each other; make it one of "
+                "the sources",
+            ),
+            (not twice, f"sources holds the name {twice!r} twice; give each source its own"),
+            (
+                len(synthetic) in (0, len(self.sources)),
+                "sources mixes synthetic rows with real ones; use one kind",
+            ),
         ]
+
+    @property
+    def parts(self) -> tuple[SourceSpec, ...]:
+        """The sources; a spec without `sources` has one."""
+        return self.sources or (SourceSpec(name="data", source=self.source, rows=self.rows),)
+
+    @property
+    def synthetic(self) -> bool:
+        """Rows follow from their numbers: there are no shards."""
+        return self.parts[0].source == "synthetic"
+
+    @property
+    def rows_per_block(self) -> int:
+        return self.block_rows or rows_of_block(self.seq_len)
+
+
+REMOTE = ("https://", "s3://", "http://")
+
+
+def is_remote(source: str) -> bool:
+    """Whether a source lies in a store that every peer reads by itself."""
+    return source.startswith(REMOTE)
+
+
+def _encrypted(source: str) -> bool:
+    """Plain http serves tests on one machine only: whoever listens would see the text."""
+    host = urlsplit(source).hostname if source.startswith("http://") else "localhost"
+    return host in ("localhost", "127.0.0.1", "::1")
+
+
+def _plain_http(source: str) -> str:
+    return f"source={source!r} is not encrypted; use https://"
+
+
+BLOCK_TOKENS = 65_536
+"""128 or 256 KiB of token ids: a read of this length costs little more than a short one."""
+
+
+def rows_of_block(seq_len: int) -> int:
+    """Rows of a block, and of what a data folder hashes as one piece, unless told otherwise."""
+    return max(1, BLOCK_TOKENS // seq_len)
 
 
 class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +288,9 @@ class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Private learning-rate ramp of a peer with fresh inner state."""
     autocast: Literal["auto", "off"] = "auto"
     """bf16 products on a GPU (`auto`), or fp32 everywhere (`off`), for comparisons."""
+    rewarm: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
+    """Written by `farflung host --extend`: the share of the run that was done then, in the new
+    length and in the old one. From there the rate rises again over `warmup_steps`."""
 
     def _rules(self) -> list[Rule]:
         return [
@@ -165,6 +318,10 @@ class InnerSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
             (
                 self.join_warmup_steps >= 0,
                 f"join_warmup_steps={self.join_warmup_steps} must be 0 (off) or above",
+            ),
+            (
+                self.rewarm is msgspec.UNSET or all(0 <= share <= 1 for share in self.rewarm),
+                f"rewarm={self.rewarm} must be two shares in [0, 1]; leave it to --extend",
             ),
         ]
 
@@ -280,6 +437,40 @@ class SwarmSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True)
         ]
 
 
+class EvaluationSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[evaluation]`: how good the model is, measured by one peer while the run goes on."""
+
+    _TITLE: ClassVar[str] = "evaluation"
+
+    every: int = 10
+    """Committed rounds between two evaluations; 0 switches them off. A `custom` program's model is
+    not evaluated."""
+    rows: int = 64
+    """Held-out rows of an evaluation, the same ones every time; 0: all of them."""
+    prompts: tuple[str, ...] = ("",)
+    """A text is drawn after each; the empty one begins a document."""
+    sample_tokens: int = 64
+    """Tokens of each drawn text; 0 draws none."""
+
+    def _rules(self) -> list[Rule]:
+        return [
+            (self.every >= 0, f"every={self.every} must be 0 (off) or above"),
+            (self.rows >= 0, f"rows={self.rows} must be 0 (all) or above"),
+            (
+                len(self.prompts) <= MAX_PROMPTS,
+                f"prompts holds {len(self.prompts)} texts; give {MAX_PROMPTS} at most",
+            ),
+            (
+                all(len(p) <= MAX_PROMPT_LENGTH for p in self.prompts),
+                f"prompts holds a text above {MAX_PROMPT_LENGTH} characters; shorten it",
+            ),
+            (
+                0 <= self.sample_tokens <= MAX_SAMPLE_TOKENS,
+                f"sample_tokens={self.sample_tokens} must be in 0..{MAX_SAMPLE_TOKENS}",
+            ),
+        ]
+
+
 class RunSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it; the sections hold their own rules, rules between sections stand here."""
 
@@ -300,6 +491,8 @@ class RunSpec(_Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What peers do together."""
     swarm: SwarmSpec = SwarmSpec()
     """Who takes part, and how long everybody waits."""
+    evaluation: EvaluationSpec = EvaluationSpec()
+    """How good the model is, measured while the run goes on."""
 
     def _rules(self) -> list[Rule]:
         return [

@@ -28,15 +28,27 @@ from farflung.events import (
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.messages import JournalFrames, Verdict
+from farflung.swarm.amendments import amended_event, amendment
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, AnyRecord, Close, Lease, Term
+from farflung.swarm.records import Abandon, Amend, AnyRecord, Close, Lease, Term
 from farflung.swarm.replay import orphans, replay, replay_more
-from farflung.swarm.state import Action, Append, Connected, Input, Received, Send, State, Tell
+from farflung.swarm.state import (
+    Action,
+    Amending,
+    Append,
+    Connected,
+    Input,
+    Received,
+    Send,
+    State,
+    Tell,
+)
 from farflung.tasks import Tasks, failure, first_ended
 from farflung.world import World
 
 TICK_S = 0.1
+CATCH_UP_BYTES = 512 << 10
 
 
 class DecisionFault(FarflungError):
@@ -57,6 +69,10 @@ class CoordinatorOptions:
     """Between two looks at the timers."""
     on_append: Callable[[int, list[AnyRecord]], None] | None = None
     """Told of every record that is on the disk, with the first one's index."""
+    descent: str = ""
+    """What the run began with, for people."""
+    amending: Amending | None = None
+    """What the operator wants to be changed with this start."""
 
 
 class Coordinator:
@@ -86,12 +102,16 @@ class Coordinator:
     # ---- life ------------------------------------------------------------------------------
 
     async def start(self, bind: Endpoint) -> Endpoint:
-        """Begin a new term and listen. Raises StorageError, LinkDown (port in use)."""
+        """Begin a new term and listen. Raises StorageError, LinkDown (port in use), UserError (what
+        it was told to amend makes no sense; nothing is written then)."""
         term = self.state.term + 1
-        records = [
+        records: list[AnyRecord] = [
             Term(term=term, incarnation=self._options.incarnation),
             *orphans(self.state),
         ]
+        amend = self._amendment(records)
+        if amend is not None:
+            records.append(amend)
         await self._append(records)
         hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
@@ -103,11 +123,23 @@ class Coordinator:
                 parameters=sum(self.state.fragment_elements),
                 term=term,
                 rounds=self.state.spec.outer.rounds,
+                descent=self._options.descent,
             )
         )
+        if amend is not None:
+            self._world.emit(amended_event(self.state, amend))
+        if not self.state.finished:
+            self._lingering.reopened()
         if self._lingering.least_s:
             self._world.emit(LastRoundAwaited(names=(), up_to_s=self._lingering.least_s))
         return endpoint
+
+    def _amendment(self, first: list[AnyRecord]) -> Amend | None:
+        """The record that grants what this start was told, after the `first` ones."""
+        if self._options.amending is None:
+            return None
+        state = replay_more(self.state, first, self._clock.now())
+        return amendment(state, self._options.amending)
 
     async def run(self) -> None:
         """Decide until the run is finished and its trainers have gone. Cancel to stop.
@@ -120,7 +152,9 @@ class Coordinator:
             self._tasks.start(self._tick_loop(), "tick"),
         )
         try:
-            await first_ended(self._end.wait(), self._tasks.failed())
+            while not self._end.is_set or not self.state.finished:
+                self._end.clear()  # at its last moment it was extended
+                await first_ended(self._end.wait(), self._tasks.failed())
         finally:
             for loop in loops:
                 loop.cancel()
@@ -144,6 +178,8 @@ class Coordinator:
             self._inbox.tick()
             if self.state.finished:
                 self._linger()
+            else:
+                self._lingering.reopened()
 
     def _linger(self) -> None:
         seen = self.state, self.roster.sessions, self._clock.now()
@@ -242,6 +278,12 @@ class Coordinator:
         """Wait until all that was submitted is decided."""
         await self._inbox.drained()
 
+    async def past(self, first: int) -> JournalFrames:
+        """Journal records from `first` on, one message full, read in the pool: between two writes,
+        so never the half of one. Raises StorageError, CorruptState."""
+        frames = await self._world.workers.run(lambda: self.journal.frames(first, CATCH_UP_BYTES))
+        return JournalFrames(first=first, frames=tuple(frames))
+
     def halt(self, fork: Forked) -> None:
         """Decide nothing more; `run` raises the fork."""
         if not isinstance(self._end.error, Forked):
@@ -262,6 +304,15 @@ class _End:
     def __init__(self) -> None:
         self._over = asyncio.Event()
         self.error: Forked | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._over.is_set()
+
+    def clear(self) -> None:
+        """Not for an error: that is final."""
+        if self.error is None:
+            self._over.clear()
 
     def set(self, error: Forked | None = None) -> None:
         self.error = self.error or error

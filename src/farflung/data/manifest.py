@@ -1,6 +1,7 @@
 """What `farflung data prepare` wrote: the files of a folder, their hashes and their shape.
 
 The manifest is canonical JSON (sorted keys), so that equal data has one hash, which GENESIS names.
+A shard's rows are hashed in chunks too, so that a part of it can be fetched and checked by itself.
 It may come from a stranger: `decode_manifest` checks every name, size and count before use.
 """
 
@@ -14,11 +15,14 @@ import msgspec
 from farflung.errors import CorruptState
 from farflung.ids import Hash
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
+"""2: hashes of chunks."""
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 LENGTH_BYTES = 4
 """Bytes of one entry of a `.len` file: little-endian uint32."""
+HASH_BYTES = 32
+"""Bytes of one entry of a `.b3` file: BLAKE3."""
 
 _SHARD_NAME = re.compile(r"(train|heldout)-[0-9]{5}")
 _HEX_HASH = re.compile(r"[0-9a-f]{64}")
@@ -44,6 +48,12 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """`.bin`: rows x (seq_len + 1) token ids, contiguous, of the manifest's dtype."""
     lengths: File
     """`.len`: UTF-8 bytes of the seq_len target tokens of each row, little-endian uint32."""
+    chunks: File
+    """`.b3`: BLAKE3 of every `chunk_rows` rows of `tokens`; the last chunk may be shorter."""
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        return self.tokens, self.lengths, self.chunks
 
 
 class DataManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,6 +65,8 @@ class DataManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     eos: int
     dtype: Literal["uint16", "uint32"]
     """Of the token files, little-endian."""
+    chunk_rows: int
+    """Rows of a token file that are hashed, fetched and read as one piece."""
     train: tuple[Shard, ...]
     held_out: tuple[Shard, ...]
     tokenizer: File | None
@@ -73,7 +85,7 @@ class DataManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     @property
     def files(self) -> list[File]:
         """Every file but the manifest itself: tokenizer, training shards, held-out shards."""
-        shards = [f for s in (*self.train, *self.held_out) for f in (s.tokens, s.lengths)]
+        shards = [f for s in (*self.train, *self.held_out) for f in s.files]
         return [*([self.tokenizer] if self.tokenizer else []), *shards]
 
 
@@ -84,6 +96,7 @@ def encode_manifest(manifest: DataManifest) -> bytes:
 def decode_manifest(data: bytes) -> DataManifest:
     """A checked manifest; CorruptState with the rule that it breaks."""
     try:
+        _check_version(data)
         manifest = msgspec.json.decode(data, type=DataManifest, strict=True)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptState(f"the data manifest is malformed: {error}") from None
@@ -93,20 +106,40 @@ def decode_manifest(data: bytes) -> DataManifest:
     return manifest
 
 
+class _Versioned(msgspec.Struct):
+    version: int = MANIFEST_VERSION
+
+
+def _check_version(data: bytes) -> None:
+    """Before anything else: another version has other fields."""
+    found = msgspec.json.decode(data, type=_Versioned).version
+    if found != MANIFEST_VERSION:
+        raise CorruptState(
+            f"the data manifest has version {found}, this farflung reads {MANIFEST_VERSION}; "
+            "prepare the data again"
+        )
+
+
 def _rules(m: DataManifest) -> list[tuple[bool, str]]:
     names = [f.file for f in m.files]
     limit = 1 << (8 * item_bytes(m))
     return [
-        (m.version == MANIFEST_VERSION, f"version {m.version}, this program reads 1"),
         (2 <= m.seq_len <= _MAX_SEQ_LEN, f"seq_len={m.seq_len} is out of range"),
+        (m.chunk_rows >= 1, f"chunk_rows={m.chunk_rows} is below 1"),
         (2 <= m.vocab <= limit, f"vocab={m.vocab} does not fit {m.dtype}"),
         (0 <= m.eos < m.vocab, f"eos={m.eos} is not in the vocabulary of {m.vocab}"),
         (m.tokenizer is None or m.tokenizer.file == TOKENIZER_FILE, "a foreign tokenizer file"),
         (len(set(names)) == len(names), "a file is listed twice"),
         (all(_HEX_HASH.fullmatch(f.hash) for f in m.files), "a hash is not 64 hex digits"),
         (all(f.n_bytes > 0 for f in m.files), "a file has no bytes"),
-        (all(_shard_ok(m, s, "train") for s in m.train), "a training shard's name or size"),
-        (all(_shard_ok(m, s, "heldout") for s in m.held_out), "a held-out shard's name or size"),
+        (
+            m.chunk_rows >= 1 and all(_shard_ok(m, s, "train") for s in m.train),
+            "a training shard's name or size",
+        ),
+        (
+            m.chunk_rows >= 1 and all(_shard_ok(m, s, "heldout") for s in m.held_out),
+            "a held-out shard's name or size",
+        ),
     ]
 
 
@@ -118,11 +151,18 @@ def _shard_ok(m: DataManifest, shard: Shard, side: str) -> bool:
         and named[1] == side
         and shard.tokens.file == f"{stem}.bin"
         and shard.lengths.file == f"{stem}.len"
+        and shard.chunks.file == f"{stem}.b3"
         and shard.rows > 0
         and shard.text_bytes >= 0
         and shard.tokens.n_bytes == shard.rows * (m.seq_len + 1) * item_bytes(m)
         and shard.lengths.n_bytes == shard.rows * LENGTH_BYTES
+        and shard.chunks.n_bytes == -(-shard.rows // m.chunk_rows) * HASH_BYTES
     )
+
+
+def row_bytes(manifest: DataManifest) -> int:
+    """Bytes of one stored row."""
+    return (manifest.seq_len + 1) * item_bytes(manifest)
 
 
 def item_bytes(manifest: DataManifest) -> int:

@@ -8,46 +8,68 @@ exactly once. The tail that fills no row is left out.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from farflung.data.tokenizer import Encoded, Tokens
 
+Integers = npt.NDArray[np.integer[Any]]
+
 
 class PackedRows(NamedTuple):
-    tokens: Tokens
-    """int64 [N, T + 1]"""
+    tokens: Integers
+    """[N, T + 1], of the packer's dtype"""
     n_bytes: Tokens
     """int64 [N]: UTF-8 bytes of the row's T targets (end-of-text has none)."""
+
+
+class TokenRun(NamedTuple):
+    """A stretch of the stream of one side, ends of text included."""
+
+    ids: Integers
+    """[n], of any integer dtype"""
+    n_bytes: Integers
+    """[n]: UTF-8 bytes behind each token."""
 
 
 class Packer:
     """Feed documents with `add`; `take` hands out the rows completed so far, in order."""
 
-    def __init__(self, seq_len: int, eos: int) -> None:
+    def __init__(self, seq_len: int, eos: int, dtype: str = "int64") -> None:
         self._seq_len = seq_len
-        self._eos = np.array([eos], np.int64)
-        self._no_bytes = np.zeros(1, np.int64)
-        self._ids: list[Tokens] = []
-        self._n_bytes: list[Tokens] = []
+        self._end = TokenRun(np.array([eos]), np.zeros(1, np.uint8))
+        self._ids = [np.empty(0, dtype)]
+        self._n_bytes: list[Integers] = [np.empty(0, np.uint8)]
+        self._dtype = np.dtype(dtype)
         self.tokens = 0
         """Seen so far, end-of-text included."""
 
     def add(self, document: Encoded) -> None:
-        self._ids += [document.ids, self._eos]
-        self._n_bytes += [document.n_bytes, self._no_bytes]
-        self.tokens += len(document.ids) + 1
+        """A whole document: its end of text is added."""
+        self.add_run(TokenRun(document.ids, document.n_bytes))
+        self.add_run(self._end)
 
-    def take(self) -> PackedRows:
+    def add_run(self, run: TokenRun) -> None:
+        self._ids.append(run.ids.astype(self._dtype, copy=False))
+        self._n_bytes.append(run.n_bytes)
+        self.tokens += len(run.ids)
+
+    @property
+    def rows_ready(self) -> int:
+        """What `take` would hand out."""
+        return max(0, sum(map(len, self._ids)) - 1) // self._seq_len
+
+    def take(self, multiple: int = 1) -> PackedRows:
+        """A whole number of times `multiple` rows; the others stay."""
         T = self._seq_len
-        ids = np.concatenate([*self._ids, self._eos[:0]])
-        n_bytes = np.concatenate([*self._n_bytes, self._no_bytes[:0]])
-        n = max(0, len(ids) - 1) // T
-        rows = np.empty((n, T + 1), np.int64)
+        ids, n_bytes = np.concatenate(self._ids), np.concatenate(self._n_bytes)
+        n = max(0, len(ids) - 1) // T // multiple * multiple
+        rows = np.empty((n, T + 1), self._dtype)
         rows[:, :T] = ids[: n * T].reshape(n, T)
         rows[:, T] = ids[T : n * T + 1 : T]
-        row_bytes = n_bytes[1 : n * T + 1].reshape(n, T).sum(axis=1)
+        row_bytes = n_bytes[1 : n * T + 1].reshape(n, T).sum(axis=1, dtype=np.int64)
         self._ids, self._n_bytes = [ids[n * T :].copy()], [n_bytes[n * T :].copy()]
         return PackedRows(rows, row_bytes)
 

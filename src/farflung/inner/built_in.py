@@ -17,13 +17,15 @@ import torch
 from torch import Tensor
 
 from farflung.config.run import RunSpec, spec_from_bytes
-from farflung.data.order import Order
-from farflung.data.shards import Rows, open_rows
-from farflung.errors import ConfigError
-from farflung.inner.channel import ENV_THREADS
+from farflung.data.mixture import Change
+from farflung.data.row_reader import Alive, RowReader, nobody_fetches
+from farflung.data.samples import Places, SampleOrder
+from farflung.data.shards import Rows, open_sources
+from farflung.errors import ConfigError, CorruptState
+from farflung.inner.channel import ENV_SOCKET, ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
 from farflung.model.llama import Llama, init_weights
-from farflung.model.presets import preset
+from farflung.model.presets import config_of_spec
 
 Block = npt.NDArray[np.int64]
 """int64 [B, T + 1]: inputs are [:, :-1], targets [:, 1:]."""
@@ -34,42 +36,51 @@ class Source(Protocol):
 
     def block(self, positions: Sequence[int]) -> Block: ...
 
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        """What comes next, in order: it may be read ahead. `changes` of the mixture so far."""
+
 
 class ShardSource:
-    """Rows of a data folder in the keyed order of the run."""
+    """Rows of the run's sources in its keyed order, read ahead."""
 
-    def __init__(self, rows: Rows, spec: RunSpec) -> None:
-        self._table = rows.train
-        self._order = Order(len(rows.train), order_seed(spec))
+    def __init__(self, rows: Rows, spec: RunSpec, data_dir: Path, alive: Alive) -> None:
+        self._order = SampleOrder(spec, [len(table) for table in rows.sources])
+        window = spec.data.window_blocks
+        self._reader = RowReader(data_dir, rows.chunks, window_blocks=window, alive=alive)
 
     def block(self, positions: Sequence[int]) -> Block:
-        return self._table.gather([self._order.row(p) for p in positions])
+        return self._reader.gather([self._order.locate(p) for p in positions])
+
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        self._order.follow(changes)
+        self._reader.expect(Places(self._order, positions))
 
 
 class SyntheticSource:
-    """Rows that follow from their number: each repeats a short random phrase, so that there is
-    something to learn."""
+    """Rows that follow from source and number: each repeats a short random phrase, so that there
+    is something to learn."""
 
     PHRASE = 16
 
     def __init__(self, spec: RunSpec, vocab: int) -> None:
-        self._order = Order(spec.data.rows, order_seed(spec))
+        self._order = SampleOrder(spec, [part.rows for part in spec.data.parts])
         self._length = spec.data.seq_len + 1
         self._vocab = vocab
 
     def block(self, positions: Sequence[int]) -> Block:
-        return np.stack([self._row(self._order.row(p)) for p in positions])
+        return np.stack([self._row(*self._order.locate(p)) for p in positions])
 
-    def _row(self, row: int) -> Block:
-        phrase = np.random.Generator(np.random.Philox(key=row)).integers(
+    def expect(self, positions: Sequence[int], changes: Sequence[Change]) -> None:
+        """Rows are made when they are needed."""
+        del positions
+        self._order.follow(changes)
+
+    def _row(self, source: int, row: int) -> Block:
+        key = np.array([row, source], np.uint64)
+        phrase = np.random.Generator(np.random.Philox(key=key)).integers(
             self._vocab, size=self.PHRASE, dtype=np.int64
         )
         return np.resize(phrase, self._length)
-
-
-def order_seed(spec: RunSpec) -> int:
-    """Key of the run's order of rows: the data's seed and the run's."""
-    return (spec.seed << 32) + spec.data.seed
 
 
 @dataclass(frozen=True)
@@ -90,6 +101,19 @@ class BuiltIn:
         return block[:, :-1], block[:, 1:].contiguous()
 
 
+def agent_lives() -> Alive:
+    """For a program that an agent started: raises once that is gone. Without an agent, at once."""
+    if ENV_SOCKET not in os.environ:
+        return nobody_fetches
+    parent = os.getppid()
+
+    def check() -> None:
+        if os.getppid() != parent:
+            raise CorruptState("the agent that would fetch it is gone")
+
+    return check
+
+
 def read_spec(path: str | Path) -> RunSpec:
     """A spec as canonical JSON. Raises ConfigError."""
     try:
@@ -99,25 +123,23 @@ def read_spec(path: str | Path) -> RunSpec:
     return spec_from_bytes(data, f"the run spec {path}")
 
 
-def build(spec: RunSpec, data_dir: Path, *, fresh: bool) -> BuiltIn:
+def build(spec: RunSpec, data_dir: Path, *, fresh: bool, cpu: bool = False) -> BuiltIn:
     """`fresh`: draw the initial weights (else the anchor will replace what torch put there).
+    `cpu`: leave a GPU alone.
 
     Raises ConfigError when preset or data do not fit, CorruptState for damaged shards.
     """
-    rows = None if spec.data.source == "synthetic" else open_rows(data_dir, verify=False)
+    rows = None if spec.data.synthetic else open_sources(data_dir, spec.data, verify=False)
     vocab = None if rows is None else rows.manifest.vocab
-    if rows is not None and rows.manifest.seq_len != spec.data.seq_len:
-        raise ConfigError(
-            f"data.seq_len={spec.data.seq_len}, but {data_dir} holds rows of "
-            f"{rows.manifest.seq_len}; prepare the data again or set data.seq_len"
-        )
-    config = preset(spec.model.preset, vocab=vocab, seq_len=spec.data.seq_len)
+    config = config_of_spec(spec.model, vocab=vocab, seq_len=spec.data.seq_len)
     model = Llama(config)
     if fresh:
         init_weights(model, spec.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     model.to(device)
-    source = ShardSource(rows, spec) if rows else SyntheticSource(spec, config.vocab)
+    source: Source = SyntheticSource(spec, config.vocab)
+    if rows:
+        source = ShardSource(rows, spec, data_dir, agent_lives())
     return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device)
 
 

@@ -1,6 +1,6 @@
 """The trainer protocol: messages between an agent and its trainer on one machine. No torch.
 
-AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 1 MiB.
+AF_UNIX stream; a frame is a little-endian u32 length and msgpack of one tagged map, at most 16 MiB.
 The trainer dials and says Attach; the agent answers AcceptAttach, whose length prefix carries the
 descriptor of the shared block (SCM_RIGHTS), or RefuseAttach. From then on it asks (StartWork, Land,
 Reset, SaveInner, LoadInner: each with a serial that the answer repeats) and the trainer answers in
@@ -9,20 +9,24 @@ order, only InnerSaved may come late. See docs/trainer.md.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
+from farflung.data.mixture import Change
 from farflung.errors import FrameError, LinkDown, MismatchError, ProtocolError
 from farflung.ids import NodePhase
+from farflung.outer.layout import Frozen
 from farflung.outer.merge import Operation, reads_anchor
 
-TRAINER_PROTOCOL_VERSION = 3
-FRAME_CAP = 1 << 20
+TRAINER_PROTOCOL_VERSION = 4
+FRAME_CAP = 16 << 20
+"""A layout of 100,000 tensors fits."""
 ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
 ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
 ENV_SPEC = "FARFLUNG_SPEC"
@@ -38,7 +42,7 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A value inside messages."""
 
 
-class Work(_Part, frozen=True, kw_only=True):
+class Work(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """What to train for one round, and which fragment departs after it."""
 
     round: int
@@ -53,6 +57,8 @@ class Work(_Part, frozen=True, kw_only=True):
     """Share of the run's committed tokens; step i of n is at start + (end - start) * i / n."""
     slot: int
     """Of the shared block: where the fragment departs to."""
+    mixture: tuple[Change, ...] = ()
+    """Changes of the mixture of sources so far."""
 
 
 class WorkReport(_Part, frozen=True, kw_only=True):
@@ -63,14 +69,22 @@ class WorkReport(_Part, frozen=True, kw_only=True):
     """Positions of the lease that were trained: a prefix."""
     steps: int
     tokens: int
+    """As the program counted them (`peer.step(tokens=...)`)."""
     loss_sum: float
-    """Sum over the steps of the mean nats per token."""
+    """Sum over the finite steps of the mean nats per token."""
+    finite_steps: int
+    """Steps whose loss was finite."""
     finite: bool
     """False: a loss or a departing parameter was not; the agent abstains."""
     compute_s: float
     wait_s: float
     """Blocked without a lease, before this one came."""
     note: str
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per token of the finite steps; NaN when there is none."""
+        return self.loss_sum / self.finite_steps if self.finite_steps else math.nan
 
 
 class Landing(_Part, frozen=True, kw_only=True):
@@ -106,7 +120,9 @@ class Attach(TrainerMessage, frozen=True, kw_only=True):
 
     version: int
     layout: tuple[Entry, ...]
-    """Name and shape of its parameters."""
+    """Name and shape of its trainable parameters."""
+    frozen: tuple[Frozen, ...] = ()
+    """Name, shape and hash of the others."""
     rank: int = 0
     world: int = 1
 
@@ -209,6 +225,13 @@ class Progress(TrainerMessage, frozen=True, kw_only=True):
     """compiling (until the first step is done), training or waiting."""
 
 
+class Amended(TrainerMessage, frozen=True, kw_only=True):
+    """The run's settings from the next lease on: its length and schedule may have changed."""
+
+    spec: bytes
+    """Canonical JSON of the run spec."""
+
+
 class Shutdown(TrainerMessage, frozen=True, kw_only=True):
     """The trainer ends its loop and exits."""
 
@@ -223,6 +246,7 @@ FromAgent = (
     | SaveInner
     | LoadInner
     | StopEarly
+    | Amended
     | Shutdown
 )
 Message = FromTrainer | FromAgent
@@ -307,6 +331,35 @@ def check_layout(mine: Mapping[str, tuple[int, ...]], run: Mapping[str, tuple[in
             raise MismatchError(
                 f"this model has a parameter {name!r} that the run lacks; build the run's model "
                 f"or map its names with layout_names"
+            )
+
+
+def check_frozen(mine: Iterable[Frozen], run: Iterable[Frozen]) -> None:
+    """Parameters that are not trained, against the run's. MismatchError names the first that
+    differs."""
+    here, there = ({name: (shape, hash_) for name, shape, hash_ in x} for x in (mine, run))
+    for name, (shape, hash_) in there.items():
+        if name not in here:
+            raise MismatchError(
+                f"parameter {name!r} is frozen in the run and not here; set requires_grad=False "
+                f"for it before attach"
+            )
+        if here[name][0] != shape:
+            raise MismatchError(
+                f"the frozen parameter {name!r} has shape {list(here[name][0])}, in the run "
+                f"{list(shape)}; build the run's model"
+            )
+        if here[name][1] != hash_:
+            raise MismatchError(
+                f"the frozen parameter {name!r} has other values (hash {here[name][1][:12]}) than "
+                f"the run's ({hash_[:12]}); load the same pretrained weights in the same type, or "
+                f"seed before the model is built"
+            )
+    for name in here:
+        if name not in there:
+            raise MismatchError(
+                f"parameter {name!r} is frozen here and not in the run; set requires_grad=True "
+                f"for it before attach"
             )
 
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import torch
+from blake3 import blake3
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from farflung.errors import MismatchError
+from farflung.errors import MismatchError, UserError
 from farflung.inner.channel import Entry, check_layout
 from farflung.inner.seam import Float32
 from farflung.outer import merge
@@ -21,38 +23,55 @@ from farflung.outer.merge import Operation
 WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
 """What torch.compile, activation checkpointing and FSDP put into names."""
 
+AVERAGED = (torch.float32, torch.bfloat16, torch.float16)
+"""Types that fp32 holds exactly."""
+HASH_BYTES = 1 << 24
+"""Of a frozen parameter, brought to the host at a time."""
+
 Ranges = Sequence[tuple[int, int]]
 
 
 class FlatParameters:
-    """Live floating-point parameters in the order of a layout. Buffers stay outside; tied weights
-    count once, under their first name."""
+    """Live trainable parameters in the order of a layout. Buffers stay outside; tied weights count
+    once, under their first name. Frozen parameters are known by their hashes only."""
 
     def __init__(self, model: nn.Module, layout_names: Mapping[str, str] | None = None) -> None:
         """`layout_names` maps names of this module to names of the run.
 
-        Raises MismatchError for sharded parameters and for two with one name.
+        Raises MismatchError for parameters that cannot be averaged and for two with one name.
         """
         self._named: dict[str, nn.Parameter] = {}
+        self._frozen: dict[str, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
-            if not parameter.is_floating_point():
-                continue
-            if hasattr(parameter, "to_local"):
-                raise MismatchError(
-                    f"parameter {name!r} is sharded over ranks, which this version cannot "
-                    f"attach; run the trainer on one device"
-                )
             plain = _plain_name(name)
             plain = (layout_names or {}).get(plain, plain)
-            if plain in self._named:
+            _check_kind(plain, parameter)
+            if plain in self._named or plain in self._frozen:
                 raise MismatchError(f"two parameters have the name {plain!r}; rename one")
-            self._named[plain] = parameter
+            group = self._named if parameter.requires_grad else self._frozen
+            group[plain] = parameter
+        if not self._named:
+            raise MismatchError("the model has no parameter with requires_grad=True to train")
+        self.frozen = tuple(
+            (name, tuple(p.shape), content_hash(p)) for name, p in self._frozen.items()
+        )
+        """(name, shape, hash of the values) of those that do not require gradients."""
         self._order([(name, tuple(p.shape)) for name, p in self._named.items()])
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """(name, shape) in layout order."""
         return self._entries
+
+    def check_frozen(self) -> None:
+        """Raises UserError when a parameter that was frozen at attach is trained by now: nobody
+        would average it."""
+        for name, parameter in self._frozen.items():
+            if parameter.requires_grad:
+                raise UserError(
+                    f"parameter {name!r} was frozen when attach was called and requires gradients "
+                    f"now, but nobody averages it; set requires_grad before attach"
+                )
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -126,6 +145,41 @@ def land_elsewhere(local: Tensor, operation: Operation, value: Tensor, alpha: fl
     elif keep < 1:
         wide = torch.promote_types(local.dtype, value.dtype)
         local.copy_(local.to(wide) * keep + value * (1 - keep))
+
+
+def content_hash(parameter: Tensor) -> str:
+    """Hex BLAKE3 of type and values, in row-major order, as they are in memory."""
+    values = parameter.detach().contiguous().reshape(-1)
+    hasher = blake3(str(parameter.dtype).encode())
+    step = max(1, HASH_BYTES // max(1, values.element_size()))
+    for first in range(0, values.numel(), step):
+        piece = values[first : first + step].cpu()
+        hasher.update(piece.view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def _check_kind(name: str, parameter: nn.Parameter) -> None:
+    """MismatchError for what neither the flat vector nor a hash can stand for."""
+    if hasattr(parameter, "to_local"):
+        raise MismatchError(
+            f"parameter {name!r} is sharded over ranks, which this version cannot attach; run the "
+            f"trainer on one device"
+        )
+    if is_lazy(parameter) or parameter.is_meta:
+        raise MismatchError(
+            f"parameter {name!r} has no values yet (lazy or on the meta device); build it before "
+            f"attach, for example by one forward pass or to_empty()"
+        )
+    if parameter.layout != torch.strided or parameter.is_quantized:
+        raise MismatchError(
+            f"parameter {name!r} is {'quantised' if parameter.is_quantized else 'sparse'}, which "
+            f"the run cannot average; make it a plain dense tensor"
+        )
+    if parameter.requires_grad and parameter.dtype not in AVERAGED:
+        raise MismatchError(
+            f"parameter {name!r} is {parameter.dtype}, which the run's fp32 vector cannot hold; "
+            f"make it float32, bfloat16 or float16, or freeze it"
+        )
 
 
 class _Window:

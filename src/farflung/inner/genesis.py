@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from farflung.errors import StorageError
 from farflung.inner.flat import FlatParameters
+from farflung.outer.layout import Layout
 
 LAYOUT_FILE = "layout.json"
 ANCHOR_FILE = "anchor.f32"
 
 
 def write_genesis(flat: FlatParameters, folder: Path) -> None:
-    """`layout.json` ([[name, [shape]], ...]) and `anchor.f32` (little-endian fp32), atomically.
+    """`layout.json` (outer/layout.py) and `anchor.f32` (little-endian fp32), atomically.
 
     The weights come last: their presence says that both are whole. Raises StorageError.
     """
     anchor = np.empty(flat.size, "<f4")
     flat.read([(0, flat.size)], anchor)
-    _replace(folder / LAYOUT_FILE, msgspec.json.encode(flat.entries))
+    _replace(folder / LAYOUT_FILE, Layout.from_entries(flat.entries, flat.frozen).to_json())
     _replace(folder / ANCHOR_FILE, anchor.data)
 
 

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from farflung.config.run import RunSpec
+from farflung.data.mixture import Change
+from farflung.errors import UserError
 from farflung.inner import progress
 from farflung.inner.channel import Work, WorkReport
 from farflung.inner.optimizer import HasParamGroups, set_lr_factor
+from farflung.inner.rows import TakenRows
+
+ONE_AT_A_TIME = (
+    "{what} was taken before peer.step() for the last batch: call peer.step() after every batch "
+    "of lease.batches(); a loop that accumulates or prefetches takes its rows from peer.stream()"
+)
 
 
 class LrSetter:
-    """Keeps the optimizer's learning rates on the run's schedule."""
+    """Keeps the optimizer's learning rates on the run's schedule, unless they are the program's."""
 
-    def __init__(self, spec: RunSpec, optimizer: HasParamGroups) -> None:
+    def __init__(self, spec: RunSpec, optimizer: HasParamGroups, *, own: bool = False) -> None:
+        """`own`: learning rates are the program's and never written."""
         self._spec = spec
         self._rate = progress.LearningRate(spec)
         self._optimizer = optimizer
+        self._own = own
         self._started_at = 0
         self.own_steps = 0
 
@@ -28,19 +38,28 @@ class LrSetter:
         """The optimizer holds the state of one that has trained."""
         self._rate.warm()
 
+    def amend(self, spec: RunSpec) -> None:
+        """Other settings of the schedule, from the next lease on."""
+        self._spec = spec
+        self._rate.amend(spec)
+
     def restart(self) -> None:
         """The optimizer has lost its state: in mid-run its rate ramps up again."""
         self._rate = progress.LearningRate(self._spec)
         self._started_at = self.own_steps
 
     def apply(self, lease: TrainLease) -> None:
-        set_lr_factor(self._optimizer, lease.lr_factor())
+        factor = lease.lr_factor()  # also notes whether this peer joined late
+        if not self._own:
+            set_lr_factor(self._optimizer, factor)
 
 
 class TrainLease:
     """Work for one round. Over when its batches are trained, or when the agent ends it early."""
 
-    def __init__(self, serial: int, lease: Work, spec: RunSpec, rate: LrSetter) -> None:
+    def __init__(
+        self, serial: int, lease: Work, spec: RunSpec, rate: LrSetter, taken: TakenRows
+    ) -> None:
         self.spec = spec
         self.round = lease.round
         self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
@@ -49,12 +68,19 @@ class TrainLease:
         self.serial = serial
         self._lease = lease
         self._rate = rate
+        self._taken = taken
+        self._untaken = progress.batches(lease, spec.inner.batch_rows)
+        self._n_taken = 0
         self._stopping = False
         self._done = 0
         self._tokens = 0
-        self._loss_sum = 0.0
+        self._losses = progress.Losses()
         self._compute_s = 0.0
-        self._note = ""
+
+    @property
+    def mixture(self) -> tuple[Change, ...]:
+        """Changes of the mixture of sources that these positions know."""
+        return self._lease.mixture
 
     def rows(self) -> list[int]:
         """All positions of the lease, in order."""
@@ -63,20 +89,26 @@ class TrainLease:
     def batches(self) -> Iterator[list[int]]:
         """Positions of each batch still to train; ends when the lease is over.
 
-        Call `peer.step` after each.
+        Call `peer.step` after each: UserError when the next is taken before that.
         """
-        rows = self.spec.inner.batch_rows
-        for index, batch in enumerate(progress.batches(self._lease, rows)):
-            if self.over:
+        while not self.over:
+            if self._taken.waiting:
+                raise UserError(ONE_AT_A_TIME.format(what="a second batch"))
+            batch = self.take()
+            if batch is None:
                 return
-            if index >= self._done:
-                yield batch
+            yield batch
 
     def lr_factor(self) -> float:
         """What the peak learning rates are multiplied by in the coming step."""
         return self._rate.factor(self._lease, self._done, self.steps)
 
-    # ---- for Peer --------------------------------------------------------------------------
+    @property
+    def progress(self) -> float:
+        """Share of the run's committed work at the coming step, in [0, 1]."""
+        return progress.share(self._lease, self._done, self.steps)
+
+    # ---- for Peer and Stream ---------------------------------------------------------------
 
     @property
     def departs(self) -> tuple[int, int]:
@@ -87,26 +119,52 @@ class TrainLease:
     def finished(self) -> bool:
         return self._stopping or self._done >= self.steps
 
+    @property
+    def untouched(self) -> bool:
+        """Nothing of it is taken or trained, and it shall not end."""
+        return self._n_taken == 0 and not self.finished
+
+    @property
+    def stalled(self) -> bool:
+        """All of it is taken, nothing trained: a loop that runs ahead by more than a lease."""
+        return self._done == 0 and self._n_taken > 0 and not self._stopping
+
     def stop(self) -> None:
         self._stopping = True
+
+    def take(self) -> list[int] | None:
+        """The next batch, noted as taken; None when the lease has no more to give."""
+        if self.over or self._stopping:
+            return None
+        batch = next(self._untaken, None)
+        if batch is not None:
+            self._n_taken += 1
+            self._taken.take(batch)
+        return batch
+
+    def begins_with(self, batches: Sequence[list[int]]) -> bool:
+        """Whether these are its first batches, as many as it has. If so they count as taken."""
+        mine = list(islice(progress.batches(self._lease, self.spec.inner.batch_rows), len(batches)))
+        if mine != list(batches[: len(mine)]):
+            return False
+        self._n_taken = len(list(islice(self._untaken, len(mine))))
+        return True
 
     def count(self, tokens: int, loss: float, seconds: float) -> None:
         self._done += 1
         self._tokens += tokens
         self._compute_s += seconds
-        if math.isfinite(loss):
-            self._loss_sum += loss
-        elif not self._note:
-            self._note = f"non-finite loss at step {self._done}"
+        self._losses.note(loss)
 
     def outcome(self, parameters_finite: bool, wait_s: float) -> WorkReport:
-        note = self._note or ("" if parameters_finite else "non-finite parameters")
+        note = self._losses.trouble or ("" if parameters_finite else "non-finite parameters")
         return WorkReport(
             round=self.round,
             rows=self._done * self.spec.inner.batch_rows,
             steps=self._done,
             tokens=self._tokens,
-            loss_sum=self._loss_sum,
+            loss_sum=self._losses.total,
+            finite_steps=self._losses.finite,
             finite=not note,
             compute_s=self._compute_s,
             wait_s=wait_s,

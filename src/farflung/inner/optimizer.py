@@ -14,6 +14,7 @@ emulated and fifteen times slower).
 from __future__ import annotations
 
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from farflung.config.run import InnerSpec
-from farflung.errors import ConfigError, MismatchError
+from farflung.errors import ConfigError, MismatchError, UserError
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
@@ -40,11 +41,39 @@ class HasParamGroups(Protocol):
     def param_groups(self) -> list[ParamGroup]: ...
 
 
+def take_peaks(optimizer: HasParamGroups) -> None:
+    """Notes every group's peak learning rate: `initial_lr` where a torch scheduler has set it (its
+    warm-up may have left 0 in `lr`), else `lr`. Says so where a scheduler is replaced.
+
+    Raises UserError for a group that would never learn.
+    """
+    replaced = False
+    for index, group in enumerate(optimizer.param_groups):
+        replaced = replaced or ("initial_lr" in group and "base_lr" not in group)
+        peak = group["initial_lr"] if "initial_lr" in group else group["lr"]
+        base = group.setdefault("base_lr", float(peak))
+        if not base > 0 and any(p.requires_grad for p in group.get("params", ())):
+            raise UserError(
+                f"parameter group {index} of the optimizer has the learning rate {base:g}, which "
+                f"is taken as its peak, so it would never learn; give the peak rate, or keep your "
+                f"own scheduler with attach(..., schedule='own')"
+            )
+    if replaced:
+        print(
+            "farflung: the run's learning-rate schedule (inner.schedule) replaces this program's; "
+            "attach(..., schedule='own') keeps it",
+            file=sys.stderr,
+        )
+
+
 def set_lr_factor(optimizer: HasParamGroups, factor: float) -> None:
     """Sets every group's lr to its base times `factor`. The first call takes lr as the base."""
     for group in optimizer.param_groups:
         base = group.setdefault("base_lr", float(group["lr"]))
-        group["lr"] = base * factor
+        if isinstance(group["lr"], Tensor):  # a capturable or compiled step reads this tensor
+            group["lr"].fill_(base * factor)
+        else:
+            group["lr"] = base * factor
 
 
 def orthogonalize(batch_NRC: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -42,6 +43,12 @@ def whole_batches(lease: Work, batch_rows: int) -> int:
     return sum(stop - start for start, stop in lease.ranges) // batch_rows
 
 
+def share(lease: Work, step: int, steps: int) -> float:
+    """Share of the run's committed work before step `step` of `steps` of a lease."""
+    done = step / steps if steps else 0.0
+    return lease.progress_start + (lease.progress_end - lease.progress_start) * done
+
+
 class LearningRate:
     """The factor on the peak rate: the run's schedule, and a private ramp for a late joiner."""
 
@@ -49,6 +56,10 @@ class LearningRate:
         self._inner = spec.inner
         self._total = total_steps(spec)
         self._joined_late: bool | None = None
+
+    def amend(self, spec: RunSpec) -> None:
+        """The run was extended, or its schedule changed."""
+        self._inner, self._total = spec.inner, total_steps(spec)
 
     def warm(self) -> None:
         """The inner state is a warm one: no ramp."""
@@ -62,10 +73,37 @@ class LearningRate:
         """
         if self._joined_late is None:
             self._joined_late = lease.progress_start > 0
-        share = step / steps if steps else 0.0
-        progress = lease.progress_start + (lease.progress_end - lease.progress_start) * share
         ramp = join_ramp(own_steps, self._inner) if self._joined_late else 1.0
-        return lr_factor(progress, self._inner, self._total) * ramp
+        return lr_factor(share(lease, step, steps), self._inner, self._total) * ramp
+
+
+class Losses:
+    """The losses of a lease's steps. One that is not finite is told, not added and not hidden."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+        """Of the finite ones."""
+        self.finite = 0
+        """How many were."""
+        self._steps = 0
+        self._first_bad = 0
+
+    def note(self, loss: float) -> None:
+        self._steps += 1
+        if math.isfinite(loss):
+            self.total += loss
+            self.finite += 1
+        elif not self._first_bad:
+            self._first_bad = self._steps
+
+    @property
+    def trouble(self) -> str:
+        """Which step's loss was the first that was not finite, and how many; empty: none."""
+        bad = self._steps - self.finite
+        if not bad:
+            return ""
+        many = f" (of {self._steps} steps, {bad} were not finite)" if bad > 1 else ""
+        return f"non-finite loss at step {self._first_bad}{many}"
 
 
 class Speed:

@@ -44,7 +44,7 @@ def sample_text(built: BuiltIn, n: int, prompt: str) -> str:
     """`n` tokens after `prompt`, or after the end of a document; empty for synthetic data."""
     if built.rows is None or n == 0:
         return ""
-    tokenizer = tokenizer_from_bytes(built.rows.tokenizer)
+    tokenizer = tokenizer_from_bytes(built.rows.tokenizer, eos=built.rows.manifest.eos)
     start = tokenizer.encode(prompt) or [tokenizer.eos]
     ids = sample(built.model, start, n, temperature=TEMPERATURE, top_k=TOP_K, seed=built.spec.seed)
     return prompt + tokenizer.decode(ids)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from farflung.config.run import InnerSpec
 
 
@@ -16,11 +18,24 @@ def lr_factor(progress: float, inner: InnerSpec, total_steps: float) -> float:
 
     `progress` in [0, 1] is clamped; `total_steps` are the inner steps of the whole run of one peer
     at full speed. Warm-up is linear over `inner.warmup_steps` and never 0: the first step of a
-    warm-up of n counts 1/n. The smaller of warm-up and decay holds where they overlap.
+    warm-up of n counts 1/n. The smaller of warm-up and decay holds where they overlap. Where a run
+    was extended after its rate had begun to fall, the rate rises from there over as many steps.
     """
     progress = min(max(progress, 0.0), 1.0)
     warm = _ramp(progress * total_steps, inner.warmup_steps)
-    return min(warm, _decay(progress, inner, total_steps))
+    return min(warm, _decay(progress, inner, total_steps), _rewarmed(progress, inner, total_steps))
+
+
+def _rewarmed(progress: float, inner: InnerSpec, total_steps: float) -> float:
+    """Limit of the factor after an extension: from what it was before, up to 1."""
+    if inner.rewarm is msgspec.UNSET:
+        return 1.0
+    at, was = inner.rewarm
+    if progress < at:
+        return 1.0  # a round that was planned before it
+    steps_before = total_steps * at / was if was > 0 else total_steps
+    before = _decay(was, inner, steps_before)
+    return before + (1.0 - before) * _ramp((progress - at) * total_steps, inner.warmup_steps)
 
 
 def join_ramp(step: float, inner: InnerSpec) -> float:

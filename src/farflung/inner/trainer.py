@@ -19,6 +19,7 @@ from farflung.errors import ConfigError, FarflungError
 from farflung.inner.built_in import BuiltIn, build, read_spec, use_threads
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC
 from farflung.inner.step import inner_step, pick_micro_rows
+from farflung.stopping import stop_signals
 
 EXIT_MISTAKE = 2
 EXIT_MEMORY = 3
@@ -27,6 +28,7 @@ EXIT_MEMORY = 3
 def train(built: BuiltIn, peer: Peer, micro_rows: int) -> None:
     """Train leases until the run ends."""
     while lease := peer.lease():
+        built.source.expect(lease.rows(), lease.mixture)
         for positions in lease.batches():
             tokens_BT, targets_BT = built.batch(positions)
             loss = inner_step(
@@ -56,7 +58,9 @@ def run() -> None:
 
 def main() -> int:
     """Exit code; a failure's last line on stderr is one sentence for the operator."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in stop_signals():
+        if number is not signal.SIGINT:  # that one raises KeyboardInterrupt by itself
+            signal.signal(number, _terminate)
     try:
         run()
     except FarflungError as error:

@@ -26,16 +26,16 @@ def layout_entries(config: LlamaConfig) -> list[Entry]:
 
 
 def _layer(config: LlamaConfig) -> list[Entry]:
-    d, kv, ff, head = config.dim, config.kv_dim, config.ff, config.head_dim
+    d, q, kv, ff, head = config.dim, config.q_dim, config.kv_dim, config.ff, config.head_dim
     head_norms: list[Entry] = [
         ("self_attn.q_norm.weight", (head,)),
         ("self_attn.k_norm.weight", (head,)),
     ]
     return [
-        ("self_attn.q_proj.weight", (d, d)),
+        ("self_attn.q_proj.weight", (q, d)),
         ("self_attn.k_proj.weight", (kv, d)),
         ("self_attn.v_proj.weight", (kv, d)),
-        ("self_attn.o_proj.weight", (d, d)),
+        ("self_attn.o_proj.weight", (d, q)),
         *(head_norms if config.qk_norm else []),
         ("mlp.gate_proj.weight", (ff, d)),
         ("mlp.up_proj.weight", (ff, d)),
@@ -62,9 +62,22 @@ def hf_config(config: LlamaConfig) -> dict[str, Any]:
         "max_position_embeddings": config.seq_len,
         "rms_norm_eps": config.norm_eps,
         "rope_theta": config.rope_theta,
+        "rope_scaling": _rope_scaling(config),
         "attention_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": config.tied,
         "torch_dtype": "float32",
         "use_cache": True,
     } | ({} if config.qk_norm else {"mlp_bias": False})
+
+
+def _rope_scaling(config: LlamaConfig) -> dict[str, Any] | None:
+    if config.rope is None:
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": config.rope.factor,
+        "low_freq_factor": config.rope.low_freq_factor,
+        "high_freq_factor": config.rope.high_freq_factor,
+        "original_max_position_embeddings": config.rope.original_len,
+    }

@@ -1,8 +1,8 @@
 """Llama in PyTorch, with Hugging Face's parameter names and, in eager mode, its exact bits.
 
-Shape suffixes: B rows, T tokens, D model width, V vocabulary, H query heads, K key heads,
-E width of a head. Sources: Llama 3 (arXiv 2407.21783), RoPE (2104.09864), GQA (2305.13245),
-SwiGLU (2002.05202); query and key norm as in Qwen3 (2505.09388).
+Shape suffixes: B rows, T tokens, S tokens with those before them, D model width, V vocabulary,
+H query heads, K key heads, E width of a head. Sources: Llama 3 (arXiv 2407.21783), RoPE
+(2104.09864), GQA (2305.13245), SwiGLU (2002.05202); query and key norm as in Qwen3 (2505.09388).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu, softmax
 
 from farflung.errors import ConfigError
-from farflung.model.presets import LlamaConfig
+from farflung.model.cache import KeyValueCache, LayerCache
+from farflung.model.presets import Llama3Rope, LlamaConfig
 
 Attention = Literal["sdpa", "eager"]
 """`eager` does transformers' operations in transformers' order, for the parity test."""
@@ -46,9 +47,25 @@ def rope_table(config: LlamaConfig) -> tuple[Tensor, Tensor]:
     """cos and sin [T, E] fp32, the frequencies of the first half repeated in the second."""
     exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
     frequencies = 1.0 / (config.rope_theta**exponents)
+    if config.rope is not None:
+        frequencies = stretched(frequencies, config.rope)
     angles = torch.arange(config.seq_len).float()[:, None] * frequencies[None, :]
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos(), angles.sin()
+
+
+def stretched(frequencies: Tensor, rope: Llama3Rope) -> Tensor:
+    """Llama 3.1's frequencies, with transformers' operations in its order."""
+    low_wavelength = rope.original_len / rope.low_freq_factor
+    high_wavelength = rope.original_len / rope.high_freq_factor
+    wavelength = 2 * math.pi / frequencies
+    slow = torch.where(wavelength > low_wavelength, frequencies / rope.factor, frequencies)
+    smooth = (rope.original_len / wavelength - rope.low_freq_factor) / (
+        rope.high_freq_factor - rope.low_freq_factor
+    )
+    smoothed = (1 - smooth) * slow / rope.factor + smooth * slow
+    between = ~(wavelength < high_wavelength) * ~(wavelength > low_wavelength)
+    return torch.where(between, smoothed, slow)
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
@@ -57,15 +74,36 @@ def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
     return x_BHTE * cos_TE + torch.cat((-second, first), dim=-1) * sin_TE
 
 
-def eager_attention(q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-    """Causal attention with every operation of transformers' eager form, in its order."""
-    group = q_BHTE.shape[1] // k_BKTE.shape[1]
-    k_BHTE = k_BKTE.repeat_interleave(group, dim=1)
-    v_BHTE = v_BKTE.repeat_interleave(group, dim=1)
-    scores_BHTT = torch.matmul(q_BHTE, k_BHTE.transpose(2, 3)) * q_BHTE.shape[-1] ** -0.5
-    hidden = torch.full_like(scores_BHTT[0, 0], torch.finfo(scores_BHTT.dtype).min).triu(1)
-    weights_BHTT = softmax(scores_BHTT + hidden, dim=-1, dtype=torch.float32)
-    return torch.matmul(weights_BHTT.to(q_BHTE.dtype), v_BHTE)
+def eager_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
+    """Causal attention with every operation of transformers' eager form, in its order.
+
+    The last query belongs to the last key: S > T when keys of earlier tokens come from a cache.
+    """
+    group = q_BHTE.shape[1] // k_BKSE.shape[1]
+    k_BHSE = k_BKSE.repeat_interleave(group, dim=1)
+    v_BHSE = v_BKSE.repeat_interleave(group, dim=1)
+    scores_BHTS = torch.matmul(q_BHTE, k_BHSE.transpose(2, 3)) * q_BHTE.shape[-1] ** -0.5
+    before = k_BHSE.shape[2] - q_BHTE.shape[2]
+    hidden = torch.full_like(scores_BHTS[0, 0], torch.finfo(scores_BHTS.dtype).min)
+    scores_BHTS = scores_BHTS + hidden.triu(1 + before)
+    weights_BHTS = softmax(scores_BHTS, dim=-1, dtype=torch.float32)
+    return torch.matmul(weights_BHTS.to(q_BHTE.dtype), v_BHSE)
+
+
+def fast_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
+    """The same by torch's own kernels, which know a causal mask for S = T only."""
+    length, seen = q_BHTE.shape[2], k_BKSE.shape[2]
+    visible = None
+    if 1 < length < seen:
+        visible = q_BHTE.new_ones((length, seen), dtype=torch.bool).tril(seen - length)
+    return scaled_dot_product_attention(
+        q_BHTE,
+        k_BKSE,
+        v_BKSE,
+        attn_mask=visible,
+        is_causal=length == seen,
+        enable_gqa=q_BHTE.shape[1] != k_BKSE.shape[1],
+    )
 
 
 class SelfAttention(nn.Module):
@@ -73,16 +111,18 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.attention = attention
-        self.q_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.q_proj = nn.Linear(config.dim, config.q_dim, bias=False)
         self.k_proj = nn.Linear(config.dim, config.kv_dim, bias=False)
         self.v_proj = nn.Linear(config.dim, config.kv_dim, bias=False)
-        self.o_proj = nn.Linear(config.dim, config.dim, bias=False)
+        self.o_proj = nn.Linear(config.q_dim, config.dim, bias=False)
         self.qk_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, past: LayerCache | None = None
+    ) -> Tensor:
         split = (*x_BTD.shape[:-1], -1, self.head_dim)
         q_BTHE = self.q_proj(x_BTD).view(split)
         k_BTKE = self.k_proj(x_BTD).view(split)
@@ -92,17 +132,11 @@ class SelfAttention(nn.Module):
         # The table is fp32; under autocast the rotated heads go back to the narrow type.
         q_BHTE = rotate(q_BTHE.transpose(1, 2), cos_TE, sin_TE).to(v_BKTE.dtype)
         k_BKTE = rotate(k_BTKE.transpose(1, 2), cos_TE, sin_TE).to(v_BKTE.dtype)
-        out_BHTE = self._attend(q_BHTE, k_BKTE, v_BKTE)
-        out: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(x_BTD.shape))
+        k_BKSE, v_BKSE = (k_BKTE, v_BKTE) if past is None else past.extend(k_BKTE, v_BKTE)
+        attend = eager_attention if self.attention == "eager" else fast_attention
+        out_BHTE = attend(q_BHTE, k_BKSE, v_BKSE)
+        out: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(*x_BTD.shape[:-1], -1))
         return out
-
-    def _attend(self, q_BHTE: Tensor, k_BKTE: Tensor, v_BKTE: Tensor) -> Tensor:
-        if self.attention == "eager":
-            return eager_attention(q_BHTE, k_BKTE, v_BKTE)
-        grouped = q_BHTE.shape[1] != k_BKTE.shape[1]
-        return scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=grouped
-        )
 
 
 class SwiGLU(nn.Module):
@@ -125,8 +159,10 @@ class Layer(nn.Module):
         self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE)
+    def forward(
+        self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, past: LayerCache | None = None
+    ) -> Tensor:
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), cos_TE, sin_TE, past)
         out: Tensor = x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
         return out
 
@@ -146,17 +182,22 @@ class Trunk(nn.Module):
         self.register_buffer("cos", cos_TE, persistent=False)
         self.register_buffer("sin", sin_TE, persistent=False)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        length = tokens_BT.shape[1]
-        if length > self.cos.shape[0]:
+    def forward(self, tokens_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        first = 0 if cache is None else cache.length
+        stop = first + tokens_BT.shape[1]
+        if stop > self.cos.shape[0]:
             raise ConfigError(
-                f"a row of {length} tokens exceeds the model's seq_len={self.cos.shape[0]}; "
-                f"make the model with seq_len={length}"
+                f"a row of {stop} tokens exceeds the model's seq_len={self.cos.shape[0]}; "
+                f"make the model with seq_len={stop}"
             )
-        cos_TE, sin_TE = self.cos[:length], self.sin[:length]
+        cos_TE, sin_TE = self.cos[first:stop], self.sin[first:stop]
         x_BTD: Tensor = self.embed_tokens(tokens_BT)
-        for layer in self.layers:
-            x_BTD = layer(x_BTD, cos_TE, sin_TE)
+        if cache is None:
+            for layer in self.layers:
+                x_BTD = layer(x_BTD, cos_TE, sin_TE)
+        else:
+            for layer, past in zip(self.layers, cache.layers, strict=True):
+                x_BTD = layer(x_BTD, cos_TE, sin_TE, past)
         out_BTD: Tensor = self.norm(x_BTD)
         return out_BTD
 
@@ -176,19 +217,21 @@ class Llama(nn.Module):
         """[V, D]; the embedding matrix when tied."""
         return self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
 
-    def hidden(self, tokens_BT: Tensor) -> Tensor:
+    def hidden(self, tokens_BT: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """The final normed activations [B, T, D] of int64 tokens."""
-        out_BTD: Tensor = self.model(tokens_BT)
+        out_BTD: Tensor = self.model(tokens_BT) if cache is None else self.model(tokens_BT, cache)
         return out_BTD
 
-    def forward(self, tokens_BT: Tensor, head: Head = linear) -> Tensor:
-        """Logits [B, T, V] by default.
+    def forward(
+        self, tokens_BT: Tensor, head: Head = linear, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] by default. With a cache the tokens follow those that it holds.
 
         `head` replaces the last product, e.g. by a loss that never holds all logits. It runs in
         here because a sharded root gathers the head's weight only for its own forward.
         Raises ConfigError when the rows are longer than the model's seq_len.
         """
-        return head(self.hidden(tokens_BT), self.head_weight)
+        return head(self.hidden(tokens_BT, cache), self.head_weight)
 
 
 @torch.no_grad()

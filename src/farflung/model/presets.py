@@ -10,9 +10,25 @@ of as many parameters. `1b` is Llama 3.2 1B without its RoPE scaling, `10b` is I
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
+import msgspec
+
+from farflung.config.run import ModelSpec, ShapeSpec
 from farflung.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Llama3Rope:
+    """Llama 3.1's stretched rotary frequencies (transformers' `rope_type` llama3)."""
+
+    factor: float
+    """Slow frequencies are divided by it."""
+    low_freq_factor: float
+    high_freq_factor: float
+    """Between original_len / low and original_len / high tokens of wavelength both are mixed."""
+    original_len: int
+    """Row length that the model was first trained on, in tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +38,7 @@ class LlamaConfig:
     vocab: int
     """Rows of the embedding; at least the tokenizer's size."""
     dim: int
-    """Width of the residual stream; heads * head_dim."""
+    """Width of the residual stream."""
     layers: int
     heads: int
     """Query heads."""
@@ -38,12 +54,19 @@ class LlamaConfig:
     """The output head is the embedding matrix."""
     qk_norm: bool = False
     """RMSNorm over each query and key head before RoPE, as Qwen3 has it."""
+    head_size: int = 0
+    """Width of a head where it is not dim / heads, as in Qwen3; 0: it is."""
+    rope: Llama3Rope | None = None
+    """None: plain rotary frequencies."""
 
     def __post_init__(self) -> None:
         for name in ("vocab", "dim", "layers", "heads", "kv_heads", "ff", "seq_len"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name}={getattr(self, name)} must be at least 1")
-        if self.dim % self.heads or (self.dim // self.heads) % 2:
+        if self.head_size and (self.head_size < 2 or self.head_size % 2):
+            raise ConfigError(f"model.head_size={self.head_size} must be an even number, or 0")
+        whole = self.head_size or not (self.dim % self.heads or (self.dim // self.heads) % 2)
+        if not whole:
             raise ConfigError(
                 f"model.dim={self.dim} must be model.heads={self.heads} times an even head size; "
                 f"try {self.heads * 2 * max(1, round(self.dim / self.heads / 2))}"
@@ -55,7 +78,12 @@ class LlamaConfig:
 
     @property
     def head_dim(self) -> int:
-        return self.dim // self.heads
+        return self.head_size or self.dim // self.heads
+
+    @property
+    def q_dim(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_dim
 
     @property
     def kv_dim(self) -> int:
@@ -109,8 +137,64 @@ def preset(name: str, *, vocab: int | None = None, seq_len: int | None = None) -
     )
 
 
+def config_of_spec(model: ModelSpec, *, vocab: int | None, seq_len: int) -> LlamaConfig:
+    """The built-in model of a run. `vocab`: the tokenizer's size; None: there is none.
+
+    Raises ConfigError for an unknown preset, and when tokenizer or rows do not fit into the shape.
+    """
+    shape = model.shape
+    if shape is msgspec.UNSET:
+        return preset(model.preset, vocab=vocab, seq_len=seq_len)
+    if vocab is not None and vocab > shape.vocab:
+        raise ConfigError(
+            f"the data's tokenizer has {vocab} ids, the model {shape.vocab} (model.shape.vocab); "
+            f"prepare the data with the model's own tokenizer"
+        )
+    if seq_len > shape.max_len:
+        raise ConfigError(
+            f"data.seq_len={seq_len} is longer than the model's rows of {shape.max_len} tokens "
+            f"(model.shape.max_len); use shorter rows"
+        )
+    return LlamaConfig(
+        vocab=shape.vocab,
+        dim=shape.dim,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        ff=shape.ff,
+        seq_len=seq_len,
+        rope_theta=shape.rope_theta,
+        norm_eps=shape.norm_eps,
+        tied=shape.tied,
+        qk_norm=shape.qk_norm,
+        head_size=shape.head_size,
+        rope=None if shape.rope is msgspec.UNSET else Llama3Rope(*shape.rope),
+    )
+
+
+def spec_of_config(config: LlamaConfig) -> ModelSpec:
+    """The part of a run spec that builds this model again; rows of up to `config.seq_len`."""
+    rope = msgspec.UNSET if config.rope is None else astuple(config.rope)
+    shape = ShapeSpec(
+        vocab=config.vocab,
+        dim=config.dim,
+        layers=config.layers,
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        ff=config.ff,
+        max_len=config.seq_len,
+        head_size=config.head_size,
+        rope_theta=config.rope_theta,
+        rope=rope,
+        norm_eps=config.norm_eps,
+        tied=config.tied,
+        qk_norm=config.qk_norm,
+    )
+    return ModelSpec(preset="shape", shape=shape)
+
+
 def _layer_matrices(config: LlamaConfig) -> int:
-    attention = 2 * config.dim * config.dim + 2 * config.dim * config.kv_dim
+    attention = 2 * config.dim * config.q_dim + 2 * config.dim * config.kv_dim
     return attention + 3 * config.dim * config.ff
 
 
@@ -128,5 +212,5 @@ def flops_per_token(config: LlamaConfig, *, causal: bool = False) -> float:
     (PaLM, arXiv 2204.02311, appendix B); `causal` counts only the half below the diagonal.
     """
     weights = config.layers * _layer_matrices(config) + config.vocab * config.dim
-    attention = 12 * config.layers * config.dim * config.seq_len
+    attention = 12 * config.layers * config.q_dim * config.seq_len
     return 6.0 * weights + (attention / 2 if causal else attention)

@@ -20,14 +20,17 @@ from farflung.events import (
     GenerationOpened,
     JournalBlocked,
     JournalWritable,
+    ModelEvaluated,
     Paused,
     PeerJoined,
     PeerReady,
     PeerSuspect,
+    PeerUnreachable,
     Resumed,
     RoundAbandoned,
     RoundCommitted,
     RoundOpened,
+    RunAmended,
     RunFinished,
     RunStarted,
     SnapshotUploaded,
@@ -39,6 +42,7 @@ from farflung.ids import Role
 
 KEPT_NOTES = 8
 KEPT_LOSSES = 4096
+KEPT_SCORES = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +50,15 @@ class PeerPicture:
     name: str
     role: str
     state: str = "joined"
-    """`joined`, `active`, `suspect`, `gone`."""
+    """`joined`, `active`, `suspect`, `gone`, `away` (admitted, and never took part)."""
     generation: int = 0
     rounds: int = 0
     """Rounds for which it was READY."""
+    samples: int = 0
+    """Credited to it by commits."""
     steps: int = 0
+    unreachable: str = ""
+    """Why the host cannot dial it where it says that others can."""
     loss: float = math.nan
     """Of its last round, mean nats per token."""
     compute_s: float = 0.0
@@ -66,6 +74,8 @@ class Picture:
     parameters: int = 0
     term: int = 0
     rounds_wanted: int = 0
+    descent: str = ""
+    """What the run began with; empty: fresh weights."""
     round: int = -1
     """The newest open round."""
     committed: int = 0
@@ -75,6 +85,10 @@ class Picture:
     tokens: int = 0
     losses: tuple[tuple[int, float], ...] = ()
     """(round, mean nats per token)."""
+    scores: tuple[tuple[int, float], ...] = ()
+    """(rounds in the measured state, bits per byte of held-out text)."""
+    samples: tuple[tuple[str, str], ...] = ()
+    """(prompt, text) of the last evaluation."""
     peers: Mapping[str, PeerPicture] = field(default_factory=dict)
     deaths: int = 0
     joins: int = 0
@@ -124,6 +138,7 @@ def see(picture: Picture, event: Event) -> Picture:
                 parameters=event.parameters,
                 term=event.term,
                 rounds_wanted=event.rounds,
+                descent=event.descent,
             )
         case RoundOpened():
             return replace(picture, round=event.round, paused="")
@@ -150,13 +165,30 @@ def see(picture: Picture, event: Event) -> Picture:
             return _note(
                 replace(picture, blocked=""), f"journal: written again after {event.after_s:.0f} s"
             )
+        case ModelEvaluated():
+            samples = tuple(zip(event.prompts, event.texts, strict=True))
+            return scored(picture, event.next_round, event.bits_per_byte, samples)
         case RunFinished():
             return replace(picture, finished=True)
         case ArchiveExtended() | SnapshotUploaded() | UploadProgress():
             return _archived(picture, event)
+        case RunAmended():
+            noted = _note(picture, event.sentence)
+            return replace(noted, rounds_wanted=event.rounds, finished=False)
+        case PeerUnreachable():
+            noted = _note(picture, event.sentence)
+            return _peer(noted, event.node, name=event.name, unreachable=event.reason)
         case _:
             sentence = sentence_of(event)
             return _note(picture, sentence) if sentence else _see_peer(picture, event)
+
+
+def scored(
+    picture: Picture, next_round: int, bits_per_byte: float, samples: tuple[tuple[str, str], ...]
+) -> Picture:
+    """The picture after one more evaluation."""
+    scores = (*picture.scores, (next_round, bits_per_byte))[-KEPT_SCORES:]
+    return replace(picture, scores=scores, samples=samples)
 
 
 def _see_peer(picture: Picture, event: Event) -> Picture:
@@ -269,6 +301,8 @@ def to_json(picture: Picture) -> dict[str, Any]:
     """For `farflung status`: plain values, NaN as None."""
     plain = asdict(picture)
     plain["losses"] = [list(pair) for pair in picture.losses[-64:]]
+    plain["scores"] = [list(pair) for pair in picture.scores[-64:]]
+    plain["samples"] = [list(pair) for pair in picture.samples]
     plain["loss_last"] = _number(picture.loss_last)
     plain["loss_first"] = _number(picture.loss_first)
     for peer in plain["peers"].values():

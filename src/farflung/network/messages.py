@@ -93,6 +93,8 @@ class Synced(Message, frozen=True, kw_only=True):
     next_round: int
     state_root: bytes
     steps_per_s: float = 0.0
+    evaluates: bool = False
+    """I can measure how good the model is, when asked with an Evaluate."""
 
 
 class Beat(Message, frozen=True, kw_only=True):
@@ -161,9 +163,12 @@ class Ready(Message, frozen=True, kw_only=True):
     """Root over the hashes of the encoded chunks; empty: I abstain (see `note`)."""
     steps: int
     loss_sum: float
+    """Mean loss of the finite steps, times `steps`; NaN: no step was finite."""
     compute_s: float
     wait_s: float
     note: str = ""
+    reported: int = 0
+    """Tokens of this stay as the trainer's program counted them: shown, never decided by."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,6 +275,56 @@ class Moved(Message, frozen=True, kw_only=True):
     bytes_up: int
     bytes_down: int
     state_root: bytes
+
+
+class Evaluate(Message, frozen=True, kw_only=True):
+    """Coordinator -> node: measure your newest snapshot, as the spec's `evaluation` says."""
+
+    term: int
+    serial: int
+    """Repeated by the answer."""
+    committed: int
+    """Rounds that were committed when this was asked."""
+
+
+class DrawnText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the model writes after a prompt."""
+
+    prompt: str
+    text: str
+
+
+class Measured(Message, frozen=True, kw_only=True):
+    """Node -> coordinator: the answer to an Evaluate."""
+
+    term: int
+    serial: int
+    next_round: int
+    """Of the snapshot: it holds all commits below."""
+    nats_per_token: float
+    bits_per_byte: float
+    tokens: int
+    """Held-out tokens behind the two figures."""
+    samples: tuple[DrawnText, ...]
+    took_s: float
+    note: str = ""
+    """Why there are no figures; empty: there are."""
+
+
+class Extend(Message, frozen=True, kw_only=True):
+    """The operator, with the run's own key -> coordinator: change these settings of the run.
+    Answered by `Extended` or `Refuse`."""
+
+    request: str
+    """Random; repeated when no answer came."""
+    wishes: tuple[str, ...]
+    """`rounds=+100`, ... (swarm/amendments.py)"""
+
+
+class Extended(Message, frozen=True, kw_only=True):
+    """It is in the journal; or nothing had to be changed."""
+
+    sentence: str
 
 
 # ---- the data plane ------------------------------------------------------------------------
@@ -387,6 +442,8 @@ Control = (
     | Vote
     | Accuse
     | Moved
+    | Evaluate
+    | Measured
     | DataHello
     | Fetch
     | Catalogue
@@ -395,5 +452,7 @@ Control = (
     | FetchJournal
     | InnerWanted
     | InnerOffer
+    | Extend
+    | Extended
 )
 BulkHeader = Contribution | SliceResult | Blob

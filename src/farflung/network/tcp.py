@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 from collections.abc import Callable
 from typing import Self
 
 from farflung.errors import LinkDown, ProtocolError
+from farflung.events import ConnectionsNotAccepted
 from farflung.ids import Endpoint, NodeId
 from farflung.network import sockets
 from farflung.network.limits import Counters, Limits
@@ -31,6 +33,10 @@ from farflung.network.tls import (
     verify_coordinator,
 )
 from farflung.tasks import Tasks, nothing_else
+
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What this process or its machine has run out of; nothing that a client did."""
+REMIND_S = 600.0
 
 
 class TcpTransport:
@@ -105,11 +111,15 @@ class TcpTransport:
 
     async def _accept_all(self, listener: socket.socket, accept: Accept, tasks: Tasks) -> None:
         loop = asyncio.get_running_loop()
+        told_s = -REMIND_S
         while True:
             try:
                 client, address = await loop.sock_accept(listener)
             except OSError as error:  # out of descriptors, or the client is gone already
                 self.counters.reject("crowd", f"cannot accept: {sockets.reason(error)}")
+                if error.errno in EXHAUSTED and loop.time() - told_s >= REMIND_S:
+                    told_s = loop.time()
+                    tasks.tell(ConnectionsNotAccepted(reason=sockets.reason(error)))
                 await asyncio.sleep(0.1)
                 continue
             try:

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
-from farflung.errors import CorruptState, StorageError
-from farflung.events import AgentStarted
+from farflung.errors import CorruptState, FarflungError, StorageError
+from farflung.events import AgentStarted, RunKnown
 from farflung.failpoints import sent
-from farflung.ids import NodePhase
+from farflung.ids import NodePhase, Role
 from farflung.network.messages import Beat, Synced
+from farflung.outer.layout import Layout
 from farflung.peer.applier import Applier
 from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
+from farflung.peer.evaluations import Evaluations
 from farflung.peer.generations import Generations
 from farflung.peer.node import LocalNode, NodeConfig
 from farflung.peer.pins import Pins
@@ -31,10 +33,24 @@ from farflung.peer.standing import Standing, StayPhase
 from farflung.peer.state_lifecycle import StateLifecycle
 from farflung.swarm.records import Genesis
 from farflung.tasks import first_ended
-from farflung.trainers.port import TrainerFactory, TrainerPort
+from farflung.trainers.port import TrainerDied, TrainerFactory, TrainerPort
 
-Provision = Callable[[LocalNode, Genesis], Awaitable[None]]
-"""Fetches what a trainer or a keeper needs (token shards, tokenizer) before anything else."""
+
+class DataSupply(Protocol):
+    """Fetches what a trainer or a keeper needs of the data (run/data_fetch.py)."""
+
+    waiting: bool
+    """The trainer stands still because of missing data."""
+
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
+        """What is needed before anything else."""
+
+    async def serve(self, node: LocalNode) -> None:
+        """The rest, beside everything else; until cancelled, or until nothing is left."""
+
+
+class RunReopened(FarflungError):
+    """A trainer that came to a finished run is needed after all."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ class Equipment:
 
     make_trainer: TrainerFactory | None
     """None: a keeper, or a mere source of blobs."""
-    provision: Provision | None = None
+    data: DataSupply | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +74,7 @@ class Parts:
     serving: Serving
     messages: ControlMessages
     ending: Ending
+    evaluations: Evaluations
     pins: Pins
 
 
@@ -74,9 +91,13 @@ class Agent:
         self._serving = parts.serving
         self._messages = parts.messages
         self._ending = parts.ending
+        self._evaluations = parts.evaluations
         self._equipment = equipment
         self._trainer: TrainerPort | None = None
+        self._too_late = False
+        """The run was finished when this trainer came: it takes the last state, and no data."""
         self._over = asyncio.Event()
+        self._provided = asyncio.Event()
         self._leave_reason: str | None = None
         """None while nobody asked this node to go."""
 
@@ -89,8 +110,9 @@ class Agent:
     async def run(self) -> str:
         """Take part until the run is finished ("finished") or `leave` was called ("left").
 
-        Raises Refused, MismatchError (not wanted here), StorageError, TrainerDied,
-        GenerationFailed, and what ended a task of this node that nobody expected.
+        Raises Refused, MismatchError (not wanted here), StorageError, TrainerDied (also when the
+        run is finished and the trainer has failed before), GenerationFailed, and what ended a
+        task of this node that nobody expected.
         """
         config, mesh = self.config, self.node.mesh
         await mesh.open(self._serving, config.bind, config.advertise)
@@ -104,11 +126,16 @@ class Agent:
                 self.node.control.run(self._messages),
                 self._beats(),
                 self._live(),
+                self._supply(),
                 mesh.failed(),
             )
         finally:
             await self._close()
-        return "finished" if self._leave_reason is None else "left"
+        if self._leave_reason is not None:
+            return "left"
+        if self._trainer is not None and self._trainer.failure:
+            raise TrainerDied(f"the run is finished, but not by this peer: {self._trainer.failure}")
+        return "finished"
 
     def leave(self, reason: str) -> None:
         """Go: hand the lease back and end `run`. Idempotent."""
@@ -121,6 +148,7 @@ class Agent:
             rest.push_async_callback(self.node.mesh.close)
             rest.callback(self.node.control.close)
             rest.push_async_callback(self.applier.close)
+            rest.push_async_callback(self._evaluations.close)
             if self._trainer is not None:
                 rest.push_async_callback(self._trainer.close)
             if self._leave_reason is not None:
@@ -128,29 +156,57 @@ class Agent:
 
     async def _live(self) -> None:
         """Bring the state up, then apply and train side by side; again when the state is lost."""
-        genesis = await self._genesis_known()
-        if self._equipment.provision is not None:
-            await self._equipment.provision(self.node, genesis)
+        genesis = await self._run_known()
         while True:
+            await self._provide(genesis)
             await self._bring_up(genesis)
             try:
                 await first_ended(self.generations.run(self._trainer), self._apply_loop())
+            except RunReopened as error:
+                self._too_late = False
+                await self.generations.lost(str(error))
+                await self._state.drop()
             except (CorruptState, LogTrimmed, StorageError) as error:
                 await self.generations.lost(str(error))
                 await self._state.forget(error)
 
-    async def _genesis_known(self) -> Genesis:
-        while self.node.follower.genesis is None:
+    async def _provide(self, genesis: Genesis) -> None:
+        if self._equipment.data is not None and not self._too_late and not self._provided.is_set():
+            await self._equipment.data.provide(self.node, genesis)
+            self._provided.set()
+
+    async def _supply(self) -> None:
+        """Data goes on coming while rounds are trained."""
+        await self._provided.wait()
+        if self._equipment.data is not None:
+            await self._equipment.data.serve(self.node)
+        await asyncio.Event().wait()
+
+    async def _run_known(self) -> Genesis:
+        """The journal up to what the coordinator had when it let me in; without one, my copy."""
+        follower = self.node.follower
+        while follower.genesis is None or follower.journal.length < self.standing.journal_target:
             self.standing.news.clear()
             await self.standing.news.wait()
-        return self.node.follower.genesis
+        spec = follower.spec
+        self.node.world.emit(
+            RunKnown(
+                name=spec.name,
+                model=spec.model.preset,
+                parameters=Layout.from_json(follower.genesis.layout).size,
+                rounds=spec.outer.rounds,
+                finished=follower.finished,
+            )
+        )
+        self._too_late = self.config.role == Role.TRAINER and follower.finished
+        return follower.genesis
 
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
         self.standing.enter(StayPhase.SYNCING)
         state = await self._state.empty(genesis)
         make_trainer = self._equipment.make_trainer
-        if make_trainer is not None and self._trainer is None:
+        if make_trainer is not None and self._trainer is None and not self._too_late:
             self._trainer = make_trainer(self.node.follower.spec, state.layout)
         await self._state.fill(state, None if self._trainer is None else self._trainer.shared)
         self.standing.enter(StayPhase.STARTING)
@@ -160,7 +216,9 @@ class Agent:
     async def _apply_loop(self) -> None:
         while True:
             while await self.applier.step():
-                pass
+                self._evaluations.applied()
+            if self._too_late and not self.node.follower.finished:
+                raise RunReopened("the run was extended")
             self.standing.news.clear()  # before whatever waits below: what comes meanwhile counts
             await self._ask_in()
             if await self._ending.keep():
@@ -187,6 +245,7 @@ class Agent:
                 next_round=follower.state.next_round,
                 state_root=follower.state.root,
                 steps_per_s=0.0 if self._trainer is None else self._trainer.steps_per_s,
+                evaluates=self._evaluations.able,
             )
         )
         await sent("synced.sent")
@@ -218,4 +277,7 @@ class Agent:
             return NodePhase.SYNCING
         if self._trainer is None:
             return NodePhase.WAITING
-        return NodePhase.LOADING if self.generations.current is None else self._trainer.phase
+        data = self._equipment.data
+        if self.generations.current is None or (data is not None and data.waiting):
+            return NodePhase.LOADING
+        return self._trainer.phase

@@ -148,6 +148,11 @@ class Applier:
         self._node.world.emit(Skipped(round=round_))
         await self._retention.after_round(round_, committed=None, behind=self._behind())
 
+    @property
+    def disk(self) -> tuple[int, int]:
+        """(bytes that this node stores, their limit)."""
+        return self._retention.used, self._retention.limit
+
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
         self._moved_bytes = (self._node.mesh.sent_bytes(), self._node.mesh.received_bytes())

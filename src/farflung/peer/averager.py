@@ -139,7 +139,7 @@ class Averager:
             self._emit(InputsNotKept(round=attempt.round, reason=str(error)))
 
     async def _measure(self, exchange: Exchange) -> None:
-        """Sample the links while an attempt runs."""
+        """DrawnText the links while an attempt runs."""
         loop = asyncio.get_running_loop()
         while not exchange.over:
             self._node.rates.sample(loop.time(), self._mesh.traffic())

@@ -37,13 +37,15 @@ from farflung.outer.fragments import scatter
 from farflung.peer.follower import Check
 from farflung.peer.node import LocalNode
 from farflung.peer.outer_state import OuterState
+from farflung.peer.patience import Patience
 from farflung.tasks import first_ended
 from farflung.transfer.download import Downloader, DownloadProgress
 from farflung.transfer.download_plan import Item, Unservable
 
 FETCHING = "fetching.json"
-RETRY_S = 0.5
-"""Between tries to get what no source delivered."""
+GRACE_S = 10.0
+"""Donors are known a moment after a node has connected, and a host's keeper starts with its host:
+what nobody offers before that is no trouble."""
 PROGRESS_S = 0.5
 """Between two progress events."""
 OFFERS_S = 2.0
@@ -76,6 +78,7 @@ class Bootstrap:
         interrupted = self._disk.size(FETCHING) is not None
         if trust_disk and not interrupted and await self._from_disk(state, run, check):
             return
+        patience = Patience(self._clock, grace_s=GRACE_S)
         while True:
             try:
                 await self._from_donors(state, run, check, at_least)
@@ -83,10 +86,12 @@ class Bootstrap:
             except Unservable as error:
                 self._forget_interrupted()
                 self._fetcher.forgive()
-                self._emit(SnapshotUnusable(own=False, reason=str(error)))
+                if patience.failed(told_at_once=True):
+                    self._emit(SnapshotUnusable(own=False, reason=str(error)))
             except (LinkDown, CorruptState, StorageError) as error:
-                self._emit(FetchDelayed(what="a snapshot", reason=str(error)))
-            await asyncio.sleep(RETRY_S)
+                if patience.failed(told_at_once=not isinstance(error, LinkDown)):
+                    self._emit(FetchDelayed(what="a snapshot", reason=str(error)))
+            await patience.pause()
 
     async def newest_offer(self) -> int:
         """The newest round that a donor's snapshot reaches; -1 when none answers."""

@@ -15,6 +15,7 @@ from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.link import BulkFrame, Connection, Received
 from farflung.network.messages import Control, Dispute, Hello, JournalFrames, Leave, Refuse, Welcome
+from farflung.peer.patience import Patience
 from farflung.world import World
 
 FIRST_BACKOFF_S = 0.1
@@ -73,15 +74,16 @@ class ControlLink:
         Raises Refused or MismatchError when the coordinator says that this node may not be here.
         """
         self._handler = handler
-        trouble = _Trouble(self._clock, self._emit)
-        first, up_s = True, 0.0
+        trouble = Absence(self._clock, self._emit)
+        disk = Patience(self._clock)
+        missed, up_s = False, 0.0
         while True:
             try:
                 term = await self._connect()
                 up_s = self._clock.now()
-                if not first:
+                if missed:
                     self._emit(Reconnected(after_s=trouble.lasts_s, term=term))
-                first = False
+                missed = True
                 await self._read()
             except LinkDown as error:
                 if self._link is None:
@@ -97,8 +99,10 @@ class ControlLink:
                 self._try_next_first()
                 trouble.tell(f"coordinator: {error}")
             except StorageError as error:  # the coordinator sends again what was not kept
-                self._emit(DiskAwaited(what="the journal's copy", reason=str(error)))
-                trouble.backoff_s = max(trouble.backoff_s, STORAGE_BACKOFF_S)
+                missed = False  # it was there all the time
+                if disk.failed():
+                    self._emit(DiskAwaited(what="the journal's copy", reason=str(error)))
+                trouble.backoff_s = max(trouble.backoff_s, STORAGE_BACKOFF_S, disk.pause_s)
             self._drop()
             await asyncio.sleep(self._rng.uniform(0, trouble.backoff_s))
 
@@ -203,12 +207,20 @@ class ControlLink:
         self._drop()
 
 
-class _Trouble:
+class Absence:
     """A time without a coordinator: how long it lasts, when to say so, when to try again."""
 
-    def __init__(self, clock: Clock, emit: Emit) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        emit: Emit,
+        first_s: float = FIRST_BACKOFF_S,
+        most_s: float = MAX_BACKOFF_S,
+    ) -> None:
+        """`first_s`, `most_s`: between two tries."""
         self._clock = clock
         self._emit = emit
+        self._first_s, self._most_s = first_s, most_s
         self.begin()
 
     def begin(self) -> None:
@@ -216,7 +228,7 @@ class _Trouble:
         self._began_s = self._clock.now()
         self._told_s = -REMIND_S
         self._tries = 0
-        self.backoff_s = FIRST_BACKOFF_S
+        self.backoff_s = self._first_s
 
     @property
     def lasts_s(self) -> float:
@@ -225,7 +237,7 @@ class _Trouble:
     def tell(self, reason: str) -> None:
         """One more try failed."""
         self._tries += 1
-        self.backoff_s = min(MAX_BACKOFF_S, self.backoff_s * 2)
+        self.backoff_s = min(self._most_s, self.backoff_s * 2)
         if self.lasts_s - self._told_s >= REMIND_S:
             self._told_s = self.lasts_s
             self._emit(NoCoordinator(reason=reason, tries=self._tries, for_s=self.lasts_s))

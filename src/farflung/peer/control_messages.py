@@ -8,6 +8,7 @@ from farflung.network.messages import (
     Attempt,
     Control,
     Donors,
+    Evaluate,
     Hello,
     JournalFrames,
     Plan,
@@ -16,6 +17,7 @@ from farflung.network.messages import (
 )
 from farflung.peer.applier import Applier
 from farflung.peer.control_link import check_welcome
+from farflung.peer.evaluations import Evaluations
 from farflung.peer.generations import Generations
 from farflung.peer.node import LocalNode
 from farflung.peer.standing import Standing
@@ -26,12 +28,18 @@ class ControlMessages:
     """Handles one node's control link (`control_link.Handler`). Owned by the agent's loop."""
 
     def __init__(
-        self, node: LocalNode, standing: Standing, generations: Generations, applier: Applier
+        self,
+        node: LocalNode,
+        standing: Standing,
+        generations: Generations,
+        applier: Applier,
+        evaluations: Evaluations,
     ) -> None:
         self._node = node
         self._standing = standing
         self._generations = generations
         self._applier = applier
+        self._evaluations = evaluations
 
     def hello(self) -> Hello:
         config, follower, standing = self._node.config, self._node.follower, self._standing
@@ -69,6 +77,10 @@ class ControlMessages:
                 self._on_plan(message)
             case Attempt() | Verdict():
                 self._on_attempt(message)
+            case Evaluate() if message.term == self._standing.term:
+                self._evaluations.on_evaluate(message)
+            case Evaluate():
+                pass  # a former coordinator's: the present one asks itself
             case _:
                 raise ProtocolError(f"{type(message).__name__} does not come from a coordinator")
 

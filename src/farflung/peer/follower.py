@@ -6,7 +6,7 @@ Owner: the agent's apply loop. A trainer's agent and a keeper follow in the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -23,8 +23,9 @@ from farflung.ids import Hash
 from farflung.outer.candidate import Stepped
 from farflung.peer.candidates import Candidates
 from farflung.peer.outer_state import OuterState
+from farflung.swarm.amendments import amended_by
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Admin, AnyRecord, Commit, Genesis, Term
+from farflung.swarm.records import Abandon, Admin, Amend, AnyRecord, Commit, Genesis, Mix, Term
 from farflung.swarm.replay import genesis_spec
 from farflung.tasks import to_the_end
 
@@ -72,6 +73,8 @@ class Follower:
         self.term = 0
         """The highest term that the replica holds: coordinators of lower terms are not followed."""
         self._moved = asyncio.Event()
+        self.mixes: list[Mix] = []
+        """Changes of the mixture so far: a PLAN's positions come after what they need."""
         self.finished = False
         """The last round is committed."""
         self.ended = False
@@ -104,6 +107,7 @@ class Follower:
         if isinstance(record, Genesis):
             self._spec = genesis_spec(record)  # raises ConfigError: this version cannot take part
             self._genesis = record
+            self.mixes.clear()  # the journal may be read a second time
         elif isinstance(record, Commit):
             self._commits[record.round] = record
             if self._state is not None:  # serve what I hold, also before I apply it
@@ -113,8 +117,13 @@ class Follower:
         elif isinstance(record, Admin):
             self.finished |= record.action == "finish"
             self.ended |= record.action == "end"
+        elif isinstance(record, Amend):
+            self._spec = amended_by(self.spec, record)
+            self.finished = self.ended = False
         elif isinstance(record, Term):
             self.term = record.term
+        elif isinstance(record, Mix):
+            self.mixes.append(record)
 
     @property
     def genesis(self) -> Genesis | None:
@@ -122,6 +131,7 @@ class Follower:
 
     @property
     def spec(self) -> RunSpec:
+        """As the newest amendment that is here left it: read it anew, keep no copy."""
         assert self._spec is not None
         return self._spec
 
@@ -188,18 +198,7 @@ class Follower:
     def _check(self, state: OuterState, manifest: SnapshotManifest) -> None:
         """Every fragment version must be the one that the journal has."""
         assert self._genesis is not None
-        if not sizes_fit(state, manifest):
-            raise CorruptState("the snapshot has other fragments than the layout")
-        for index, fragment in enumerate(manifest.fragments):
-            if fragment.round == -1:
-                expected: bytes = self._genesis.fragment_hashes[index]
-            else:
-                commit = self._commits.get(fragment.round)
-                if commit is None or commit.fragment != index:
-                    raise CorruptState(f"the journal has no round {fragment.round} yet")
-                expected = commit.fragment_hash
-            if fragment.hash != expected:
-                raise CorruptState(f"fragment {index} differs from the journal")
+        check_versions(state, manifest, self._genesis, self._commits)
 
     async def keep(self, round_: int, results: Sequence[bytes], hashes: Sequence[bytes]) -> Hash:
         """Store and sync one attempt's results and serve them; their bytes root.
@@ -316,6 +315,30 @@ class Follower:
         if found is not None:  # from now on it is served and trimmed like the others
             self.log.note(commit.round, hashes, lengths)
         return found
+
+
+def check_versions(
+    state: OuterState,
+    manifest: SnapshotManifest,
+    genesis: Genesis,
+    commits: Mapping[int, Commit | None],
+) -> None:
+    """Every fragment version of a snapshot must be one that the journal has. Raises CorruptState.
+
+    `commits`: resolutions by round; None: abandoned.
+    """
+    if not sizes_fit(state, manifest):
+        raise CorruptState("the snapshot has other fragments than the layout")
+    for index, fragment in enumerate(manifest.fragments):
+        if fragment.round == -1:
+            expected: bytes = genesis.fragment_hashes[index]
+        else:
+            commit = commits.get(fragment.round)
+            if commit is None or commit.fragment != index:
+                raise CorruptState(f"the journal has no round {fragment.round} yet")
+            expected = commit.fragment_hash
+        if fragment.hash != expected:
+            raise CorruptState(f"fragment {index} differs from the journal")
 
 
 def slice_lengths(state: OuterState, commit: Commit) -> list[int]:

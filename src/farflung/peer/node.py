@@ -8,6 +8,7 @@ from farflung.averaging.rates import RateMeter
 from farflung.checkpoint.input_log import InputLog
 from farflung.ids import Endpoint, NodeId, Role
 from farflung.peer.control_link import ControlLink
+from farflung.peer.disk_budget import KEEP_ALL, Keep
 from farflung.peer.follower import Follower
 from farflung.transfer.donors import DonorList
 from farflung.transfer.mesh import Mesh
@@ -30,6 +31,8 @@ class NodeConfig:
     """What others dial; empty: where it listens."""
     max_disk_bytes: int = 0
     """Limit on log, snapshots, inputs and cache; 0: a share of what is free."""
+    keep: Keep = KEEP_ALL
+    """A keeper's: what `verify` would want and nobody else needs goes earlier than at the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ refuses a snapshot costs that snapshot only.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from farflung.checkpoint.snapshot import (
@@ -20,11 +21,12 @@ from farflung.errors import CorruptState, StorageError
 from farflung.events import LogTrimmedByLimit, SnapshotSkipped
 from farflung.ids import Role
 from farflung.peer.disk_budget import (
-    DEFAULT_SHARE,
+    KEEP_ALL,
     Need,
     check_limit,
     need_of,
     show_size,
+    usual_limit,
 )
 from farflung.peer.node import LocalNode
 from farflung.peer.outer_state import OuterState
@@ -51,6 +53,11 @@ class Retention:
         self._emit = node.world.emit
         self._asked_limit = node.config.max_disk_bytes
         self._limit = 0
+        self._keep = node.config.keep
+        self._clock = node.world.clock
+        self._ages: deque[tuple[int, float]] = deque()
+        """(round, when it was resolved), oldest first; older rounds count from this start on."""
+        self._started_s = node.world.clock.now()
         self._blob_bytes = 0
         self._need: Need | None = None
         self._snapshots: list[SnapshotPointer] = []
@@ -76,9 +83,14 @@ class Retention:
         cache = cached if self._role == Role.TRAINER else 0
         self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
         check_limit(self._asked_limit, self._need)
-        usual = self.used + round(DEFAULT_SHARE * self._disk.free_bytes())
-        self._limit = self._asked_limit or max(usual, self._need.total)
+        usual = usual_limit(self.used, self._disk.free_bytes(), self._need)
+        self._limit = self._asked_limit or usual
         await self._learn()
+
+    @property
+    def limit(self) -> int:
+        """Bytes; 0 before `open`."""
+        return self._limit
 
     @property
     def used(self) -> int:
@@ -139,6 +151,8 @@ class Retention:
         floor = self._floor(round_)
         if floor is not None:
             self._follower.log.trim(floor)
+            if self._role != Role.TRAINER and self._keep != KEEP_ALL:
+                self._inputs.trim(floor)  # else until the disk's limit
         self._drop_leftovers(round_)
         if self.used > self._limit:
             await self._make_room(0)
@@ -164,7 +178,10 @@ class Retention:
         floor = round_ + 1 - kept
         if self._role != Role.TRAINER:
             if self._follower.spec.record != "none":
-                return None  # `verify` wants them all
+                wanted = self._wanted(round_)
+                if wanted is None:
+                    return None  # `verify` wants them all
+                floor = min(floor, wanted)
             floor = min([floor, *(p.next_round for p in self._snapshots)])
         if self._snapshots:  # my snapshot and my log must reach my state, for me and for others
             floor = min(floor, self._snapshots[-1].next_round)
@@ -172,6 +189,19 @@ class Retention:
         if pinned is None:
             return floor
         return min(floor, max(pinned, round_ + 1 - LONGEST_LOG * kept))
+
+    def _wanted(self, round_: int) -> int | None:
+        """The first round that a keeper is to keep for `verify`; None: all."""
+        if self._keep.rounds:
+            return round_ + 1 - self._keep.rounds
+        if not self._keep.age_s:
+            return None
+        now_s = self._clock.now()
+        self._ages.append((round_, now_s))
+        while self._ages[0][1] < now_s - self._keep.age_s:
+            self._ages.popleft()
+        started_s = self._started_s
+        return self._ages[0][0] if now_s - started_s > self._keep.age_s else 0
 
     # ---- snapshots -------------------------------------------------------------------------
 
@@ -285,6 +315,15 @@ class Retention:
             await asyncio.wait({saving})
             saving.result()
         return self._newest_is_now()
+
+    async def snapshot_since(self, round_: int) -> SnapshotPointer | None:
+        """The newest whole snapshot on this disk; one is written if it lacks rounds below `round_`
+        and there is room. None: there is none at all."""
+        if self._saving is not None:
+            await asyncio.wait({self._saving})
+        if not self._snapshots or self._snapshots[-1].next_round < round_:
+            await self.keep()
+        return self._snapshots[-1] if self._snapshots else None
 
     def _newest_is_now(self) -> bool:
         now = self._follower.state.next_round

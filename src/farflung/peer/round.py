@@ -26,6 +26,7 @@ from farflung.outer.merge import operation_of, reads_anchor
 from farflung.peer.anchor_write import Addend
 from farflung.peer.node import LocalNode
 from farflung.swarm import ranges
+from farflung.swarm.mixing import changes
 from farflung.swarm.records import Commit, Ranges
 from farflung.tasks import Tasks
 from farflung.trainers.port import Landing, TrainerDied, TrainerPort, Work, WorkReport
@@ -51,7 +52,7 @@ class RoundRunner:
 
     def __init__(self, node: LocalNode, trainer: TrainerPort, tasks: Tasks) -> None:
         """`tasks`: of the generation; a landing that fails unexpectedly ends it."""
-        self._spec = node.follower.spec
+        self._spec = node.follower.spec  # of these settings none can be amended
         self._follower = node.follower
         self._control = node.control
         self._workers = node.world.workers
@@ -72,6 +73,9 @@ class RoundRunner:
         self._fresh = True
         """Nothing was trained in this stay: a landing may simply be the anchor."""
         self._tokens = 0
+        """Of the ledger: trained rows times data.seq_len. What a contribution weighs."""
+        self._reported = 0
+        """As the program counted them, for people."""
         self._since = [0] * self._spec.outer.fragments
         """Tokens trained in this generation when each fragment last landed."""
         self._bases = list(self._follower.state.rounds)
@@ -132,9 +136,11 @@ class RoundRunner:
             progress_start=plan.progress_start,
             progress_end=plan.progress_end,
             slot=self._slot(plan.round),
+            mixture=changes(self._follower.mixes),
         )
         self._training = plan.round
         self._fresh = False
+        self._trainer.amend(self._follower.spec)
         try:
             report = await self._trainer.train(lease)
         finally:
@@ -142,13 +148,14 @@ class RoundRunner:
         done, _ = ranges.take(todo, report.rows)
         self._trained = ranges.union(self._trained, done)
         self._assigned = ranges.subtract(self._assigned, done)
-        self._tokens += report.tokens
+        self._tokens += report.rows * self._spec.data.seq_len
+        self._reported += max(0, report.tokens)
         self._emit(
             Trained(
                 round=plan.round,
                 steps=report.steps,
                 tokens=report.tokens,
-                loss=report.loss_sum / report.steps if report.steps else float("nan"),
+                loss=report.loss,
                 compute_s=report.compute_s,
                 wait_s=report.wait_s,
             )
@@ -177,10 +184,11 @@ class RoundRunner:
             tokens=self._tokens - self._since[plan.fragment],
             commitment=b"" if encoded is None else commitment(encoded.hashes),
             steps=report.steps,
-            loss_sum=report.loss_sum if np.isfinite(report.loss_sum) else 0.0,
+            loss_sum=report.loss * report.steps if report.steps else 0.0,
             compute_s=report.compute_s,
             wait_s=report.wait_s,
             note=note,
+            reported=self._reported,
         )
         departed = Departed(ready, encoded, self._tokens)
         self._departed[plan.round] = departed

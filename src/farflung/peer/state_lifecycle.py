@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from farflung.errors import StorageError
 from farflung.events import DiskAwaited, Resynced
 from farflung.outer.layout import Layout
 from farflung.peer.bootstrap import Bootstrap
 from farflung.peer.node import LocalNode
 from farflung.peer.outer_state import OuterState, SharedAnchor
-from farflung.peer.replay import RETRY_S, LogTrimmed, Replay
+from farflung.peer.patience import Patience
+from farflung.peer.replay import LogTrimmed, Replay
 from farflung.peer.retention import Retention
 from farflung.swarm.records import Genesis
 
@@ -25,6 +24,8 @@ class StateLifecycle:
         self._bootstrap = bootstrap
         self._replay = replay
         self._retention = retention
+        self._patience = Patience(node.world.clock)
+        """With a disk that refuses."""
         self._distrust = False
         """My disk holds what the journal does not confirm."""
         self._at_least = 0
@@ -51,14 +52,19 @@ class StateLifecycle:
         is read anew, from a donor when mine cannot be trusted. Nothing uses it any more."""
         reason, round_ = str(error), self._node.follower.state.next_round
         if isinstance(error, StorageError):
-            self._node.world.emit(DiskAwaited(what="the next stay", reason=reason))
+            if self._patience.failed():
+                self._node.world.emit(DiskAwaited(what="the next stay", reason=reason))
         else:
             self._node.world.emit(Resynced(round=round_, reason=reason))
             self._distrust = True
         if isinstance(error, LogTrimmed):
             self._at_least = max(self._at_least, round_ + 1)
+        await self.drop()
+        if isinstance(error, StorageError):
+            await self._patience.pause()
+
+    async def drop(self) -> None:
+        """Nothing is wrong with it: my disk brings it again."""
         await self._replay.close()
         await self._retention.before_fetch()
         self._node.follower.forget()
-        if isinstance(error, StorageError):
-            await asyncio.sleep(RETRY_S[0])

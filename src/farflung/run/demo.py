@@ -25,7 +25,7 @@ from farflung.checkpoint.snapshot import assemble, decode_manifest, newest
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
-from farflung.events import RoundCommitted, parse_event
+from farflung.events import RoundCommitted, read_events
 from farflung.monitor.picture import Picture, see
 from farflung.monitor.report import Timed, build_report
 from farflung.outer.fragments import make_fragments, scatter
@@ -40,6 +40,8 @@ START_S = 120.0
 """Until the host has printed its invite."""
 FIRST_ROUND_S = 400.0
 """Until the first round is committed: a cold start loads torch several times."""
+POLITE_S = 10.0
+"""From SIGTERM to SIGKILL, for all processes together."""
 STALL_S = 120.0
 """Without another committed round for this long the demo gives up and shows the logs' place."""
 
@@ -118,14 +120,18 @@ class DemoSwarm:
     def stop(self) -> None:
         """Terminate politely, then kill: nothing of a demo stays behind."""
         everyone = [*self.peers.values(), *([self.host] if self.host else [])]
-        for process in everyone:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        for process in everyone:
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
+        try:
+            for process in everyone:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+            end = time.monotonic() + POLITE_S
+            for process in everyone:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, end - time.monotonic()))
+        finally:  # also when a second Ctrl-C cuts the wait short
+            for process in everyone:
                 process.kill()
+            for process in everyone:
                 process.wait()
 
     def _spawn(self, home: str, arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -190,19 +196,14 @@ class EventFollower:
 
     def poll(self) -> bool:
         """Read what is new. True when the run is finished."""
-        for fields in self._new_lines():
-            event = parse_event(fields)
-            if event is None:
-                continue
+        for at_s, event in read_events(self._new_lines()):
             self.picture = see(self.picture, event)
             if isinstance(event, RoundCommitted):
-                self.rounds.append(
-                    Timed(round=event.round, at_s=float(fields["t"]), took_s=event.took_s)
-                )
+                self.rounds.append(Timed(round=event.round, at_s=at_s, took_s=event.took_s))
             self._watch.picture(self.picture)
         return self.picture.finished
 
-    def _new_lines(self) -> Iterator[dict[str, Any]]:
+    def _new_lines(self) -> Iterator[bytes]:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -211,7 +212,7 @@ class EventFollower:
                 if not line.endswith(b"\n"):
                     return
                 self._offset += len(line)
-                yield json.loads(line)
+                yield line
 
 
 def _drive(

@@ -7,7 +7,6 @@ second recipe.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -24,14 +24,18 @@ from farflung.checkpoint.snapshot import write_snapshot
 from farflung.config.run import (
     ARITHMETIC_VERSION,
     PROTOCOL_VERSION,
+    DataSpec,
+    ModelSpec,
     RunSpec,
     spec_bytes,
 )
 from farflung.disk import Disk
-from farflung.errors import UserError
+from farflung.errors import ConfigError, UserError
+from farflung.model.hf_names import layout_entries
+from farflung.model.presets import config_of_spec
 from farflung.outer.layout import Layout
 from farflung.peer.outer_state import OuterState
-from farflung.swarm.records import JOURNAL_VERSION, Genesis
+from farflung.swarm.records import JOURNAL_VERSION, Ancestor, DataPart, Genesis
 from farflung.trainers.numpy_trainer import quadratic_genesis
 
 BUILT_IN = (sys.executable, "-m", "farflung.inner.trainer")
@@ -42,17 +46,95 @@ GENESIS_S = 1800.0
 class Material:
     """Blobs that joiners need besides the weights: (hash, length); empty for none."""
 
-    rows: int
-    data: bytes = b""
-    data_bytes: int = 0
+    data: tuple[DataPart, ...]
+    vocab: int | None = None
+    """Ids of the tokenizer; None for synthetic rows."""
     tokenizer: bytes = b""
     tokenizer_bytes: int = 0
+
+
+def synthetic_material(spec: RunSpec) -> Material:
+    """Rows that follow from their numbers: nothing to fetch."""
+    return Material(
+        data=tuple(
+            DataPart(name=p.name, rows=p.rows, manifest=b"", manifest_bytes=0)
+            for p in spec.data.parts
+        )
+    )
 
 
 @dataclass(frozen=True)
 class Weights:
     layout: Layout
     anchor: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Founding:
+    """Existing weights that a new run begins with (docs/going-on.md)."""
+
+    source: str
+    """For people."""
+    weights: Weights
+    model: ModelSpec
+    """Builds the model that they are of."""
+    tokenizer: bytes | None
+    """Hash of its tokenizer.json, empty for bytes; None: not known, or trained without text."""
+    tokenizer_name: str
+    """What `data.tokenizer` is where the new spec leaves it at its default."""
+    lineage: tuple[Ancestor, ...]
+
+
+def founded(spec: RunSpec, founding: Founding) -> RunSpec:
+    """The new run's spec with the model, and unless it names one the tokenizer, of the weights.
+
+    Raises ConfigError when it describes another model.
+    """
+    if spec.model not in (ModelSpec(), founding.model):
+        raise ConfigError(
+            f"[model] of this spec is not the model of {founding.source}; with --from leave it out"
+        )
+    data = spec.data
+    if data.tokenizer == DataSpec().tokenizer and founding.tokenizer is not None:
+        data = msgspec.structs.replace(data, tokenizer=founding.tokenizer_name)
+    return msgspec.structs.replace(spec, model=founding.model, data=data)
+
+
+def same_birth(written: RunSpec, born: RunSpec) -> bool:
+    """Whether a spec file is the one of a run that was founded, which filled in the model."""
+    model = born.model if written.model == ModelSpec() else written.model
+    data = written.data
+    if data.tokenizer == DataSpec().tokenizer:
+        data = msgspec.structs.replace(data, tokenizer=born.data.tokenizer)
+    return msgspec.structs.replace(written, model=model, data=data) == born
+
+
+def check_founding(spec: RunSpec, founding: Founding, material: Material) -> None:
+    """The data go with the weights. Raises UserError, also for weights that are not finite."""
+    anchor = founding.weights.anchor
+    if not np.isfinite(anchor).all():
+        raise UserError(f"the weights of {founding.source} are not finite; take an older state")
+    known = founding.tokenizer is not None and not spec.data.synthetic
+    if known and material.tokenizer != founding.tokenizer:
+        raise UserError(
+            f"these data were prepared with another tokenizer ({_named(material.tokenizer)}) than "
+            f"the weights of {founding.source} know ({_named(founding.tokenizer or b'')}); prepare "
+            f"them with `farflung data prepare --tokenizer {founding.tokenizer_name}`"
+        )
+    if spec.model.preset in ("quadratic", "custom"):
+        return  # of these the trainer says whether they fit
+    config = config_of_spec(spec.model, vocab=material.vocab, seq_len=spec.data.seq_len)
+    layout = Layout.from_entries(layout_entries(config))
+    weights = founding.weights.layout
+    if layout.hash != weights.hash:
+        raise UserError(
+            f"the weights of {founding.source} ({weights.size:,} numbers) are not those of its "
+            f"model with these data ({layout.size:,}); prepare the data with its own tokenizer"
+        )
+
+
+def _named(tokenizer: bytes) -> str:
+    return tokenizer.hex()[:12] if tokenizer else "bytes"
 
 
 def trainer_program(spec: RunSpec) -> tuple[str, ...] | None:
@@ -98,9 +180,16 @@ def _run_program(program: Sequence[str], where: Path, data_folder: Path | None) 
 
 
 def genesis_record(
-    *, run: str, run_key: bytes, spec: RunSpec, weights: Weights, material: Material, disk: Disk
+    *,
+    run: str,
+    run_key: bytes,
+    spec: RunSpec,
+    weights: Weights,
+    material: Material,
+    disk: Disk,
+    lineage: tuple[Ancestor, ...] = (),
 ) -> Genesis:
-    """Store the genesis snapshot on `disk` (the keeper's) and describe it."""
+    """Store the genesis snapshot on `disk` (the keeper's) and describe it: zero momentum."""
     state = OuterState(weights.layout, spec.outer)
     state.anchor[:] = weights.anchor
     for fragment in range(len(state.fragments)):
@@ -126,13 +215,28 @@ def genesis_record(
         snapshot=bytes.fromhex(pointer.manifest),
         snapshot_bytes=pointer.n_bytes,
         data=material.data,
-        data_bytes=material.data_bytes,
-        rows=material.rows,
         tokenizer=material.tokenizer,
         tokenizer_bytes=material.tokenizer_bytes,
+        lineage=lineage or msgspec.UNSET,
     )
+
+
+def descent(lineage: Sequence[Ancestor]) -> str:
+    """For people: what a run began with; empty for fresh weights."""
+    return "; before that ".join(_descent(ancestor) for ancestor in lineage)
+
+
+def _descent(one: Ancestor) -> str:
+    parts = [f"{one.name} ({one.run})" if one.run else one.name]
+    if one.run:
+        parts.append(f"after round {one.round}" if one.round >= 0 else "before its first round")
+    parts += [f"state {one.state.hex()[:16]}"] if one.state else []
+    parts += [f"files {one.files.hex()[:16]}"] if one.files else []
+    parts += [f"licence {one.licence}"] if one.licence else []
+    return ", ".join(parts)
 
 
 def describe(layout: Layout) -> str:
     """For people: how many parameters in how many tensors."""
-    return f"{layout.size:,} parameters in {len(json.loads(layout.to_json()))} tensors"
+    frozen = f", {len(layout.frozen)} frozen besides" if layout.frozen else ""
+    return f"{layout.size:,} parameters in {len(layout.entries)} tensors{frozen}"

@@ -18,15 +18,26 @@ from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.coordinator.invites import InviteDesk
 from farflung.coordinator.sessions import Door
+from farflung.data.manifest import MANIFEST_FILE
+from farflung.data.shards import blobs, source_folders
 from farflung.disk import RealDisk
-from farflung.errors import FarflungError, Forked, InviteError, StorageError
+from farflung.errors import (
+    FarflungError,
+    Forked,
+    InviteError,
+    StorageError,
+    UserError,
+)
 from farflung.events import DiskAwaited, Emit, EventLog, IndexUnavailable
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, Role, RunId, split_endpoint
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
+from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
+from farflung.peer.disk_budget import DAY_S, Keep, forecast, result_bytes, usage
 from farflung.peer.node import NodeConfig
+from farflung.peer.patience import Patience
 from farflung.run.assemble import (
     NodeFiles,
     NodeOptions,
@@ -35,7 +46,9 @@ from farflung.run.assemble import (
     open_node,
 )
 from farflung.run.certificates import Certified, keep_certified
-from farflung.run.data_fetch import MANIFEST, DataFetch
+from farflung.run.data_fetch import DataFetch
+from farflung.run.genesis import descent
+from farflung.run.history import away, credited, picture_of
 from farflung.run.home import EVENTS
 from farflung.run.host_folder import (
     HostFiles,
@@ -46,6 +59,8 @@ from farflung.run.host_folder import (
     open_folder,
     save_settings,
 )
+from farflung.run.ports import check_port
+from farflung.run.reachability import Prober
 from farflung.run.upload import KeeperUpload, check_upload
 from farflung.swarm.identity import RECORD, Identity, verify_vote
 from farflung.swarm.index import Index
@@ -53,7 +68,7 @@ from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord
 from farflung.swarm.replay import genesis_spec
-from farflung.swarm.state import Admitted
+from farflung.swarm.state import Admitted, Amending
 from farflung.tasks import Tasks, nothing_else
 from farflung.world import World
 
@@ -61,6 +76,7 @@ INVITE = "invite.txt"
 INDEX = "index.sqlite"
 INVITE_DAYS = 30
 KEEPER_RETRY_S = 5.0
+MAX_PORT = 65535
 POLITE_S = 5.0
 """How long the keeper may take to leave when the host stops."""
 
@@ -74,6 +90,7 @@ class Host:
         folder: Path,
         files: HostFiles,
         log: EventLog,
+        extend: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
         self.settings = files.settings
@@ -81,9 +98,14 @@ class Host:
         self.run_key = files.run_key
         self.authority = files.authority
         self.log = log
-        self.picture = Picture()
         self.genesis = genesis_of(self.journal)
+        self.picture: Picture = away(picture_of(self.journal.records()), ())
         self.spec: RunSpec = genesis_spec(self.genesis)
+        self._extend = extend
+        layout = Layout.from_json(self.genesis.layout)
+        self.bytes_per_round = result_bytes(layout, self.spec.outer)
+        """Of results on the keeper's disk."""
+        self._started_s, self._committed_before = time.monotonic(), self.picture.committed
         self._certified: list[Certified] = []
         self.invite = ""
         self.index = self._open_index(self.journal)
@@ -104,6 +126,35 @@ class Host:
             self.log.emit(IndexUnavailable(reason=str(error)))
             return None
         return index
+
+    def _journalled(self, first: int, records: list[AnyRecord]) -> None:
+        self.picture = credited(self.picture, records)
+        self._add_to_index(first, records)
+
+    def _status(self) -> str:
+        """JSON for `farflung status`."""
+        sessions = () if self.coordinator is None else self.coordinator.roster.sessions
+        seen = to_json(away(self.picture, sessions))
+        return json.dumps({**seen, "running": True, "keeper_disk": self._keeper_disk()})
+
+    def _keeper_disk(self) -> str:
+        """For people; empty while there is nothing to say."""
+        if self.keeper is None:
+            return ""
+        used, limit = self.keeper.applier.disk
+        took_s = time.monotonic() - self._started_s
+        rounds = self.picture.committed - self._committed_before
+        per_day = rounds * self.bytes_per_round / took_s * DAY_S if rounds and took_s else 0.0
+        left = self.picture.rounds_wanted - self.picture.committed
+        return usage(used, limit, per_day, left * self.bytes_per_round) if limit else ""
+
+    def forecast(self) -> str:
+        """What the keeper will store, in a sentence; empty without one."""
+        if not self.settings.keeper:
+            return ""
+        rounds, limit = self.picture.rounds_wanted, self.settings.max_disk_bytes
+        free = RealDisk(self.folder).free_bytes()
+        return forecast(self.bytes_per_round, rounds, limit, free)
 
     def _add_to_index(self, first: int, records: list[AnyRecord]) -> None:
         """The index is disposable: a disk that refuses it does not stop the run."""
@@ -141,10 +192,17 @@ class Host:
         door = Door(
             admission=gate.redeem,
             check_vote=verify_vote,
-            status=lambda: json.dumps(to_json(self.picture)),
+            status=self._status,
+            operator=self.run_key.node_id,
             alone_since=self.settings.alone_since,
         )
-        options = CoordinatorOptions(incarnation=secrets.token_hex(8), on_append=self._add_to_index)
+        wanted = Amending(request=secrets.token_hex(8), wishes=self._extend)
+        options = CoordinatorOptions(
+            incarnation=secrets.token_hex(8),
+            on_append=self._journalled,
+            descent=descent(self.genesis.ancestors),
+            amending=wanted if self._extend else None,
+        )
         self.coordinator = assemble_coordinator(world, self.journal, door, options)
         endpoint = await self.coordinator.start(Endpoint(self.settings.bind))
         self._remember(endpoint)
@@ -158,6 +216,11 @@ class Host:
         keeping = tasks.start(self._keep(), "keep", expects=(FarflungError,))
         # Whatever ends it, it has told.
         coordinating = tasks.start(self.coordinator.run(), "coordinate", expects=(Exception,))
+        tasks.start(
+            Prober(self.coordinator, self._probing, self.log.emit).run(),
+            "dial peers",
+            on_failure=nothing_else,
+        )
         renewing = tasks.start(
             keep_certified(self.authority, self._certified, self.log.emit), "renew certificates"
         )
@@ -192,12 +255,14 @@ class Host:
     async def _keep(self) -> None:
         """The keeper until the run is finished; one that its disk stopped starts again."""
         assert self.keeper is not None
+        patience = Patience(LoopClock())
         while True:
             try:
                 await self.keeper.run()
                 return
             except StorageError as error:
-                self.log.emit(DiskAwaited(what="the keeper", reason=str(error)))
+                if patience.failed():
+                    self.log.emit(DiskAwaited(what="the keeper", reason=str(error)))
             await self._replace_keeper()
 
     async def _replace_keeper(self) -> None:
@@ -239,7 +304,9 @@ class Host:
         host, port = split_endpoint(endpoint)
         bind, advertise = keeper_endpoints(endpoint, self.settings.advertise)
         data = self.folder / "data"
-        here = (data / MANIFEST).exists()  # a restored host's keeper fetches the data from peers
+        folders = source_folders(data, self.spec.data)
+        # A restored host's keeper fetches from peers what is not here.
+        here = self.spec.data.synthetic or all((f / MANIFEST_FILE).exists() for f in folders)
         config = NodeConfig(
             node=files.identity.node_id,
             run=self.settings.run,
@@ -250,15 +317,13 @@ class Host:
             bind=bind,
             advertise=advertise,
             max_disk_bytes=self.settings.max_disk_bytes,
+            keep=Keep(rounds=self.settings.keep_rounds, age_s=self.settings.keep_age_s),
         )
-        options = NodeOptions(
-            make_trainer=None, provision=None if here else DataFetch(data).provide
-        )
-        keeper = build_agent(files, self._transport("peer", files.identity), config, options)
-        if self.genesis.data and here:
-            from farflung.data.shards import blobs
-
-            for name, path in blobs(self.folder / "data").items():
+        options = NodeOptions(make_trainer=None, data=None if here else DataFetch(data))
+        self._probing = self._transport("peer", files.identity)
+        keeper = build_agent(files, self._probing, config, options)
+        for folder in folders if here and not self.spec.data.synthetic else ():
+            for name, path in blobs(folder).items():
                 keeper.node.follower.blobs.add_file(name, path)
         return keeper
 
@@ -271,9 +336,13 @@ class Host:
             self.settings.upload,
             self._the_keeper,
             run_name=self.spec.name,
-            data=self.folder / "data" if self.genesis.data else None,
+            folders=self._source_folders(),
             emit=self.log.emit,
         )
+
+    def _source_folders(self) -> list[Path]:
+        data = self.spec.data
+        return [] if data.synthetic else source_folders(self.folder / "data", data)
 
     def _the_keeper(self) -> Agent:
         assert self.keeper is not None
@@ -325,7 +394,25 @@ def open_host(
     log = EventLog(folder / EVENTS, "coordinator", time.monotonic)
     if emit is not None:
         log.listen(emit)
-    return Host(folder=folder, files=files, log=log)
+    return Host(folder=folder, files=files, log=log, extend=options.extend)
+
+
+async def check_ports(bind: str, advertise: tuple[str, ...]) -> None:
+    """UserError, before anything is made or printed, when this machine cannot listen there."""
+    await check_port(Endpoint(bind), "free it, or give another --bind")
+    port = split_endpoint(bind)[1]
+    if not (advertise and port):
+        return
+    if port == MAX_PORT:
+        raise UserError(
+            f"--bind {bind} leaves no port for the keeper, which listens on the next one; give a "
+            f"port below {MAX_PORT}"
+        )
+    keeper, _ = keeper_endpoints(Endpoint(bind), advertise)
+    await check_port(
+        keeper,
+        f"the keeper listens on the port after --bind {bind}: free it, or give another --bind",
+    )
 
 
 def keeper_endpoints(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,25 +19,42 @@ import msgspec
 
 from farflung.archive.settings import UploadChoice, UploadSettings, chosen_upload
 from farflung.config.run import RunSpec, spec_hash
-from farflung.disk import RealDisk
+from farflung.data.shards import open_sources, read_manifest, source_folders
+from farflung.disk import RealDisk, storage_errors
 from farflung.errors import CorruptState, MismatchError, StorageError, UserError
 from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import RunId
 from farflung.network.tls import RunAuthority
-from farflung.run.assemble import open_journal
-from farflung.run.genesis import Material, describe, genesis_record, make_weights
-from farflung.run.home import JOURNAL, private_folder
+from farflung.peer.disk_budget import Keep
+from farflung.run.assemble import open_journal, read_journal
+from farflung.run.genesis import (
+    Founding,
+    Material,
+    check_founding,
+    descent,
+    describe,
+    genesis_record,
+    make_weights,
+    same_birth,
+    synthetic_material,
+)
+from farflung.run.home import EVENTS, JOURNAL, LOCK, nothing_left, private_folder
+from farflung.run.host_data import CACHE, check_sources, place_sources
+from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Genesis
+from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
-from farflung.swarm.replay import genesis_spec
+from farflung.swarm.replay import current_spec, genesis_spec
 
 SETTINGS = "host.json"
 RUN_KEY = "run.key"
 CA_KEY = "ca.pem"
 RECOVERY = "recovery.key"
+DATA = "data"
+UNBORN = frozenset({LOCK, EVENTS, RUN_KEY, CA_KEY, DATA, CACHE, JOURNAL})
+"""All that a birth makes before GENESIS, which is worthless without it."""
 RESTORE = (
     "move the folder away and restore the run: farflung host --restore-from NODE "
     "--recovery-key FILE --old-host-is-stopped"
@@ -54,6 +72,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     advertise: tuple[str, ...]
     keeper: bool
     max_disk_bytes: int = 0
+    keep_rounds: int = 0
+    keep_age_s: float = 0.0
     alone_since: int = 0
     """The operator asserted that coordinators of lower terms are stopped for good (restoring)."""
     upload: UploadSettings | None = None
@@ -71,8 +91,14 @@ class HostOptions:
     keeper: bool | None = None
     max_disk_bytes: int = 0
     upload: UploadChoice = field(default_factory=UploadChoice)
+    keep: Keep | None = None
+    """How long the keeper keeps results for `verify`."""
     recovery_file: Path | None = None
     """Where the recovery key goes instead of the terminal."""
+    extend: tuple[str, ...] = ()
+    """What of the run's settings changes with this start (swarm/amendments.py)."""
+    founding: Founding | None = None
+    """What a run that is born now begins with; None: fresh weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +133,11 @@ def wanted_settings(
     old = known or Settings(
         run=run, bind=DEFAULT_BIND, advertise=(), keeper=True, alone_since=alone_since
     )
+    keep = options.keep or Keep(rounds=old.keep_rounds, age_s=old.keep_age_s)
     return msgspec.structs.replace(
         old,
+        keep_rounds=keep.rounds,
+        keep_age_s=keep.age_s,
         bind=old.bind if options.bind is None else options.bind,
         advertise=old.advertise if options.advertise is None else options.advertise,
         keeper=old.keeper if options.keeper is None else options.keeper,
@@ -118,30 +147,71 @@ def wanted_settings(
 
 
 def open_folder(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) -> HostFiles:
-    """Create a run in `folder`, or continue the one that is there.
+    """Create a run in `folder`, or continue the one that is there. A birth that fails leaves
+    nothing.
 
     Raises UserError, StorageError, CorruptState.
     """
+    with nothing_left(folder, UNBORN, lambda: has_run(folder)):
+        try:
+            return _open(folder, spec, options, say)
+        except (Exception, KeyboardInterrupt):
+            keeper = folder.parent / "keeper"
+            if not has_run(folder) and not _has_journal(keeper):
+                remove_tree(keeper)
+            raise
+
+
+def has_run(folder: Path) -> bool:
+    """A run was born in this host's folder; what is missing of it was lost."""
+    return any((folder / name).exists() for name in (SETTINGS, RECOVERY)) or _has_journal(folder)
+
+
+def _has_journal(folder: Path) -> bool:
+    """More than the torn GENESIS of a birth that was killed."""
+    path = folder / JOURNAL
+    if not path.exists() or not path.stat().st_size:
+        return False
+    try:
+        return read_journal(path).length > 0
+    except CorruptState:
+        return True
+
+
+def remove_tree(path: Path) -> None:
+    """With all that is in it; of a link, the link. Raises StorageError."""
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        with storage_errors(path):
+            shutil.rmtree(path)
+
+
+def _open(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) -> HostFiles:
     disk = RealDisk(folder)
     disk.sweep()
     known = load_settings(folder)
     if known is not None and known.halted:
         raise UserError(f"this coordinator was stopped: {known.halted}; {RESTORE}")
-    has_journal = (disk.size(JOURNAL) or 0) > 0
+    born = has_run(folder)
     run_key = Identity.load(disk, RUN_KEY)
-    if run_key is None and (known is not None or has_journal):
+    if run_key is None and born:
         raise UserError(f"{folder} lost its {RUN_KEY}; {RESTORE}")
+    if options.founding is not None:
+        check_unborn(folder)
+    if not born:
+        _check_birth(folder, spec, options.recovery_file)
     if run_key is None:
-        run_key = _first_key(folder, spec)
+        run_key = Identity.load_or_create(disk, RUN_KEY)
     journal = open_journal(disk, run_key)
     if journal.cut_bytes:
         say(f"the journal's torn tail of {journal.cut_bytes} bytes was cut")
     if journal.length:
         authority = _continue(folder, journal, run_key, spec)
-    elif known is not None:
+    elif born:
         raise UserError(f"{folder} lost its journal; {RESTORE}")
     else:
-        authority = _create(folder, run_key, _needed(folder, spec), journal, say)
+        authority = _create(folder, run_key, _needed(folder, spec), journal, options.founding, say)
     settings = wanted_settings(known, options, authority.run)
     save_settings(folder, settings)
     _show_recovery_key(folder, journal, run_key, authority, options.recovery_file, say)
@@ -154,9 +224,27 @@ def _needed(folder: Path, spec: RunSpec | None) -> RunSpec:
     return spec
 
 
-def _first_key(folder: Path, spec: RunSpec | None) -> Identity:
-    _needed(folder, spec)
-    return Identity.load_or_create(RealDisk(folder), RUN_KEY)
+def check_unborn(folder: Path) -> None:
+    """UserError when --from cannot found a run here, because there is one."""
+    if has_run(folder):
+        raise UserError(
+            f"{folder} holds a run already, and --from founds a new one: continue it without "
+            f"--from, or give the new run another name"
+        )
+
+
+def _check_birth(folder: Path, spec: RunSpec | None, recovery: Path | None) -> None:
+    """UserError, before anything is written, when no run can be born here."""
+    check_sources(_needed(folder, spec).data)
+    if recovery is not None and recovery.exists() and recovery.stat().st_size:
+        raise UserError(f"{recovery} exists and holds something else; name another file")
+    keeper = folder.parent / "keeper"
+    if _has_journal(keeper):
+        raise UserError(
+            f"{keeper} holds a run whose host folder is gone: restore it (farflung host "
+            f"--restore-from {keeper} --recovery-key FILE --old-host-is-stopped), or remove "
+            f"{keeper} to begin a new run of that name"
+        )
 
 
 def _continue(
@@ -166,7 +254,7 @@ def _continue(
     if genesis.run_key != run_key.public_key:
         raise UserError(f"{folder / RUN_KEY} is not the key of this run's journal; {RESTORE}")
     if spec is not None:
-        _check_same(genesis, spec)
+        _check_same(journal, spec)
     authority = RunAuthority.load(RealDisk(folder), CA_KEY, RunId(genesis.run))
     if authority is None:
         raise UserError(f"{folder} lost its {CA_KEY}; {RESTORE}")
@@ -180,13 +268,23 @@ def genesis_of(journal: Journal) -> Genesis:
     return genesis
 
 
-def _check_same(genesis: Genesis, spec: RunSpec) -> None:
-    old, new = digest(genesis.spec).hex()[:12], spec_hash(spec).hex()[:12]
-    if old != new:
+def _check_same(journal: Journal, spec: RunSpec) -> None:
+    """A spec file may be as it was at the run's birth, or as amendments have left it."""
+    born, now = genesis_spec(genesis_of(journal)), current_spec(journal.records())
+    if same_settings(spec, born) or same_settings(spec, now):
+        return
+    if genesis_of(journal).ancestors and same_birth(spec, born):
+        return
+    if differs_in_amendable(born, spec):
         raise MismatchError(
-            f"the run here has spec {old}, yours is {new}; a run's spec cannot change: continue "
-            f"with `farflung host` alone, or choose another name"
+            "this spec differs from the run's in settings that may change while it lives: change "
+            "them with `farflung host --extend rounds=+100` (also tokens, grace_s, min_peers, ...)"
         )
+    old, new = spec_hash(born).hex()[:12], spec_hash(spec).hex()[:12]
+    raise MismatchError(
+        f"the run here has spec {old}, yours is {new}; a run's spec cannot change: continue "
+        f"with `farflung host` alone, or choose another name"
+    )
 
 
 # ---- the recovery key ----------------------------------------------------------------------
@@ -257,15 +355,27 @@ def install_keys(folder: Path, recovery: Recovery) -> tuple[Identity, RunAuthori
 
 
 def _create(
-    folder: Path, run_key: Identity, spec: RunSpec, journal: Journal, say: Say
+    folder: Path,
+    run_key: Identity,
+    spec: RunSpec,
+    journal: Journal,
+    founding: Founding | None,
+    say: Say,
 ) -> RunAuthority:
     """Authority, data, initial weights, GENESIS. Leftovers of a birth that was killed give way."""
     disk = RealDisk(folder)
+    for left in (folder / DATA, folder / CACHE, folder.parent / "keeper"):
+        remove_tree(left)
     authority = RunAuthority.create(RunId(secrets.token_hex(8)))
     disk.replace(CA_KEY, authority.private_pem)
     material, data = make_material(folder, spec, say)
-    say("making the initial weights ...")
-    weights = make_weights(spec, data)
+    if founding is None:
+        say("making the initial weights ...")
+        weights = make_weights(spec, data)
+    else:
+        check_founding(spec, founding, material)
+        say(f"from {descent(founding.lineage)}")
+        weights = founding.weights
     say(describe(weights.layout))
     record = genesis_record(
         run=authority.run,
@@ -274,6 +384,7 @@ def _create(
         weights=weights,
         material=material,
         disk=RealDisk(folder.parent / "keeper"),
+        lineage=() if founding is None else founding.lineage,
     )
     hit("genesis.stored")
     journal.append(record)
@@ -282,32 +393,34 @@ def _create(
 
 
 def make_material(folder: Path, spec: RunSpec, say: Say) -> tuple[Material, Path | None]:
-    """Prepare or find the token shards: their hashes for GENESIS, and their folder."""
-    if spec.data.source == "synthetic":
-        return Material(rows=spec.data.rows), None
-    from farflung.data.ensure import shipped_folder  # tokenizers are slow to import
-    from farflung.data.shards import open_rows
+    """Prepare or find the token shards: their hashes for GENESIS, and their folder.
 
-    data = folder / "data"
-    if spec.data.source == "shakespeare":
-        if not (data / "manifest.json").exists():
-            say("preparing the shipped text ...")
-        made = shipped_folder(spec.data, folder / "cache")
-    else:
-        made = Path(spec.data.source)
-    if not data.exists():
-        data.symlink_to(made.resolve(), target_is_directory=True)
-    rows = open_rows(data)
-    manifest = (data / "manifest.json").read_bytes()
-    tokenizer = data / "tokenizer.json"
-    content = tokenizer.read_bytes() if tokenizer.exists() else b""
+    Raises UserError (ConfigError) for sources that are no data folders or do not go together.
+    """
+    if spec.data.synthetic:
+        return synthetic_material(spec), None
+    data = folder / DATA
+    place_sources(spec.data, data, say)
+    rows = open_sources(data, spec.data)
+    parts = []
+    for source, where, table in zip(
+        spec.data.parts, source_folders(data, spec.data), rows.sources, strict=True
+    ):
+        manifest = read_manifest(where)
+        parts.append(
+            DataPart(
+                name=source.name,
+                rows=len(table),
+                manifest=digest(manifest),
+                manifest_bytes=len(manifest),
+            )
+        )
     return (
         Material(
-            rows=len(rows.train),
-            data=digest(manifest),
-            data_bytes=len(manifest),
-            tokenizer=digest(content) if content else b"",
-            tokenizer_bytes=len(content),
+            data=tuple(parts),
+            vocab=rows.manifest.vocab,
+            tokenizer=digest(rows.tokenizer) if rows.tokenizer else b"",
+            tokenizer_bytes=len(rows.tokenizer),
         ),
         data,
     )

@@ -21,11 +21,13 @@ from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.home import JOURNAL
 from farflung.run.host_folder import (
+    DATA,
     HostOptions,
     Say,
     genesis_of,
     install_keys,
     make_material,
+    remove_tree,
     save_settings,
     wanted_settings,
 )
@@ -67,7 +69,7 @@ def read_recovery(text_or_file: str) -> Recovery:
     if text_or_file.startswith("ffr1"):
         return parse_recovery(text_or_file)
     try:
-        return parse_recovery(Path(text_or_file).read_text())
+        return parse_recovery(Path(text_or_file).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise UserError(
@@ -243,16 +245,15 @@ def _write(folder: Path, chosen: Copy, recovery: Recovery, options: HostOptions,
 
 def _find_data(folder: Path, genesis: Genesis, say: Say) -> None:
     """The token shards where the spec says; elsewhere the keeper fetches them from the peers."""
-    if not genesis.data:
+    if not any(part.manifest for part in genesis.data):
         return
+    spec = genesis_spec(genesis)
     try:
-        material, _ = make_material(folder, genesis_spec(genesis), say)
+        material, _ = make_material(folder, spec, say)
         if material.data == genesis.data:
             return
         reason = "they are not those of the run"
     except (FarflungError, OSError) as error:
         reason = str(error)
-    where = folder / "data"
-    if where.is_symlink():
-        where.unlink()
+    remove_tree(folder / DATA)
     say(f"token shards are not on this machine ({reason}); the keeper fetches them from the peers")

@@ -17,18 +17,20 @@ from farflung.archive.source import SnapshotSource
 from farflung.archive.survey import read_history
 from farflung.checkpoint.snapshot import POINTER
 from farflung.clock import ThreadWorkers, Workers
+from farflung.data.manifest import MANIFEST_FILE
+from farflung.data.shards import needed, source_folders
 from farflung.disk import RealDisk
 from farflung.errors import CorruptState, MismatchError, UserError
 from farflung.hashing import digest
 from farflung.peer.disk_budget import show_size
 from farflung.run.assemble import read_journal
-from farflung.run.data_fetch import MANIFEST
 from farflung.run.home import JOURNAL, private_folder
 from farflung.run.host_folder import HostOptions, Say
 from farflung.run.restore import refuse_used_folder, restore
 from farflung.run.sources import Located, locate
 from farflung.swarm.journal import Journal
 from farflung.swarm.recovery import Recovery
+from farflung.swarm.replay import genesis_spec
 
 
 async def resume(
@@ -137,20 +139,21 @@ async def _data(
 ) -> None:
     """Token shards from the archive, if all of them are in it; else they are looked for where the
     spec says, and with the peers (run/restore.py)."""
-    wanted = history.genesis.data
-    files = await source.data()
-    manifest = next((f for f in files if f.name == wanted.hex()), None)
-    if not wanted or manifest is None:
+    spec = genesis_spec(history.genesis)
+    files = {bytes.fromhex(f.name) for f in await source.data()}
+    if spec.data.synthetic:
         return
-    from farflung.data.shards import needed
-
-    content = await source.blob(wanted)
-    if content is None or digest(content) != wanted:
-        raise CorruptState(f"{source.address}: the data manifest is missing or damaged")
-    if {name for _, name, _ in needed(content)} - {bytes.fromhex(f.name) for f in files}:
-        return
+    for part in history.genesis.data:
+        if part.manifest not in files:
+            return
+        content = await source.blob(part.manifest)
+        if content is None or digest(content) != part.manifest:
+            raise CorruptState(f"{source.address}: a data manifest is missing or damaged")
+        if {bytes(name) for _, name, _ in needed(content)} - files:
+            return
     data = folder / "data"
-    if data.is_symlink() or (data / MANIFEST).exists():
+    folders = source_folders(data, spec.data)
+    if data.is_symlink() or any((f / MANIFEST_FILE).exists() for f in folders):
         return
     say("fetching the token shards ...")
     await workers.run(partial(private_folder, folder))

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from farflung.disk import RealDisk
-from farflung.errors import ProtocolError, UserError
+from farflung.errors import LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, RunId, split_endpoint
-from farflung.network.messages import Status, StatusRequest
+from farflung.monitor.picture import to_json
+from farflung.network.link import Received
+from farflung.network.messages import Control, Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
+from farflung.run.history import away, picture_of
 from farflung.run.home import JOURNAL
-from farflung.run.host import INDEX
 from farflung.run.host_folder import SETTINGS, Settings
-from farflung.run.join import load_membership
+from farflung.run.membership import load_membership
 from farflung.swarm.identity import Identity
-from farflung.swarm.index import Index
 from farflung.swarm.invite import parse_invite
 
-
-@dataclass(frozen=True, kw_only=True)
-class Offline:
-    run: str
-    committed: int
-    abandoned: int
-    rows: int
-    state_root: str
-    members: list[tuple[str, str, int, int]]
-    """(name, role, rounds contributed, rows credited)."""
+DIAL_S = 5.0
+ANSWER_S = 8.0
+"""For one endpoint, dialling included."""
 
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
     """From the host's own folder. Raises LinkDown when it does not run."""
+    return _picture(await talk_as_host(folder, StatusRequest()))
+
+
+async def talk_as_host(folder: Path, question: Control) -> Received:
+    """One question with the run's own key, and its answer. Raises LinkDown when nobody listens."""
     settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
     disk = RealDisk(folder)
     authority = RunAuthority.load(disk, "ca.pem", RunId(settings.run))
@@ -47,27 +46,16 @@ async def ask_as_host(folder: Path) -> dict[str, Any]:
     certificate = authority.issue(identity.public_key, identity.node_id, "peer")
     host, port = split_endpoint(settings.bind)
     where = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else settings.bind
-    return await _ask((where,), identity.private_pem, certificate, authority.ca_pem)
+    return await _talk((where,), identity.private_pem, certificate, authority.ca_pem, question)
 
 
-def offline(folder: Path) -> Offline:
-    """What the journal of a host that does not run says, through its index."""
-    settings = msgspec.json.decode((folder / SETTINGS).read_bytes(), type=Settings)
-    journal = read_journal(folder / JOURNAL)
-    index = Index(folder / INDEX)
-    try:
-        index.catch_up(journal.records, journal.length)
-        committed, abandoned, rows, root = index.totals()
-        return Offline(
-            run=settings.run,
-            committed=committed,
-            abandoned=abandoned,
-            rows=rows,
-            state_root=root,
-            members=index.credited(),
-        )
-    finally:
-        index.close()
+def offline(folder: Path) -> dict[str, Any]:
+    """What the journal of a node that cannot ask its coordinator says; fields as a live answer's.
+
+    Raises CorruptState, StorageError.
+    """
+    picture = away(picture_of(read_journal(folder / JOURNAL).records()), ())
+    return {**to_json(picture), "running": False}
 
 
 async def ask_as_peer(folder: Path) -> dict[str, Any]:
@@ -77,26 +65,46 @@ async def ask_as_peer(folder: Path) -> dict[str, Any]:
     if membership is None or identity is None:
         raise UserError(f"{folder} holds no membership; join a run first")
     invite = parse_invite(membership.invite)
-    return await _ask(
+    answer = await _talk(
         membership.coordinators or tuple(invite.endpoints),
         identity.private_pem,
         membership.certificate_pem,
         membership.ca_pem,
+        StatusRequest(),
     )
+    return _picture(answer)
 
 
-async def _ask(
-    endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str
-) -> dict[str, Any]:
+async def _talk(
+    endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str, question: Control
+) -> Received:
+    """From the first endpoint that answers. Raises LinkDown when none does."""
     transport = TcpTransport.for_node(
         key_pem=key_pem, certificate_pem=certificate_pem, ca_pem=ca_pem
     )
+    failure: Exception = LinkDown("no coordinator endpoint is known")
     try:
-        link = await transport.dial(Endpoint(endpoints[0]), expect=None, deadline_s=5.0)
-        await link.send(StatusRequest())
-        answer = await link.receive()
+        for endpoint in endpoints:
+            try:
+                return await _talk_to(transport, Endpoint(endpoint), question)
+            except (LinkDown, ProtocolError) as error:
+                failure = error
     finally:
         await transport.close()
+    raise failure
+
+
+async def _talk_to(transport: TcpTransport, endpoint: Endpoint, question: Control) -> Received:
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            link = await transport.dial(endpoint, expect=None, deadline_s=DIAL_S)
+            await link.send(question)
+            return await link.receive()
+    except TimeoutError:
+        raise LinkDown(f"{endpoint} did not answer in {ANSWER_S:g} s") from None
+
+
+def _picture(answer: Received) -> dict[str, Any]:
     if not isinstance(answer, Status):
         raise ProtocolError("the coordinator did not answer with a status")
     picture: dict[str, Any] = json.loads(answer.json)

@@ -11,7 +11,7 @@ import math
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from farflung.archive.address import open_store
@@ -58,19 +58,19 @@ class KeeperUpload:
         keeper: Callable[[], Agent],
         *,
         run_name: str,
-        data: Path | None,
+        folders: Sequence[Path],
         emit: Emit,
         store: ObjectStore | None = None,
         workers: Workers | None = None,
     ) -> None:
         """Raises UserError: an unknown address, or a library that is missing.
 
-        `data`: the host's data folder; None: synthetic data.
+        `folders`: of the run's sources in the host's data folder; none: synthetic data.
         """
         self._settings = settings
         self._keeper = keeper
         self._run_name = run_name
-        self._data = data
+        self._folders = folders
         self._emit = emit
         self._workers = workers or ThreadWorkers(1)
         rng = random.Random(secrets.randbits(64))
@@ -178,20 +178,27 @@ class KeeperUpload:
         return upload if await upload.open() else None
 
     def _files(self) -> list[DataFile]:
-        """The data folder's manifest and tokenizer; with `data` every file that is in it."""
+        """The sources' manifests and tokenizer; with `data` every file that is here."""
+        return [file for folder in self._folders for file in self._files_in(folder)]
+
+    def _files_in(self, folder: Path) -> list[DataFile]:
         from farflung.data.shards import blobs, needed
 
-        if self._data is None or not (self._data / "manifest.json").exists():
+        manifest = folder / "manifest.json"
+        if not manifest.exists():
             return []
-        manifest = self._data / "manifest.json"
         with storage_errors(manifest):
             content = manifest.read_bytes()
         sizes = {name: n_bytes for _, name, n_bytes in needed(content)}
+        prefix = f"{folder.name}/" if len(self._folders) > 1 else ""
         return [
             DataFile(
-                file=path.name, name=bytes(name), n_bytes=sizes.get(name, len(content)), path=path
+                file=prefix + path.name,
+                name=bytes(name),
+                n_bytes=sizes.get(name, len(content)),
+                path=path,
             )
-            for name, path in blobs(self._data).items()
+            for name, path in blobs(folder).items()
             if path.exists() and (self._settings.data or path.name in _SMALL)
         ]
 

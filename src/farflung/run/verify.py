@@ -7,8 +7,7 @@ reduction from recorded contributions.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from farflung.checkpoint.round_log import RoundLog
 from farflung.checkpoint.snapshot import decode_manifest
 from farflung.config.run import ARITHMETIC_VERSION
 from farflung.disk import Disk, RealDisk
-from farflung.errors import CorruptState, FarflungError, UserError
-from farflung.events import Applied, RoundCommitted, Voted, parse_event
+from farflung.errors import CorruptState, FarflungError, ProtocolError, UserError
+from farflung.events import Applied, RoundCommitted, Voted, read_events
 from farflung.hashing import digest, merkle_root
 from farflung.network.messages import Included
 from farflung.outer.layout import Layout
@@ -28,10 +27,23 @@ from farflung.peer.bootstrap import install
 from farflung.peer.follower import slice_lengths
 from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
+from farflung.run.genesis import descent
+from farflung.run.source_figures import SourceFigures, per_source, wrong_change
+from farflung.swarm.course import check_course
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
-from farflung.swarm.records import Abandon, AnyRecord, Close, Commit, Genesis, Join, Lease, Term
+from farflung.swarm.records import (
+    Abandon,
+    AnyRecord,
+    Close,
+    Commit,
+    Evaluation,
+    Genesis,
+    Join,
+    Lease,
+    Term,
+)
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.votes import vote_body
 
@@ -53,6 +65,10 @@ class Findings:
     terms: int = 0
     commits: int = 0
     abandoned: int = 0
+    evaluations: int = 0
+    amended: int = 0
+    descent: str = ""
+    """What the run began with; empty: fresh weights."""
     signatures: int = 0
     steps_recomputed: int = 0
     reductions_recomputed: int = 0
@@ -62,6 +78,8 @@ class Findings:
     lost: int = 0
     partial: int = 0
     credited: int = 0
+    sources: list[SourceFigures] = field(default_factory=list)
+    """Of the samples, one for each source of the mixture."""
     missing_results: list[int] = field(default_factory=list)
 
 
@@ -86,6 +104,7 @@ def verify_folder(folder: Path, progress: Progress | None = None) -> Findings:
             f"the run has arithmetic version {genesis.arithmetic}, this farflung "
             f"{ARITHMETIC_VERSION}; verify it with the version that made it"
         )
+    findings.descent = descent(genesis.ancestors)
     check_chain(genesis.run, records, findings)
     _check_ledger(records, genesis, findings)
     recompute(records, genesis, [RealDisk(p.parent) for p in paths], findings, progress)
@@ -115,8 +134,8 @@ def _longest(paths: list[Path]) -> Journal:
 
 
 def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
-    """Terms, members' keys, rounds in order, divisors, votes. Raises Violation."""
-    term, next_round = 0, 0
+    """Terms, members' keys, rounds in order, divisors, votes, amendments. Raises Violation."""
+    term, next_round, evaluations = 0, 0, 0
     keys: dict[str, bytes] = {}
     for record in records:
         match record:
@@ -136,8 +155,17 @@ def check_chain(run: str, records: list[AnyRecord], findings: Findings) -> None:
                 if isinstance(record, Commit):
                     _check_commit(run, record, keys, findings)
                 findings.abandoned += isinstance(record, Abandon)
+            case Evaluation():
+                if record.serial != evaluations or record.node not in keys:
+                    raise Violation(f"evaluation {record.serial} is out of turn, or a stranger's")
+                evaluations += 1
+                findings.evaluations += 1
             case _:
                 pass
+    try:
+        findings.amended = check_course(records)
+    except ProtocolError as error:
+        raise Violation(str(error)) from None
 
 
 def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Findings) -> None:
@@ -161,7 +189,10 @@ def _check_commit(run: str, commit: Commit, keys: dict[str, bytes], findings: Fi
 
 
 def _check_ledger(records: list[AnyRecord], genesis: Genesis, findings: Findings) -> None:
-    result = audit(records, genesis.rows)
+    if wrong := wrong_change(genesis, records):
+        raise Violation(wrong)
+    result = audit(records)
+    findings.sources = per_source(genesis, records, result)
     findings.credited = result.credited
     findings.duplicated, findings.lost = result.duplicated, result.lost
     findings.partial = _partial(records, len(genesis.fragment_hashes))
@@ -318,10 +349,10 @@ def _statements(folder: Path) -> list[tuple[Path, Applied | Voted | RoundCommitt
     journals a round before it speaks of it."""
     found: list[tuple[Path, Applied | Voted | RoundCommitted]] = []
     for path in sorted(folder.rglob("events*.jsonl")):
-        for fields in _lines(path):
-            event = parse_event(fields)
-            if isinstance(event, Applied | Voted | RoundCommitted):
-                found.append((path, event))
+        with path.open("rb") as file:
+            for _, event in read_events(file):
+                if isinstance(event, Applied | Voted | RoundCommitted):
+                    found.append((path, event))
     return found
 
 
@@ -350,12 +381,3 @@ def _compare_root(path: Path, round_: int, root: str, commits: dict[int, Commit]
         raise Violation(f"{path}: round {round_} was applied but is not in the journal")
     if root != commit.state_root.hex():
         raise Violation(f"{path}: the state after round {round_} differs from the journal")
-
-
-def _lines(path: Path) -> Iterator[dict[str, object]]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the torn last line of a process that was killed

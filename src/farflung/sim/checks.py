@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+from farflung.data.samples import mixture_of
 from farflung.errors import FarflungError
 from farflung.events import Applied, GenerationClosed, RunFinished, StateReported, TaskFailed
+from farflung.run.source_figures import per_source
 from farflung.run.verify import Findings, Violation, check_chain, recompute
 from farflung.sim.faults import CUT, Harm
 from farflung.sim.world import SimSwarm, whole_frames
 from farflung.swarm.ledger import audit
-from farflung.swarm.records import AnyRecord, Commit, Gen, Genesis, Join
+from farflung.swarm.mixing import changes
+from farflung.swarm.records import Amend, AnyRecord, Commit, Gen, Genesis, Join
+from farflung.swarm.replay import current_spec, genesis_spec
 
 AFTERMATH_S = 20.0
 """A stay that is closed so long after a fault of its node (or the coordinator's) was its doing."""
@@ -28,7 +32,9 @@ NAMES = {
     "L1": "storms after which rounds went on, or the run came to its end",
     "L1e": "trainers that ended with the last round of a finished run",
     "L4": "closed stays that a fault explains",
+    "A1": "specs that are what the journal's amendments made of GENESIS",
     "T1": "event logs without a failed task",
+    "E1": "evaluations that are in turn, of a member",
 }
 
 
@@ -43,8 +49,9 @@ def check(swarm: SimSwarm, harms: list[Harm] | None = None) -> Counter[str]:
     _tasks(swarm, counts)
     _agreement(swarm, records, counts)
     _prefixes(swarm, counts)
-    _ledger(swarm, records, counts)
+    _ledger(records, counts)
     _members(records, counts)
+    _amended(swarm, records, counts)
     _arithmetic(swarm, records, counts)
     if harms is not None:
         _evictions(swarm, harms, counts)
@@ -96,12 +103,33 @@ def _prefixes(swarm: SimSwarm, counts: Counter[str]) -> None:
         counts["S2"] += 1
 
 
-def _ledger(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
-    result = audit(records, swarm.spec.data.rows)
+def _ledger(records: list[AnyRecord], counts: Counter[str]) -> None:
+    result = audit(records)
     _demand(result.duplicated == 0, f"S4: {result.duplicated} samples were credited twice")
     _demand(result.unleased == 0, f"S4: {result.unleased} samples were credited without a lease")
     _demand(result.lost == 0, f"S4: {result.lost} samples were lost")
     counts["S4"] += result.credited
+    genesis = records[0]
+    assert isinstance(genesis, Genesis)
+    sources = per_source(genesis, records, result)
+    frontier = result.credited + result.leased + result.free
+    due = mixture_of(genesis_spec(genesis), changes(records)).reached(frontier)
+    for source, rows in zip(sources, due, strict=True):
+        had = source.consumed + source.leased + source.returned
+        _demand(had == rows, f"S4: {source.name} gave {had} samples of {rows} that were due")
+
+
+def _amended(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str]) -> None:
+    """Whoever has read the whole journal follows the same settings."""
+    spec = current_spec(records)
+    followers = [(n.label, n.agent.node.follower) for n in swarm.nodes.values() if n.agent]
+    specs = [(name, f.spec) for name, f in followers if f.journal.length == len(records)]
+    if swarm.coordinator is not None and swarm.coordinator.journal.length == len(records):
+        specs.append(("the coordinator", swarm.coordinator.state.spec))
+    for name, held in specs:
+        _demand(held == spec, f"A1: {name} has another spec than the journal")
+        counts["A1"] += 1
+    counts["amended"] += sum(isinstance(r, Amend) for r in records)
 
 
 def _members(records: list[AnyRecord], counts: Counter[str]) -> None:
@@ -132,6 +160,7 @@ def _arithmetic(swarm: SimSwarm, records: list[AnyRecord], counts: Counter[str])
         recompute(records, genesis, disks, findings)
     except Violation as violation:
         raise BrokenInvariant(f"S5: {violation}") from None
+    counts["E1"] += findings.evaluations
     counts["S5"] += findings.steps_recomputed
     counts["S5r"] += findings.reductions_recomputed
     counts["rounds"] += findings.commits

@@ -7,6 +7,8 @@ from farflung.sim.checks import BrokenInvariant
 from farflung.sim.node import SimNode
 from farflung.sim.world import KEEPER, SimSwarm
 
+NEW = "after the end"
+"""Who joins a finished run that goes on."""
 END_S = 400.0
 """More than a host waits for a connected peer (coordinator/coordinator.py)."""
 
@@ -29,6 +31,24 @@ async def play_out(swarm: SimSwarm, wedged_s: float) -> int:
         raise BrokenInvariant(f"L1: the run is finished and {left} waits for ever")
     await swarm.until(lambda: swarm.over, END_S)
     return sum(_holds_the_end(node) for node in _trainers(swarm))
+
+
+async def open_again(swarm: SimSwarm, rounds: int, wedged_s: float) -> int:
+    """The operator extends a run that is over, everybody comes back, and somebody new joins; it is
+    played to its second end. Returns how many trainers ended with the last round."""
+    before = swarm.picture.committed
+    await swarm.start_coordinator(f"rounds=+{rounds}")
+    swarm.add(NEW, Role.TRAINER, step_s=next(iter(_trainers(swarm))).step_s)
+    for label, node in list(swarm.nodes.items()):
+        if node.task is None or not node.task.done():
+            await swarm.kill(label)
+        swarm.spawn(label)
+    held = await play_out(swarm, wedged_s)
+    if swarm.picture.committed != before + rounds:
+        raise BrokenInvariant(
+            f"A1: extended by {rounds} rounds, it went on by {swarm.picture.committed - before}"
+        )
+    return held
 
 
 def _trainers(swarm: SimSwarm) -> list[SimNode]:

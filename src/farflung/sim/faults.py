@@ -79,6 +79,7 @@ class Storm:
             (self._full_journal, 1),
             (self._join, 2),
             (self._leave, 1),
+            (self._extend, 1),
         ]
 
     async def calm(self) -> None:
@@ -251,6 +252,14 @@ class Storm:
         await self.swarm.kill(label)
         self.swarm.spawn(label)
         self._harm("leave", label, start)
+
+    async def _extend(self) -> None:
+        """The operator changes the run, once or twice at the same moment."""
+        wishes = [f"rounds=+{self.rng.randint(1, 12)}"]
+        wishes += self.rng.choice([[], ["grace_s=+0.5"], ["snapshot_every=3", "keep_rounds=8"]])
+        self.done.append(f"extend {' '.join(wishes)}")
+        for _ in range(self.rng.choice([1, 1, 2])):
+            self.swarm.extend(*wishes)
 
     # ---- links -----------------------------------------------------------------------------
 

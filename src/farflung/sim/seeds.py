@@ -11,7 +11,7 @@ from typing import Any
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.sim.checks import BrokenInvariant, check
-from farflung.sim.ending import play_out
+from farflung.sim.ending import open_again, play_out
 from farflung.sim.faults import Storm
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
@@ -26,6 +26,9 @@ ENDLESS_ROUNDS = 2000
 ENDING = 0.25
 """Share of the storms with a keeper that fall into the end of the run."""
 LAST_ROUNDS = (4, 30)
+AGAIN = 0.5
+"""Share of the runs that are over which are extended and played to a second end."""
+MORE_ROUNDS = (1, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +43,8 @@ class SeedOutcome:
 
 
 def spec_for(seed: int, rounds: int) -> RunSpec:
-    """Half of the seeds run blocking DiLoCo, half several fragments and rounds in flight."""
+    """Half of the seeds run blocking DiLoCo, half several fragments and rounds in flight; half
+    read a mixture, whose smallest source wraps many times."""
     rng = random.Random(seed)
     outer: dict[str, Any] = {"inner_steps": 5, "rounds": rounds, "chunk_elements": 256}
     if rng.random() < 0.5:
@@ -55,7 +59,7 @@ def spec_for(seed: int, rounds: int) -> RunSpec:
             "name": "storm",
             "record": rng.choice(["results", "all"]),
             "model": {"preset": "quadratic", "parameters": 2048},
-            "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
+            "data": {"seq_len": 16, **_sources(random.Random(f"sources {seed}"))},
             "inner": {"batch_rows": 4, "lr": 0.1},
             "outer": outer,
             "swarm": {
@@ -64,8 +68,21 @@ def spec_for(seed: int, rounds: int) -> RunSpec:
                 "snapshot_every": rng.choice([2, 4]),
                 "keep_rounds": rng.choice([2, 4, 64]),
             },
+            "evaluation": {"every": random.Random(f"evaluation {seed}").choice([0, 2, 3])},
         }
     )
+
+
+def _sources(rng: random.Random) -> dict[str, Any]:
+    if rng.random() < 0.5:
+        return {"source": "synthetic", "rows": 100_000}
+    rows = {"web": 100_000, "books": rng.randint(100, 2000), "notes": rng.randint(1, 60)}
+    return {
+        "sources": [
+            {"name": name, "source": "synthetic", "rows": n, "weight": rng.randint(1, 9)}
+            for name, n in rows.items()
+        ]
+    }
 
 
 def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
@@ -89,7 +106,7 @@ def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
         )
         storm = Storm(swarm, random.Random(seed))
         try:
-            ended = await _played(swarm, storm, faults, ends)
+            ended = await _played(swarm, storm, faults, ends, random.Random(f"again {seed}"))
             counts = check(swarm, storm.harms)
             counts["L1"] += 1
             counts["L1e"] += ended
@@ -110,12 +127,17 @@ def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
     return run_virtual(main())
 
 
-async def _played(swarm: SimSwarm, storm: Storm, faults: int, ends: bool) -> int:
+async def _played(
+    swarm: SimSwarm, storm: Storm, faults: int, ends: bool, again: random.Random
+) -> int:
     """The storm and what must follow it; returns how many trainers saw the run's end."""
     await swarm.committed(1)
     await storm.rage(faults)
     if ends:
-        return await play_out(swarm, WEDGED_S)
+        held = await play_out(swarm, WEDGED_S)
+        if again.random() < AGAIN:
+            held += await open_again(swarm, again.randint(*MORE_ROUNDS), WEDGED_S)
+        return held
     await swarm.committed(swarm.picture.committed + ROUNDS_AFTER, WEDGED_S)
     return 0
 

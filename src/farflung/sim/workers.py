@@ -50,6 +50,12 @@ class SeededWorkers:
                 timer.cancel()  # it never started
             raise
 
+    async def idle(self) -> None:
+        """Return when no job runs any more: a process ends only then, also one that ends well."""
+        loop = asyncio.get_running_loop()
+        while (left_s := max(self._free_at) - loop.time()) >= 0:  # noqa: ASYNC110 - time passes
+            await asyncio.sleep(left_s + 1e-6)
+
     def stop(self) -> None:
         """The process died: nothing that is still running has any effect."""
         self._stopped = True

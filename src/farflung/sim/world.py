@@ -28,14 +28,15 @@ from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
 from farflung.peer.node import NodeConfig
 from farflung.run.assemble import NodeOptions, assemble_agent, assemble_coordinator
-from farflung.run.genesis import Material, genesis_record, make_weights
+from farflung.run.genesis import genesis_record, make_weights, synthetic_material
+from farflung.sim.evaluator import SimEvaluator
 from farflung.sim.node import Life, SimNode, SuspendableClock
 from farflung.sim.workers import SeededWorkers
 from farflung.swarm import identity, votes
 from farflung.swarm.identity import RECORD, Identity
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import AnyRecord, Commit
-from farflung.swarm.state import Admitted
+from farflung.swarm.state import Admitted, Amending, State
 from farflung.tasks import Tasks
 from farflung.trainers.numpy_trainer import NumpyTrainer
 from farflung.trainers.port import TrainerPort
@@ -131,7 +132,7 @@ class SimSwarm:
             run_key=self.run_key.public_key,
             spec=self.spec,
             weights=weights,
-            material=Material(rows=self.spec.data.rows),
+            material=synthetic_material(self.spec),
             disk=disk,
         )
         journal = self._open_journal()
@@ -150,8 +151,10 @@ class SimSwarm:
 
     # ---- the coordinator -------------------------------------------------------------------
 
-    async def start_coordinator(self) -> None:
-        """Start or restart it on its disk. Raises StorageError."""
+    async def start_coordinator(self, *wishes: str) -> None:
+        """Start or restart it on its disk, perhaps with `--extend` wishes. Raises StorageError."""
+        if self.over and self.life is not None and self.life.alive:
+            await self.life.workers.idle()  # its last writes are on the disk before the next reads
         self.life = life = Life(self._workers(), self.events, self._see)
         world = World(
             transport=self.network.transport(COORDINATOR_NODE, COORDINATOR),
@@ -166,8 +169,11 @@ class SimSwarm:
             admission=nobody,
             check_vote=verify_vote,
             status=lambda: str(to_json(self.picture)),
+            operator=self.run_key.node_id,
         )
-        options = CoordinatorOptions(tick_s=TICK_S)
+        options = CoordinatorOptions(
+            tick_s=TICK_S, amending=self._amending(wishes) if wishes else None
+        )
         self.coordinator = coordinator = assemble_coordinator(
             world, self._open_journal(), door, options
         )
@@ -183,6 +189,14 @@ class SimSwarm:
         )
         for node in self.nodes.values():
             self._admit(node)
+
+    def extend(self, *wishes: str) -> None:
+        """As `farflung host --extend` does with a host that runs; nobody waits for the answer."""
+        if self.coordinator is not None and not self.over:
+            self.coordinator.submit(self._amending(wishes))
+
+    def _amending(self, wishes: tuple[str, ...]) -> Amending:
+        return Amending(request=f"{self.rng.getrandbits(64):016x}", wishes=wishes)
 
     @property
     def over(self) -> bool:
@@ -293,7 +307,9 @@ class SimSwarm:
         journal = Journal.open(node.disk, JOURNAL, verifier=verify_record, sign=None)
         trains = node.role == Role.TRAINER
         options = NodeOptions(
-            make_trainer=make_trainer if trains else None, inner_state=self.inner_state
+            make_trainer=make_trainer if trains else None,
+            inner_state=self.inner_state,
+            evaluator=SimEvaluator(life.workers) if trains else None,
         )
         return assemble_agent(world, config, journal, options)
 
@@ -365,6 +381,11 @@ class SimSwarm:
                 await self.kill(label)
         if self.coordinator is not None:
             await self.kill_coordinator()
+
+    def coordinator_state(self) -> State:
+        """What the living coordinator knows."""
+        assert self.coordinator is not None
+        return self.coordinator.state
 
     def records(self) -> list[AnyRecord]:
         return list(self._open_journal().records())

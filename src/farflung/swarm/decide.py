@@ -16,6 +16,7 @@ from farflung.network.messages import (
     Accuse,
     Beat,
     Leave,
+    Measured,
     Moved,
     Ready,
     Result,
@@ -23,15 +24,27 @@ from farflung.network.messages import (
     Synced,
     Vote,
 )
-from farflung.swarm import blame, ending, membership, planning, resolve, trial
+from farflung.swarm import (
+    amendments,
+    blame,
+    ending,
+    evaluating,
+    membership,
+    mixing,
+    planning,
+    resolve,
+    trial,
+)
 from farflung.swarm.state import (
     Action,
     Admitted,
+    Amending,
     Connected,
     Disconnected,
     Input,
     Phase,
     Received,
+    Remixing,
     Round,
     State,
     Step,
@@ -56,24 +69,30 @@ def decide(state: State, event: Input, now_s: float) -> tuple[State, tuple[Actio
             handler = _HANDLERS.get(type(message))
             if handler is not None:
                 handler(step, node, message)
+        case Remixing():
+            mixing.remix(step, event)
         case Tick():
             membership.watch(step)
+        case Amending():
+            amendments.take(step, event)
     _advance(step)
     return step.state, tuple(step.actions), "; ".join(step.reasons)
 
 
 def _advance(step: Step) -> None:
     """Carry every round as far as it can go, oldest first, then open new ones."""
-    for number in sorted(step.state.rounds):
-        _carry(step, number)
-    while step.state.oldest is not None and _resolve_oldest(step):
-        pass
+    if not step.state.finished:  # the state that a finished run announced stays its last one
+        for number in sorted(step.state.rounds):
+            _carry(step, number)
+        while step.state.oldest is not None and _resolve_oldest(step):
+            pass
     if resolve.is_complete(step.state, step.spec):
         if not step.state.finished:
             resolve.finish(step)
         ending.try_end(step)
         return
     planning.open_rounds(step)
+    evaluating.advance(step)
 
 
 def _carry(step: Step, number: int) -> None:
@@ -161,4 +180,5 @@ _HANDLERS: dict[type, Callable[[Step, str, Any], None]] = {
     Vote: _on_vote,
     Accuse: _on_accuse,
     Moved: resolve.state_report,
+    Measured: evaluating.take,
 }

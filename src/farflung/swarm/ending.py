@@ -22,7 +22,9 @@ PATIENCE_S = 300.0
 
 def applied(step: Step, node: str, round_: int) -> None:
     """A node has said, with the right hash, that it has applied everything up to this round."""
-    step.set_node(replace(step.state.nodes[node], applied=round_))
+    known = step.state.nodes[node]
+    # What it kept before was an older round: a run that was extended ends a second time.
+    step.set_node(replace(known, applied=round_, kept=known.kept and known.applied == round_))
 
 
 def lacking(state: State) -> list[Node]:

@@ -10,20 +10,27 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from farflung.data.mixture import MixtureTimeline
+from farflung.data.samples import mixture_of
 from farflung.errors import StorageError
 from farflung.hashing import digest
 from farflung.swarm import ranges
+from farflung.swarm.mixing import changes
 from farflung.swarm.records import (
     Abandon,
     AnyRecord,
     Close,
     Commit,
     Gen,
+    Genesis,
     Join,
+    Mix,
+    decode_record,
     encode_record,
 )
+from farflung.swarm.replay import genesis_spec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """An index of another version is thrown away."""
 
 SCHEMA = """
@@ -36,6 +43,11 @@ CREATE TABLE IF NOT EXISTS rounds (
 CREATE TABLE IF NOT EXISTS credits (
   round INTEGER, node TEXT, generation INTEGER, rows INTEGER, tokens INTEGER,
   PRIMARY KEY (round, node));
+CREATE TABLE IF NOT EXISTS sources (
+  source INTEGER PRIMARY KEY, name TEXT NOT NULL, epoch_rows INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS samples (
+  round INTEGER, source INTEGER, rows INTEGER, PRIMARY KEY (round, source));
+CREATE TABLE IF NOT EXISTS mixtures (idx INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS generations (
   node TEXT, generation INTEGER, closed TEXT, PRIMARY KEY (node, generation));
 """
@@ -53,6 +65,8 @@ class Index:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._timeline: MixtureTimeline | None = None
+        """What positions read, as the indexed records say it; None: to be read again."""
         try:
             self._db = self._connect()
         except sqlite3.Error as error:
@@ -89,6 +103,7 @@ class Index:
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def _restart(self) -> None:
+        self._timeline = None
         self._db.close()
         self._remove()
         self._db = self._connect()
@@ -129,6 +144,7 @@ class Index:
 
     def add(self, first: int, records: Iterable[AnyRecord]) -> None:
         """Index what was just appended: all of it, or (sqlite3.Error) nothing."""
+        self._timeline = None  # a transaction that was rolled back may have changed it
         with self._db:
             self._db.execute("BEGIN")
             for index, record in enumerate(records, first):
@@ -141,6 +157,8 @@ class Index:
             (index, type(record).__name__, _hash(record)),
         )
         match record:
+            case Genesis() | Mix():
+                self._add_mixture(index, record)
             case Join():
                 run(
                     "INSERT OR REPLACE INTO members VALUES (?, ?, ?)",
@@ -166,7 +184,31 @@ class Index:
             case _:
                 pass
 
+    def _add_mixture(self, index: int, record: Genesis | Mix) -> None:
+        self._timeline = None
+        self._db.execute(
+            "INSERT OR REPLACE INTO mixtures VALUES (?, ?)", (index, encode_record(record))
+        )
+        if isinstance(record, Genesis):
+            rows = [(i, part.name, part.rows) for i, part in enumerate(record.data)]
+            self._db.executemany("INSERT OR REPLACE INTO sources VALUES (?, ?, ?)", rows)
+
+    def _add_samples(self, record: Commit) -> None:
+        """Rows of each source; nothing is known of them without GENESIS."""
+        if self._timeline is None:
+            kept = self._db.execute("SELECT record FROM mixtures ORDER BY idx").fetchall()
+            records = [decode_record(row[0]) for row in kept]
+            if not records or not isinstance(records[0], Genesis):
+                return
+            self._timeline = mixture_of(genesis_spec(records[0]), changes(records))
+        counts = self._timeline.count(r for c in record.contributors for r in c.credited)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO samples VALUES (?, ?, ?)",
+            [(record.round, source, rows) for source, rows in enumerate(counts)],
+        )
+
     def _add_commit(self, record: Commit) -> None:
+        self._add_samples(record)
         credits = [
             (record.round, c.node, c.generation, ranges.count(c.credited), c.tokens)
             for c in record.contributors
@@ -204,6 +246,14 @@ class Index:
             "LEFT JOIN credits USING (node) GROUP BY node ORDER BY 4 DESC, name"
         ).fetchall()
         return [(str(n), str(r), int(k), int(total)) for n, r, k, total in rows]
+
+    def sources(self) -> list[tuple[str, int, int]]:
+        """(name, rows credited, rows of an epoch) of every source, in the order of GENESIS."""
+        rows = self._db.execute(
+            "SELECT name, COALESCE(SUM(rows), 0), epoch_rows FROM sources "
+            "LEFT JOIN samples USING (source) GROUP BY source ORDER BY source"
+        ).fetchall()
+        return [(str(name), int(n), int(epoch)) for name, n, epoch in rows]
 
     def close(self) -> None:
         self._db.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 import secrets
 from collections.abc import Sequence
 
@@ -28,8 +29,12 @@ NONCE_BYTES = 16
 MAX_CHARACTERS = 3072
 """A Redeem message with the invite must fit into the 4 KiB that strangers may send."""
 _DOMAIN = b"invite"
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SIGNATURE_BYTES = 64
 _CHECK_BYTES = 4
+_AROUND = "\"'`<>\\\ufeff\u200b\u2018\u2019\u201c\u201d\u00ab\u00bb"
+"""Quotes of terminals, mails and chats; invisible characters that they add."""
+_BEFORE = ("$", "farflung", "join")
 _LEAST_BYTES = _SIGNATURE_BYTES + _CHECK_BYTES + 1
 _ASK = "ask the host for a new one"
 
@@ -110,6 +115,16 @@ def parse_invite(text: str) -> Invite:
     return invite
 
 
+def tidy(pasted: str) -> str:
+    """The invite in what a person pasted: without line breaks, quotes, the marks of a quoted mail,
+    a byte-order mark, or the command in front of it. What else is in it, `parse_invite` explains.
+    """
+    text = "".join(c for c in pasted if not c.isspace() and c not in _AROUND)
+    for word in _BEFORE:
+        text = text.removeprefix(word)
+    return text
+
+
 def check_expiry(invite: Invite, wall_now: float) -> None:
     """InviteError when the invite has expired. `wall_now`: seconds since 1970."""
     late_s = wall_now - invite.expires_at
@@ -180,6 +195,8 @@ def _check_values(invite: Invite) -> None:
         raise InviteError("an invite needs two public keys of 32 bytes")
     if invite.role not in ROLES:
         raise InviteError(f"role {invite.role!r} of an invite must be one of {', '.join(ROLES)}")
+    if not _NAME.fullmatch(invite.run_name):  # it becomes the name of a folder
+        raise InviteError(f"run name {invite.run_name!r} of an invite is none; {_ASK}")
     if invite.uses < 1:
         raise InviteError(f"{invite.uses} uses: an invite needs at least one")
     if len(invite.nonce) != NONCE_BYTES:

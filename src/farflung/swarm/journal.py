@@ -25,7 +25,8 @@ from farflung.ids import Hash
 from farflung.swarm.records import AnyRecord, Genesis, decode_record, encode_record
 
 MAGIC = b"FFJOURNL"
-FILE_VERSION = 1
+FILE_VERSION = 2
+"""2: samples in blocks and mixtures."""
 HEADER = MAGIC + struct.pack("<I", FILE_VERSION)
 _PREFIX = struct.Struct("<II")
 _FIXED = 32 + 64
@@ -72,6 +73,12 @@ class Journal:
             disk.replace(path, HEADER)
             journal.cut_bytes = len(data or b"")
             return journal
+        if data.startswith(MAGIC) and data[len(MAGIC) : len(HEADER)] != HEADER[len(MAGIC) :]:
+            found = int.from_bytes(data[len(MAGIC) : len(HEADER)], "little")
+            raise CorruptState(
+                f"{path} has journal version {found}, this farflung reads {FILE_VERSION}; use the "
+                f"farflung that wrote it, or {journal._remedy}"
+            )
         if data[: len(HEADER)] != HEADER:
             raise CorruptState(
                 f"{path} is not a journal of version {FILE_VERSION}: its header, from byte 0, "

@@ -198,15 +198,26 @@ class Audit:
     credited: int
     leased: int
     free: int
+    where: Whereabouts
 
 
-def audit(records: Sequence[AnyRecord], rows_per_epoch: int) -> Audit:
+@dataclass(frozen=True, kw_only=True)
+class Whereabouts:
+    """The same as positions, sorted and disjoint."""
+
+    duplicated: Ranges
+    lost: Ranges
+    credited: Ranges
+    leased: Ranges
+    free: Ranges
+    """Returned by a stay that ended, and not leased again."""
+
+
+def audit(records: Sequence[AnyRecord]) -> Audit:
     """Count again, without the ledger above: credited twice, and nobody's.
 
-    A position belongs to one epoch (position // rows_per_epoch), so that counting positions
-    counts samples per epoch.
+    A position is one row of one source in one epoch, so that counting positions counts samples.
     """
-    del rows_per_epoch
     count = _Count()
     for record in records:
         count.add(record)
@@ -220,7 +231,8 @@ class _Count:
         self.granted: dict[Holder, Ranges] = {}
         self.credited: Ranges = ()
         self.free: Ranges = ()
-        self.frontier = self.duplicated = self.unleased = 0
+        self.duplicated: Ranges = ()
+        self.frontier = self.duplications = self.unleased = 0
         self.open_rounds: set[int] = set()
         self.ended: dict[Holder, set[int]] = {}
         """Closed stays -> rounds that were open then and still are: these may freeze leases."""
@@ -262,7 +274,9 @@ class _Count:
 
     def _credit(self, key: Holder, what: Ranges) -> None:
         held = self.granted.get(key, ())
-        self.duplicated += ranges.count(ranges.intersect(self.credited, what))
+        again = ranges.intersect(self.credited, what)
+        self.duplicated = ranges.union(self.duplicated, again)
+        self.duplications += ranges.count(again)
         self.unleased += ranges.count(ranges.subtract(ranges.normalise(what), held))
         self.credited = ranges.union(self.credited, what)
         self.granted[key] = ranges.subtract(held, what)
@@ -280,11 +294,20 @@ class _Count:
         held = {k: v for k, v in self.granted.items() if k not in self.forgotten}
         leased = ranges.normalise(r for what in held.values() for r in what)
         known = ranges.union(ranges.union(self.credited, leased), self.free)
-        return Audit(
+        lost = ranges.subtract(((0, self.frontier),), known)
+        where = Whereabouts(
             duplicated=self.duplicated,
-            lost=ranges.count(ranges.subtract(((0, self.frontier),), known)),
+            lost=lost,
+            credited=self.credited,
+            leased=leased,
+            free=self.free,
+        )
+        return Audit(
+            duplicated=self.duplications,
+            lost=ranges.count(lost),
             unleased=self.unleased,
             credited=ranges.count(self.credited),
             leased=ranges.count(leased),
             free=ranges.count(self.free),
+            where=where,
         )

@@ -134,6 +134,7 @@ def synced(step: Step, sender: str, message: Synced) -> bool:
             phase_s=step.now_s,
             budget=0.0 if fresh else node.budget,
             unknown_until_s=0.0,
+            evaluates=message.evaluates,
             applied=message.next_round - 1,
         )
     )

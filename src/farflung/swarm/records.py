@@ -9,7 +9,7 @@ import msgspec
 
 from farflung.ids import Role
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
 
 Ranges = tuple[tuple[int, int], ...]
 """Half-open ranges of positions in the global order of samples, sorted, disjoint."""
@@ -17,6 +17,33 @@ Ranges = tuple[tuple[int, int], ...]
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=True):
     """Base of all journal records."""
+
+
+class DataPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One source of the samples."""
+
+    name: str
+    rows: int
+    """Of one epoch."""
+    manifest: bytes
+    """Hash of the data manifest (empty for synthetic data)."""
+    manifest_bytes: int
+
+
+class Ancestor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where initial weights are from: a moment of another run, or a checkpoint's files."""
+
+    name: str
+    run: str = ""
+    """Id of the run; empty: not known."""
+    round: int = -1
+    """Last round that the weights held; -1: none, or not known."""
+    state: bytes = b""
+    """Root of anchor and momentum after it, as that run's journal has it."""
+    files: bytes = b""
+    """Hash over the checkpoint's files (empty for the folder of a run)."""
+    licence: str = ""
+    """What the checkpoint says of itself."""
 
 
 class Genesis(Record, frozen=True, kw_only=True):
@@ -37,14 +64,18 @@ class Genesis(Record, frozen=True, kw_only=True):
     """Hash of the manifest of the genesis snapshot."""
     snapshot_bytes: int
     """Length of that manifest."""
-    data: bytes
-    """Hash of the data manifest (empty for synthetic data)."""
-    data_bytes: int
-    rows: int
-    """Rows of one epoch."""
+    data: tuple[DataPart, ...]
+    """At least one; the order in which mixtures count them."""
     tokenizer: bytes
     """Hash of tokenizer.json (empty for bytes or synthetic)."""
     tokenizer_bytes: int
+    lineage: tuple[Ancestor, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Of runs that did not begin with fresh weights: what they began with, and what that did."""
+
+    @property
+    def ancestors(self) -> tuple[Ancestor, ...]:
+        """The lineage, newest first; empty for fresh weights."""
+        return () if self.lineage is msgspec.UNSET else self.lineage
 
 
 class Term(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -109,7 +140,9 @@ class Lease(Record, frozen=True, kw_only=True):
     grants: tuple[Grant, ...]
 
 
-class Contributor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Contributor(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     node: str
     generation: int
     credited: Ranges
@@ -119,6 +152,9 @@ class Contributor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     clip: int
     """fp32 bits of the clip factor."""
     base_round: int
+    reported: int = 0
+    """Tokens of the credited rows as the contributor's program counted them: shown, never decided
+    by. 0: rows times data.seq_len."""
 
 
 class Rejected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -178,8 +214,27 @@ class Abandon(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class Amend(Record, frozen=True, kw_only=True):
+    """The operator changed settings of the run (swarm/amendments.py); a finished run is open again.
+
+    Whoever reads the journal takes the changed settings from this record on.
+    """
+
+    term: int
+    request: str
+    """Random, chosen by who asked: asked twice, it is journalled once."""
+    from_round: int
+    """The first round that opens under the new settings."""
+    committed: int
+    """Rounds that were committed before."""
+    tokens: int
+    """Tokens that were committed before."""
+    changes: bytes
+    """Canonical JSON: {"outer.rounds": 150, ...}, the new values."""
+
+
 class Admin(Record, frozen=True, kw_only=True):
-    """pause, resume, drain, kick, ban, amend, finish, end, rollback."""
+    """pause, resume, drain, kick, ban, finish, end, rollback."""
 
     action: str
     who: str
@@ -188,7 +243,58 @@ class Admin(Record, frozen=True, kw_only=True):
     node: str = ""
 
 
-AnyRecord = Genesis | Term | Join | Gen | Close | Return | Lease | Commit | Abandon | Admin
+class Drawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the model wrote after a prompt."""
+
+    prompt: str
+    text: str
+
+
+class Evaluation(Record, frozen=True, kw_only=True):
+    """How good the model was, as one node said: nobody agreed on it, nothing follows from it."""
+
+    serial: int
+    """Counts up from 0."""
+    node: str
+    committed: int
+    """Rounds that were committed when it was asked for."""
+    next_round: int
+    """Of the snapshot that was measured: it holds all commits below."""
+    nats_per_token: int
+    """fp32 bits."""
+    bits_per_byte: int
+    """fp32 bits."""
+    tokens: int
+    samples: tuple[Drawn, ...]
+
+
+class Mix(Record, frozen=True, kw_only=True):
+    """Other weights of the sources, from a position on that was not leased yet."""
+
+    term: int
+    start_row: int
+    """Position in the global order of samples; a part of the mixture before it ends there."""
+    weights: tuple[int, ...]
+    """Coprime integers, one for each source of GENESIS."""
+    bases: tuple[int, ...]
+    """Position of each source in its own order at `start_row`."""
+
+
+AnyRecord = (
+    Genesis
+    | Term
+    | Join
+    | Gen
+    | Close
+    | Return
+    | Lease
+    | Commit
+    | Abandon
+    | Admin
+    | Mix
+    | Amend
+    | Evaluation
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)

@@ -9,17 +9,21 @@ from farflung.config.run import RunSpec, spec_from_bytes
 from farflung.errors import CorruptState
 from farflung.ids import Hash
 from farflung.swarm import ranges
+from farflung.swarm.amendments import amended_by, apply_amend
 from farflung.swarm.ledger import Ledger
 from farflung.swarm.records import (
     Abandon,
     Admin,
+    Amend,
     AnyRecord,
     Close,
     Commit,
+    Evaluation,
     Gen,
     Genesis,
     Join,
     Lease,
+    Mix,
     Return,
     Term,
 )
@@ -30,6 +34,19 @@ from farflung.swarm.state import Node, Round, State
 def genesis_spec(genesis: Genesis) -> RunSpec:
     """Raises ConfigError: an older journal may hold what this version no longer accepts."""
     return spec_from_bytes(genesis.spec, f"the spec in GENESIS of run {genesis.run}")
+
+
+def current_spec(records: Iterable[AnyRecord]) -> RunSpec:
+    """The spec as the journal's amendments have left it. Raises ConfigError, CorruptState."""
+    spec: RunSpec | None = None
+    for record in records:
+        if isinstance(record, Genesis):
+            spec = genesis_spec(record)
+        elif isinstance(record, Amend) and spec is not None:
+            spec = amended_by(spec, record)
+    if spec is None:
+        raise CorruptState("the journal does not begin with GENESIS")
+    return spec
 
 
 def replay(records: Iterable[AnyRecord], fragment_elements: tuple[int, ...], now_s: float) -> State:
@@ -68,7 +85,6 @@ def _initial(genesis: Genesis, fragment_elements: tuple[int, ...]) -> State:
         run=genesis.run,
         spec=spec,
         fragment_elements=fragment_elements,
-        rows=genesis.rows,
         term=0,
         nodes={},
         ledger=Ledger(spec.inner.batch_rows),
@@ -107,12 +123,18 @@ def _apply(state: State, record: AnyRecord, now_s: float) -> State:
             return _drop(replace(apply_commit(state, record), tokens=tokens), record.round)
         case Abandon():
             return _drop(state, record.round)
+        case Mix():
+            return replace(state, mixes=(*state.mixes, record))
         case Admin():
             return replace(
                 state,
                 finished=state.finished or record.action == "finish",
                 ended=state.ended or record.action == "end",
             )
+        case Evaluation():
+            return replace(state, evaluations=record.serial + 1, evaluated=record.committed)
+        case Amend():
+            return apply_amend(state, record)
         case _:
             return state
 

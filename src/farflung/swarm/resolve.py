@@ -11,7 +11,7 @@ from farflung.config.run import RunSpec
 from farflung.events import RoundAbandoned, RoundCommitted, RunFinished, StateReported
 from farflung.hashing import merkle_root
 from farflung.ids import Hash
-from farflung.network.messages import Moved, Vote
+from farflung.network.messages import Moved, Ready, Vote
 from farflung.swarm import ending, ranges, slow_links
 from farflung.swarm.records import (
     Abandon,
@@ -32,12 +32,19 @@ FORGET_EDGES_AFTER = 10
 FIRST_HOLD_S = 0.5
 MAX_HOLD_S = 8.0
 """Pause after an abandoned round; doubles with each one in a row."""
+MOST_TOKENS_OF_A_ROW = 1 << 24
+"""A claim above that is nonsense, and would spoil every total that is shown."""
 KEPT_ROOTS = 16
 """State roots of this many last rounds are compared with what peers report."""
 
 
 def fp32_bits(value: float) -> int:
     return int(np.float32(value).view(np.uint32))
+
+
+def fp32_value(bits: int) -> float:
+    """The inverse of `fp32_bits`."""
+    return float(np.uint32(bits).view(np.float32))
 
 
 def agreed(state: State, trial: Trial) -> tuple[SignedVote, ...] | None:
@@ -110,6 +117,7 @@ def _credit(step: Step, round_: Round, trial: Trial) -> tuple[Contributor, ...]:
         generation, commitment = generations[entry.node]
         ledger, credited = step.state.ledger.credit(round_.number, entry.node, generation)
         step.state = replace(step.state, ledger=ledger)
+        message = round_.ready[entry.node]
         out.append(
             Contributor(
                 node=entry.node,
@@ -118,10 +126,24 @@ def _credit(step: Step, round_: Round, trial: Trial) -> tuple[Contributor, ...]:
                 tokens=entry.weight,
                 commitment=commitment,
                 clip=entry.clip,
-                base_round=round_.ready[entry.node].base_round,
+                base_round=message.base_round,
+                reported=_reported(step.state, message, credited, entry.node),
             )
         )
     return tuple(out)
+
+
+def _reported(state: State, message: Ready, credited: Ranges, node: str) -> int:
+    """What the program counted for the credited rows, if that differs from the ledger's tokens."""
+    rows = ranges.count(credited)
+    new = message.reported - state.shown.get((node, message.generation), 0)
+    new = max(0, min(new, rows * MOST_TOKENS_OF_A_ROW))
+    return 0 if new == rows * state.spec.data.seq_len else new
+
+
+def shown_tokens(contributor: Contributor, spec: RunSpec) -> int:
+    """Tokens of a contribution, for people; decisions go by the ledger's rows."""
+    return contributor.reported or ranges.count(contributor.credited) * spec.data.seq_len
 
 
 def _record(
@@ -171,7 +193,7 @@ def _settle(step: Step, round_: Round, record: Commit) -> None:
         step.state = replace(step.state, dead_edges=frozenset())
     thaw(step, round_.number)
     step.drop_round(round_.number)
-    _tell_committed(step, round_, record, rows)
+    _tell_committed(step, round_, record)
     slow_links.judge(step, round_)
 
 
@@ -184,11 +206,12 @@ def apply_commit(state: State, record: Commit) -> State:
     hashes, rounds = list(state.fragment_hashes), list(state.fragment_rounds)
     hashes[record.fragment] = Hash(record.fragment_hash)
     rounds[record.fragment] = record.round
-    since = dict(state.since)
+    since, shown = dict(state.since), dict(state.shown)
     for c in record.contributors:
         key = (c.node, c.generation)
         if key in since:
             since[key] = _advance(since[key], record.fragment, c.credited)
+            shown[key] = shown.get(key, 0) + shown_tokens(c, state.spec)
     recent = {r: root for r, root in state.roots.items() if r > record.round - KEPT_ROOTS}
     return replace(
         state,
@@ -196,6 +219,9 @@ def apply_commit(state: State, record: Commit) -> State:
         fragment_hashes=tuple(hashes),
         fragment_rounds=tuple(rounds),
         since=since,
+        shown={key: n for key, n in shown.items() if key in since},
+        shown_total=state.shown_total
+        + sum(shown_tokens(c, state.spec) for c in record.contributors),
         committed=state.committed + 1,
         abandoned_in_row=0,
         hold_until_s=0.0,
@@ -207,7 +233,7 @@ def _advance(since: tuple[int, ...], fragment: int, credited: Ranges) -> tuple[i
     return tuple(0 if f == fragment else n + rows for f, n in enumerate(since))
 
 
-def _tell_committed(step: Step, round_: Round, record: Commit, rows: int) -> None:
+def _tell_committed(step: Step, round_: Round, record: Commit) -> None:
     included = {c.node for c in record.contributors}
     ready = [m for n, m in round_.ready.items() if n in included]
     steps = sum(m.steps for m in ready)
@@ -219,8 +245,8 @@ def _tell_committed(step: Step, round_: Round, record: Commit, rows: int) -> Non
             fragment=round_.fragment,
             attempt=record.attempt,
             contributors=len(included),
-            tokens=rows * step.spec.data.seq_len,
-            total_tokens=step.state.tokens,
+            tokens=sum(shown_tokens(c, step.spec) for c in record.contributors),
+            total_tokens=step.state.shown_total,
             loss=loss,
             took_s=step.now_s - round_.opened_s,
             holders=len(record.holders),
@@ -258,7 +284,7 @@ def finish(step: Step) -> None:
     step.append(Admin(action="finish", who="", reason="complete", from_round=state.next_round))
     step.state = replace(state, finished=True)
     root = merkle_root(state.fragment_hashes).hex()
-    step.tell(RunFinished(rounds=state.committed, tokens=state.tokens, state_root=root))
+    step.tell(RunFinished(rounds=state.committed, tokens=state.shown_total, state_root=root))
     step.because("the run is complete")
 
 

@@ -16,7 +16,7 @@ from farflung.events import Event
 from farflung.ids import AccusationKind, Hash, NodePhase, Role
 from farflung.network.messages import Attempt, Control, Partial, Ready, Verdict, Vote
 from farflung.swarm.ledger import Ledger
-from farflung.swarm.records import AnyRecord, Rejected
+from farflung.swarm.records import AnyRecord, Mix, Rejected
 
 
 class Link(enum.Enum):
@@ -79,6 +79,8 @@ class Node:
     """Committed rounds from which it may train again; it follows until then."""
     unknown_until_s: float = 0.0
     """After a restart: keep the generation until then."""
+    evaluates: bool = False
+    """It can measure how good the model is."""
 
     @property
     def trains(self) -> bool:
@@ -160,14 +162,25 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluating:
+    """An evaluation that somebody was asked for."""
+
+    serial: int
+    node: str
+    generation: int
+    committed: int
+    deadline_s: float
+    tried: frozenset[str]
+    """Who was asked for it, and did not do it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class State:
-    """Everything. `run`, `spec` and sizes never change."""
+    """Everything. `run` and sizes never change, `spec` by AMEND records only."""
 
     run: str
     spec: RunSpec
     fragment_elements: tuple[int, ...]
-    rows: int
-    """Rows of an epoch."""
     term: int
     nodes: Mapping[str, Node]
     ledger: Ledger
@@ -181,7 +194,14 @@ class State:
     next_round: int = 0
     committed: int = 0
     tokens: int = 0
-    """Committed (credited) tokens."""
+    """Committed tokens of the ledger: credited rows times data.seq_len. What the run's end and
+    schedule go by."""
+    shown: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    """(node, generation) -> committed tokens of an open stay as its program counted them."""
+    shown_total: int = 0
+    """The same over the whole run, for people."""
+    mixes: tuple[Mix, ...] = ()
+    """Changes of the mixture of sources, in the order in which they were decided."""
     roots: Mapping[int, Hash] = field(default_factory=dict)
     """State root after each of the last committed rounds."""
     medians: Mapping[int, float] = field(default_factory=dict)
@@ -190,6 +210,11 @@ class State:
     abandoned_in_row: int = 0
     hold_until_s: float = 0.0
     """After an abandon no round opens before this: a run in trouble must not spin."""
+    evaluations: int = 0
+    """How many are journalled."""
+    evaluated: int = 0
+    """Committed rounds when the last one was asked for, or given up."""
+    evaluating: Evaluating | None = None
     waiting: str = ""
     """Why no round may open; empty: rounds are open."""
     finished: bool = False
@@ -197,6 +222,8 @@ class State:
     finished_s: float = 0.0
     ended: bool = False
     """The last round is kept (swarm/ending.py)."""
+    amended: tuple[str, ...] = ()
+    """Requests that have changed the spec, oldest first."""
 
     @property
     def oldest(self) -> int | None:
@@ -258,7 +285,24 @@ class Tick:
     pass
 
 
-Input = Admitted | Connected | Disconnected | Received | Tick
+@dataclass(frozen=True, kw_only=True)
+class Amending:
+    """The operator wants other settings (swarm/amendments.py)."""
+
+    request: str
+    wishes: tuple[str, ...]
+    """`rounds=+100`, `outer.rounds=150`, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remixing:
+    """The operator wants other weights of the sources from now on."""
+
+    weights: tuple[float, ...]
+    """One for each source of GENESIS, in its order; checked (data.mixture.integer_weights)."""
+
+
+Input = Admitted | Connected | Disconnected | Received | Tick | Amending | Remixing
 
 
 # ---- what `decide` answers -----------------------------------------------------------------

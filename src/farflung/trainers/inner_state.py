@@ -155,6 +155,10 @@ class InnerStates:
         self._trainer, self._spec = trainer, spec
         return ResumingTrainer(trainer, self, spec.swarm.snapshot_every)
 
+    def amend(self, spec: RunSpec) -> None:
+        """The run's settings from now on."""
+        self._spec = spec
+
     # ---- saving ----------------------------------------------------------------------------
 
     def save_soon(self) -> None:

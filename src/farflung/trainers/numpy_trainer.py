@@ -14,7 +14,6 @@ above 0 and a disk, v is saved and loaded as a real trainer's inner optimizer st
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,7 +23,7 @@ from farflung.disk import Disk
 from farflung.errors import CorruptState
 from farflung.ids import NodePhase
 from farflung.inner.channel import Entry, Landing, Work, WorkReport
-from farflung.inner.progress import LearningRate, batches
+from farflung.inner.progress import LearningRate, Losses, batches
 from farflung.inner.seam import Float32, SharedState
 from farflung.inner.state_file import (
     STATE_VERSION,
@@ -107,6 +106,10 @@ class NumpyTrainer:
         self.phase = NodePhase.WAITING
         self._idle_since_s = self._now()
 
+    def amend(self, spec: RunSpec) -> None:
+        self._spec = spec
+        self._rate.amend(spec)
+
     async def train(self, lease: Work) -> WorkReport:
         self._check_alive()
         started_s = self._now()
@@ -114,23 +117,27 @@ class NumpyTrainer:
         self._round = lease.round
         self.phase = NodePhase.TRAINING
         try:
-            losses = await self._train(lease)
+            seen = await self._train(lease)
         finally:
             self.phase = NodePhase.WAITING
         local = self.shared.sent(lease.slot, lease.fragment)
         gather(self.local, self.shared.fragments[lease.fragment], local)
-        finite = all(math.isfinite(x) for x in losses) and bool(np.isfinite(local).all())
+        losses = Losses()
+        for loss in seen:
+            losses.note(loss)
+        note = losses.trouble or ("" if np.isfinite(local).all() else "non-finite parameters")
         wait_s, self._idle_since_s = started_s - self._idle_since_s, self._now()
         return WorkReport(
             round=lease.round,
-            rows=len(losses) * self._spec.inner.batch_rows,
-            steps=len(losses),
-            tokens=len(losses) * self._spec.inner_batch_tokens,
-            loss_sum=sum(losses),
-            finite=finite,
+            rows=len(seen) * self._spec.inner.batch_rows,
+            steps=len(seen),
+            tokens=len(seen) * self._spec.inner_batch_tokens,
+            loss_sum=losses.total,
+            finite_steps=losses.finite,
+            finite=not note,
             compute_s=self._idle_since_s - started_s,
             wait_s=wait_s,
-            note="" if finite else "non-finite loss or parameters",
+            note=note,
         )
 
     def stop_early(self) -> None:
@@ -186,6 +193,10 @@ class NumpyTrainer:
     async def close(self) -> None:
         self._stopping = True
         self.phase = NodePhase.WAITING
+
+    @property
+    def failure(self) -> str:
+        return self._dead
 
     def die(self, reason: str) -> None:
         """As a crash would: whatever runs or is asked raises TrainerDied until `start`."""

@@ -40,11 +40,19 @@ class TrainerPort(Protocol):
     def phase(self) -> NodePhase:
         """loading, compiling, training or waiting."""
 
+    @property
+    def failure(self) -> str:
+        """Why it ended by itself; empty while it has not, and when it has trained since."""
+
     async def start(self) -> None:
         """Returns when it is ready to train and its local parameters are the anchor.
 
         Raises TrainerDied with a one-line reason.
         """
+
+    def amend(self, spec: RunSpec) -> None:
+        """The run's settings from the next lease on, and for later starts. Told again and again:
+        nothing happens when they are the same."""
 
     async def train(self, lease: Work) -> WorkReport:
         """Returns after departure: `shared.sent(lease.slot, lease.fragment)` holds the local

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ from farflung.inner.channel import (
     LENGTH,
     TRAINER_PROTOCOL_VERSION,
     AcceptAttach,
+    Amended,
     Attach,
     Done,
     Entry,
@@ -45,6 +47,7 @@ from farflung.inner.channel import (
     StopEarly,
     Work,
     WorkReport,
+    check_frozen,
     check_layout,
     check_version,
     decode_from_trainer,
@@ -62,7 +65,8 @@ START_S = 900.0
 POLITE_S = 5.0
 """From Close to SIGTERM, and from SIGTERM to SIGKILL."""
 _PATH_CAP = 100
-_TAIL_BYTES = 8192
+_TAIL_BYTES = 16_384
+_TRACEBACK = "Traceback (most recent call last)"
 
 
 class ProcessTrainer:
@@ -86,6 +90,7 @@ class ProcessTrainer:
         self.shared = shared
         self._spec = spec
         self._layout: tuple[Entry, ...] = tuple((e.name, tuple(e.shape)) for e in layout.entries)
+        self._frozen = layout.frozen
         self._program = tuple(program)
         self._data_dir = data_dir
         self._log_path = log_path
@@ -98,6 +103,9 @@ class ProcessTrainer:
         self._log_start = 0
         self._steps_before = 0
         self._progress = Progress(steps=0, steps_per_s=0.0, phase=NodePhase.LOADING)
+        self._failure = ""
+        self._failed_at = 0
+        """Steps when it failed."""
 
     # ---- TrainerPort -----------------------------------------------------------------------
 
@@ -116,6 +124,10 @@ class ProcessTrainer:
         owes = self._link is not None and self._link.busy and said == NodePhase.WAITING
         return NodePhase.TRAINING if owes else said
 
+    @property
+    def failure(self) -> str:
+        return self._failure if self.steps == self._failed_at else ""
+
     async def start(self) -> None:
         await self._end(polite=False)
         self._steps_before, speed = self.steps, self.steps_per_s
@@ -125,9 +137,18 @@ class ProcessTrainer:
             ready = link.expect(READY)
             self._tasks.start(self._watch(process, link), "watch the trainer")
             await ready
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TrainerDied):
+                self._failed(str(error))
             await self._end(polite=False)
             raise
+
+    def amend(self, spec: RunSpec) -> None:
+        if spec == self._spec:
+            return
+        self._spec = spec  # also for the next start
+        if self._link is not None:
+            self._link.send(Amended(spec=spec_bytes(spec)))
 
     async def train(self, lease: Work) -> WorkReport:
         link = self._need_link()
@@ -271,6 +292,7 @@ class ProcessTrainer:
                 f"the trainer has {attach.world} ranks, this version drives one; "
                 f"start it without torchrun"
             )
+        check_frozen(attach.frozen, self._frozen)
         check_layout(dict(attach.layout), dict(self._layout))
 
     def _welcome(self) -> AcceptAttach:
@@ -289,15 +311,16 @@ class ProcessTrainer:
         self._progress = progress
 
     def _need_link(self) -> TrainerLink:
-        if self._link is None or self._link.lost.is_set():
-            raise TrainerDied("the trainer is not running")
-        return self._link
+        if self._link is None:
+            raise TrainerDied(self._failure or "the trainer is not running")
+        return self._link  # of one that has ended, too: who asks it is told how it ended
 
     async def _watch(self, process: asyncio.subprocess.Process, link: TrainerLink) -> None:
         """Fail everything that waits when the process ends; end it when it hangs up."""
         await first_ended(process.wait(), link.lost.wait())
         code = await _end_of(process)
-        link.fail(TrainerDied(link.broken or self._reason(code)))
+        self._failed(link.broken or self._reason(code))
+        link.fail(TrainerDied(self._failure))
 
     def _unwatched(self, error: Exception) -> None:
         """Nobody would hear of the trainer's end: it counts as ended, and is started again."""
@@ -310,8 +333,12 @@ class ProcessTrainer:
         if code < 0:
             with contextlib.suppress(ValueError):
                 how = f"killed by {signal.Signals(-code).name}"
-        last = _last_line(self._log_path, self._log_start)
-        return f"the trainer ended ({how}){': ' + last if last else ''}"
+        last = last_words(_tail(self._log_path, self._log_start))
+        said = f": {last}" if last else ""
+        return f"the trainer ended ({how}){said} (log: {self._log_path})"
+
+    def _failed(self, reason: str) -> None:
+        self._failure, self._failed_at = reason, self.steps
 
     # ---- ending ----------------------------------------------------------------------------
 
@@ -324,6 +351,8 @@ class ProcessTrainer:
             if polite and link is not None:
                 link.send(Shutdown())
                 await _ended_within(process, POLITE_S)
+                if process.returncode and not self._failure:  # by itself, and not well
+                    self._failed(self._reason(process.returncode))
                 _signal(process, signal.SIGTERM)
                 await _ended_within(process, POLITE_S)
             _signal(process, signal.SIGKILL)
@@ -391,13 +420,23 @@ async def _end_of(process: asyncio.subprocess.Process) -> int:
     return await process.wait()
 
 
-def _last_line(path: Path, start: int) -> str:
-    """The last line that is not empty, of what was written from byte `start` on."""
+def _tail(path: Path, start: int) -> str:
+    """The end of what was written from byte `start` on."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(start, size - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            return file.read().decode(errors="replace")
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def last_words(log: str) -> str:
+    """What a program that ended said of it: the error of its last traceback, else its last line."""
+    lines = [line.rstrip() for line in log.splitlines() if line.strip()]
+    starts = [i for i, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    if starts:
+        after = [line for line in lines[starts[-1] + 1 :] if not line[0].isspace()]
+        if after:
+            return re.sub(r"^farflung\.\S+: ", "", after[0])
+    return lines[-1].strip() if lines else ""

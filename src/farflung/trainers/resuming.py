@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from farflung.config.run import RunSpec
 from farflung.ids import NodePhase
 from farflung.trainers.port import Landing, TrainerPort, Work, WorkReport
 
 
 class Keeper(Protocol):
     """What keeps the states (trainers/inner_state.py)."""
+
+    def amend(self, spec: RunSpec) -> None: ...
 
     def save_soon(self) -> None: ...
 
@@ -43,9 +46,18 @@ class ResumingTrainer:
     def phase(self) -> NodePhase:
         return self._trainer.phase
 
+    @property
+    def failure(self) -> str:
+        return self._trainer.failure
+
     async def start(self) -> None:
         await self._trainer.start()
         await self._keeper.prepare(self._trainer)
+
+    def amend(self, spec: RunSpec) -> None:
+        self._every = spec.swarm.snapshot_every
+        self._keeper.amend(spec)
+        self._trainer.amend(spec)
 
     async def train(self, lease: Work) -> WorkReport:
         trained = await self._trainer.train(lease)

@@ -212,7 +212,7 @@ def test_a_resumed_run_ends_like_any_other_with_another_number_of_peers(peers: i
     resumed = [c for c in commits if c.round > done.reaches]
     assert max(len(c.contributors) for c in resumed) == peers
     assert set(roots.values()) == {commits[-1].state_root}
-    assert (audit(swarm.records(), spec().data.rows).duplicated) == 0
+    assert (audit(swarm.records()).duplicated) == 0
     straight = list(straight_losses().values())
     assert swarm.picture.loss_last < 0.5 * straight[0]
     assert swarm.picture.loss_last == pytest.approx(straight[-1], rel=0.5)

@@ -49,7 +49,7 @@ def play(store: MemoryStore, story: Story, rounds: int = ROUNDS) -> tuple[list[E
             return agents[-1]
 
         upload = KeeperUpload(
-            UploadSettings(address="memory"), keeper, run_name="archived", data=None,
+            UploadSettings(address="memory"), keeper, run_name="archived", folders=[],
             emit=events.append, store=store, workers=InlineWorkers(),
         )  # fmt: skip
         try:

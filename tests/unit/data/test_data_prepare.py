@@ -204,7 +204,11 @@ def _hostile(path: tuple[Any, ...], value: Any) -> Any:
         _hostile(("vocab",), 1 << 20),
         _hostile(("eos",), 5000),
         _hostile(("dtype",), "object"),
-        _hostile(("version",), 2),
+        _hostile(("version",), 3),
+        _hostile(("chunk_rows",), 0),
+        _hostile(("chunk_rows",), 1),
+        _hostile(("train", 0, "chunks", "file"), "../train-00000.b3"),
+        _hostile(("train", 0, "chunks", "n_bytes"), 64),
         _hostile(("surprise",), 1),
         _hostile(("train",), None),
     ],
@@ -215,7 +219,7 @@ def test_a_strangers_manifest_is_refused(path: tuple[Any, ...], value: Any) -> N
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(CorruptState, match="data manifest is malformed"):
+    with pytest.raises(CorruptState, match=r"the data manifest (is malformed|has version 3)"):
         needed(msgspec.json.encode(tree))
 
 
@@ -276,7 +280,7 @@ def test_the_command_prepares_files_folders_and_json_lines(tmp_path: Path) -> No
     folder = tmp_path / "in" / "deep"
     folder.mkdir(parents=True)
     (folder / "a.txt").write_text("A line of text.\n" * 200, encoding="utf-8")
-    (folder / "ignored.bin").write_bytes(b"\xff")
+    (folder / "other.bin").write_bytes(b"\xff")
     lines = tmp_path / "b.jsonl"
     lines.write_text('{"text": "Another.\\n", "id": 3}\n\n' * 100, encoding="utf-8")
     out = tmp_path / "out"
@@ -286,6 +290,8 @@ def test_the_command_prepares_files_folders_and_json_lines(tmp_path: Path) -> No
     rows = open_rows(out)
     assert rows.manifest.provenance == "a.txt, b.jsonl"
     assert f"{len(rows.train)} training rows" in result.output
+    assert f"passed over {folder / 'other.bin'}" in result.output
+    assert "1 passed over, 1 to read" in result.output
     text = b"".join(
         bytes(t for t in r[1:].tolist() if t < 256)
         for r in map(rows.train.__getitem__, range(len(rows.train)))
@@ -297,7 +303,7 @@ def test_the_command_prepares_files_folders_and_json_lines(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "rule"),
     [
-        ("bad.txt", b"\xff\xfe", "not UTF-8"),
+        ("bad.txt", b"\xff\xff", "not UTF-8"),
         ("bad.jsonl", b'{"text": "ok"}\n{"no": 1}\n', "line 2"),
         ("bad.jsonl", b"[1]\n", "line 1"),
         ("bad.jsonl", b'{"text": "\\ud800"}\n', "line 1"),
@@ -316,7 +322,7 @@ def test_bad_input_names_file_and_place(
 
 
 def test_missing_and_empty_inputs_are_refused(tmp_path: Path) -> None:
-    for where, rule in ((tmp_path / "none", "no file or folder"), (tmp_path, "no .txt or .jsonl")):
+    for where, rule in ((tmp_path / "none", "no file or folder"), (tmp_path, "no file to read")):
         result = CliRunner().invoke(app, ["prepare", str(where), "--out", str(tmp_path / "out")])
         assert isinstance(result.exception, ConfigError)
         assert rule in str(result.exception)

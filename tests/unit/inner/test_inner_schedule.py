@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -43,6 +44,31 @@ def test_constant_has_a_warm_up_and_no_decay() -> None:
 def test_progress_outside_the_run_counts_as_its_ends() -> None:
     assert lr_factor(-0.5, WSD, 1000) == lr_factor(0.0, WSD, 1000)
     assert lr_factor(1.5, WSD, 1000) == lr_factor(1.0, WSD, 1000)
+
+
+def test_an_extended_run_rises_again_from_where_its_rate_had_fallen_to() -> None:
+    """50 rounds of 20 steps, extended at round 45 to 150: half of the decay was done."""
+    inner = msgspec.structs.replace(WSD, rewarm=(45 / 150, 45 / 50))
+    before = lr_factor(45 / 50, WSD, 1000)
+    assert before == pytest.approx(1 / 3)
+    steps = [lr_factor(45 / 150 + step / 3000, inner, 3000) for step in range(32)]
+    assert steps[0] == pytest.approx(before + (1 - before) / 30)
+    assert steps == sorted(steps) and steps[30:] == [1.0, 1.0]
+    assert lr_factor(0.85, inner, 3000) == pytest.approx(0.5), "the new end has its own decay"
+
+
+def test_a_run_that_is_extended_before_its_decay_goes_on_as_if_nothing_was() -> None:
+    inner = msgspec.structs.replace(WSD, rewarm=(0.2, 0.4))
+    assert [lr_factor(0.2 + step / 2000, inner, 2000) for step in range(5)] == [1.0] * 5
+    cosine = InnerSpec(schedule="cosine", warmup_steps=100)
+    extended = msgspec.structs.replace(cosine, rewarm=(0.25, 0.5))
+    before, after = lr_factor(0.5, cosine, 1000), lr_factor(0.25, extended, 2000)
+    assert before < after < before + (1 - before) / 50
+
+
+def test_a_run_that_had_ended_rises_from_its_last_rate() -> None:
+    inner = msgspec.structs.replace(WSD, final_lr_fraction=0.1, rewarm=(1 / 3, 1.0))
+    assert lr_factor(1 / 3, inner, 3000) == pytest.approx(0.1 + 0.9 / 30)
 
 
 def test_the_join_ramp_ends_after_its_steps() -> None:

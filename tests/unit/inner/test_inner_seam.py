@@ -38,6 +38,7 @@ TRAINED = ch.WorkReport(
     steps=2,
     tokens=2048,
     loss_sum=6.5,
+    finite_steps=2,
     finite=True,
     compute_s=0.5,
     wait_s=0.25,
@@ -45,9 +46,9 @@ TRAINED = ch.WorkReport(
 )
 LAYOUT = (("a.weight", (2, 3)), ("b", (4,)))
 MESSAGES: dict[str, ch.Message] = {
-    "Attach": ch.Attach(version=3, layout=LAYOUT),
+    "Attach": ch.Attach(version=4, layout=LAYOUT, frozen=(("table", (2, 2), "c0ffee"),)),
     "AcceptAttach": ch.AcceptAttach(
-        version=3, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
+        version=4, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
     ),
     "RefuseAttach": ch.RefuseAttach(sentence="no"),
     "StartWork": ch.StartWork(serial=1, lease=LEASE),
@@ -66,6 +67,7 @@ MESSAGES: dict[str, ch.Message] = {
     "LoadInner": ch.LoadInner(serial=5, path="/node/inner/a.state"),
     "InnerLoaded": ch.InnerLoaded(serial=5, note="it is cut"),
     "StopEarly": ch.StopEarly(serial=1),
+    "Amended": ch.Amended(spec=b"{}"),
     "Progress": ch.Progress(steps=9, steps_per_s=2.5, phase="training"),
     "Shutdown": ch.Shutdown(),
 }
@@ -95,10 +97,10 @@ def test_unknown_fields_and_kinds_are_refused() -> None:
 
 
 def test_a_version_mismatch_is_one_sentence_with_both_values() -> None:
-    body = ch.encode(ch.Attach(version=4, layout=()))[4:]
-    with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 4, this") as e:
+    body = ch.encode(ch.Attach(version=5, layout=()))[4:]
+    with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 5, this") as e:
         ch.check_version(body, "trainer")
-    assert "farflung 3; install" in str(e.value)
+    assert "farflung 4; install" in str(e.value)
     ch.check_version(ch.encode(MESSAGES["Attach"])[4:], "trainer")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ import pytest
 import torch
 from torch import nn
 
+from farflung.config.load import from_table
 from farflung.config.run import DataSpec, InnerSpec, ModelSpec, OuterSpec, RunSpec, spec_bytes
 from farflung.data.prepare import prepare
+from farflung.data.samples import mixture_of
 from farflung.data.split import Document
-from farflung.data.tokenizer import ByteTokenizer
+from farflung.data.tokenizer import ByteTokenizer, load_tokenizer
 from farflung.errors import ConfigError
 from farflung.inner.built_in import build, read_spec
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC, Work
@@ -115,6 +118,64 @@ def test_rows_follow_from_the_position_and_the_seeds(tmp_path: Path, data: Path)
     torch.testing.assert_close(tokens[:, 1:], targets[:, :-1])
     synthetic = build(SPEC, tmp_path, fresh=False).source
     assert not np.array_equal(synthetic.block([1]), synthetic.block([2]))
+
+
+def mixed(names: Sequence[str], seq_len: int = T) -> RunSpec:
+    return from_table(
+        {
+            **json.loads(spec_bytes(SPEC)),
+            "data": {
+                "seq_len": seq_len,
+                "sources": [{"name": n, "source": n, "weight": 1} for n in names],
+            },
+        }
+    )
+
+
+def test_a_mixture_reads_each_position_from_its_source(tmp_path: Path) -> None:
+    """Texts without a letter in common: a row says where it comes from."""
+    texts = {"lower": "abcdefg hijk " * 200, "upper": "ABCDEFG\tHIJK\t" * 300}
+    for name, text in texts.items():
+        prepare([Document(name, text)], ByteTokenizer(), T, tmp_path / name)
+    spec = mixed(list(texts))
+    built = build(spec, tmp_path, fresh=False)
+    timeline = mixture_of(spec)
+    for position, row in zip(range(500), built.source.block(range(500)), strict=True):
+        letters = set("ABCDEFG\tHIJK" if timeline.place(position)[0] else "abcdefg hijk")
+        assert {chr(t) for t in row if t != 256} <= letters
+    assert built.rows is not None
+    assert len(built.rows.train) == sum(len(s) for s in built.rows.sources)
+    held_out = [built.rows.held_out[i] for i in range(len(built.rows.held_out))]
+    assert {97, 65} <= set(np.concatenate(held_out))  # both sources are evaluated
+
+
+def test_a_changed_mixture_changes_what_comes_after_it_only(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        prepare([Document(name, f"{name} text " * 300)], ByteTokenizer(), T, tmp_path / name)
+    spec = mixed(["a", "b"])
+    source = build(spec, tmp_path, fresh=False).source
+    before = source.block(range(990, 1010))
+    change = mixture_of(spec).change([1, 4], 700)
+    source.expect(range(990, 1010), [change])
+    after = source.block(range(990, 1010))
+    np.testing.assert_array_equal(before[:10], after[:10])
+    assert not np.array_equal(before[10:], after[10:])
+    again = build(spec, tmp_path, fresh=False).source
+    again.expect(range(1000, 1010), [change])
+    np.testing.assert_array_equal(again.block(range(1000, 1010)), after[10:])
+
+
+def test_sources_that_do_not_go_together_are_one_sentence(tmp_path: Path) -> None:
+    text = [Document("x", "some words to read " * 200)]
+    prepare(text, ByteTokenizer(), T, tmp_path / "bytes")
+    prepare(text, load_tokenizer("bpe-1024"), T, tmp_path / "bpe")
+    prepare(text, ByteTokenizer(), 2 * T, tmp_path / "long")
+    with pytest.raises(ConfigError, match=r"bpe was prepared with another tokenizer than .*bytes"):
+        build(mixed(["bytes", "bpe"]), tmp_path, fresh=False)
+    with pytest.raises(ConfigError, match="long holds rows of 32; prepare"):
+        build(mixed(["bytes", "long"]), tmp_path, fresh=False)
+    with pytest.raises(ConfigError, match=r"none has no manifest\.json"):
+        build(mixed(["bytes", "none"]), tmp_path, fresh=False)
 
 
 def test_mistakes_are_one_sentence(tmp_path: Path, data: Path) -> None:

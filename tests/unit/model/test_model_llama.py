@@ -11,7 +11,7 @@ from torch import Tensor
 from farflung.errors import ConfigError
 from farflung.model.hf_names import hf_config, layout_entries
 from farflung.model.llama import Llama, init_weights
-from farflung.model.presets import PRESETS, LlamaConfig, preset
+from farflung.model.presets import PRESETS, Llama3Rope, LlamaConfig, preset
 
 SMALL = LlamaConfig(vocab=61, dim=48, layers=2, heads=6, kv_heads=2, ff=80, seq_len=40)
 
@@ -64,6 +64,8 @@ CONFIGS = {
     "full heads, untied": variant(kv_heads=6, tied=False),
     "one key head, theta 5e5": variant(kv_heads=1, rope_theta=5e5, norm_eps=1e-6),
     "query and key norm": variant(qk_norm=True),
+    "heads wider than the model": variant(qk_norm=True, head_size=12, kv_heads=3),
+    "stretched frequencies": variant(rope_theta=100.0, rope=Llama3Rope(8.0, 1.0, 4.0, 32)),
     "demo": preset("demo"),
 }
 

@@ -84,6 +84,17 @@ CONTROL: tuple[m.Control, ...] = (
     m.Vote(**_FENCE, bytes_root=HASH, fragment_hash=HASH, signature=bytes(64)),
     m.Accuse(**_FENCE, nodes=(NODE,), kind="silent"),
     m.Moved(round=7, bytes_up=2**33, bytes_down=2**34, state_root=HASH),
+    m.Evaluate(term=3, serial=2, committed=20),
+    m.Measured(
+        term=3,
+        serial=2,
+        next_round=21,
+        nats_per_token=2.5,
+        bits_per_byte=1.5,
+        tokens=8192,
+        samples=(m.DrawnText(prompt="To be", text=", or not to be"),),
+        took_s=1.5,
+    ),
     m.DataHello(protocol=1, run="0123456789abcdef"),
     m.Fetch(hash=HASH, offset=4_194_304, length=1_048_576),
     m.Catalogue(),
@@ -92,6 +103,8 @@ CONTROL: tuple[m.Control, ...] = (
     m.FetchJournal(first=120),
     m.InnerWanted(),
     m.InnerOffer(manifest=HASH, manifest_bytes=512, coming=True),
+    m.Extend(request="5eed", wishes=("rounds=+100", "grace_s=5")),
+    m.Extended(sentence="amended: rounds=+100"),
 )
 
 BULK: tuple[m.BulkHeader, ...] = (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import resource
 import socket
 import ssl
 import struct
@@ -14,7 +16,7 @@ import pytest
 import uvloop
 
 from farflung.errors import FarflungError, FrameError, LinkDown, ProtocolError
-from farflung.events import Event, TaskFailed
+from farflung.events import ConnectionsNotAccepted, Event, TaskFailed
 from farflung.ids import Endpoint, NodeId, RunId, split_endpoint
 from farflung.network import messages as m
 from farflung.network.frames import encode_bulk, encode_control
@@ -695,3 +697,56 @@ def test_bytes_for_a_reader_that_takes_none_wait() -> None:
         await asyncio.gather(*sending, return_exceptions=True)
 
     claim(body)
+
+
+@pytest.mark.parametrize("on", ["asyncio", "uvloop"])
+def test_exhausted_descriptors_are_told_once_and_accepting_goes_on(on: str) -> None:
+    """Real ones: as many files are open as the process may have."""
+
+    async def main() -> list[Event]:
+        told: list[Event] = []
+        heard = asyncio.Event()
+
+        def hear(event: Event) -> None:
+            told.append(event)
+            heard.set()
+
+        a, b = Identity.generate(), Identity.generate()
+        server, client = transport(b), transport(a)
+        arrived: asyncio.Queue[Connection] = asyncio.Queue()
+
+        async def accept(link: Connection) -> None:
+            arrived.put_nowait(link)
+            await link.receive()
+
+        owner = Tasks(hear, nothing_else)
+        endpoint = await server.listen(ANY, accept, owner)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        host, port = split_endpoint(endpoint)
+        sock = socket.socket()
+        sock.setblocking(False)
+        spare = os.dup(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, hard))
+        os.close(spare)
+        held = [os.dup(0)]
+        try:
+            sock.connect_ex((host, port))
+            async with asyncio.timeout(10):
+                await heard.wait()
+            await asyncio.sleep(0.3)
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            sock.close()
+        await client.dial(endpoint, expect=b.node_id, deadline_s=5)
+        await arrived.get()
+        await client.close()
+        await server.close()
+        await owner.close()
+        return told
+
+    factory = uvloop.new_event_loop if on == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        told = runner.run(main())
+    assert [type(e) for e in told] == [ConnectionsNotAccepted]

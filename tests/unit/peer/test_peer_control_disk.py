@@ -83,6 +83,23 @@ def test_a_record_that_the_disk_refuses_is_asked_for_again() -> None:
     assert told.sentence == "the journal's copy waits for the disk: no space left"
 
 
+def test_a_disk_that_stays_full_is_told_once_a_minute_and_asked_ever_less_often() -> None:
+    async def main() -> Side:
+        def refuse(_: Control) -> None:
+            raise StorageError("no space left")
+
+        side = Side(refuse)
+        task = await side.start()
+        await asyncio.sleep(600.0)
+        await end(task)
+        return side
+
+    side = run_virtual(main())
+    assert {type(e) for e in side.events} == {DiskAwaited}, "the coordinator was never away"
+    assert 8 <= len(side.events) <= 10
+    assert side.hellos < 400
+
+
 def test_a_node_may_say_hello_again() -> None:
     async def main() -> int:
         side = Side(lambda _: None)

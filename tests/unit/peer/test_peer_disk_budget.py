@@ -5,10 +5,23 @@ from __future__ import annotations
 import pytest
 
 from farflung.cli.join import progress_line
+from farflung.config.run import OuterSpec
 from farflung.errors import ConfigError
 from farflung.events import StateProgress
+from farflung.outer.layout import Layout
 from farflung.peer.catch_up_rate import CatchUpRate
-from farflung.peer.disk_budget import Need, check_limit, parse_size, show_size
+from farflung.peer.disk_budget import (
+    Keep,
+    Need,
+    check_limit,
+    forecast,
+    parse_keep,
+    parse_size,
+    result_bytes,
+    show_size,
+    usage,
+    usual_limit,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +95,61 @@ def test_the_progress_line() -> None:
     assert progress_line(event) == (
         "fetching state 120.3 of 512.0 MiB, 14.2 MiB/s from 3 peers, ETA 0:28"
     )
+
+
+# ---- the usual limit, and what a keeper will store -------------------------------------------
+
+NEED = Need(snapshot=100, genesis=50, results=10, cache=0)
+
+
+def test_without_an_option_half_of_used_and_free_is_the_limit() -> None:
+    assert usual_limit(0, 10_000, NEED) == 5000
+    assert usual_limit(0, 100, NEED) == NEED.total, "what the run needs comes first"
+    limits = [usual_limit(used, 10_000 - used, NEED) for used in range(0, 5001, 500)]
+    assert set(limits) == {5000}, "restarts do not creep up on the disk"
+
+
+@pytest.mark.parametrize(
+    ("text", "keep"),
+    [
+        ("1000", Keep(rounds=1000)),
+        ("36h", Keep(age_s=36 * 3600)),
+        (" 7 D ", Keep(age_s=7 * 86400)),
+    ],
+)
+def test_results_are_kept_by_count_or_age(text: str, keep: Keep) -> None:
+    assert parse_keep(text) == keep
+
+
+@pytest.mark.parametrize("text", ["", "0", "0d", "-3", "7 weeks", "1.5h", "d"])
+def test_what_is_neither_count_nor_age_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="36h, 7d"):
+        parse_keep(text)
+
+
+@pytest.mark.parametrize(("codec", "per_element"), [("fp32", 4.0), ("bf16", 2.0), ("int8", 1.03)])
+@pytest.mark.parametrize("fragments", [1, 4])
+def test_a_rounds_result_has_the_bytes_of_its_codec(
+    codec: str, per_element: float, fragments: int
+) -> None:
+    layout = Layout.from_entries([(f"layers.{i}.w", (1 << 14,)) for i in range(8)])
+    outer = OuterSpec(codec=codec, fragments=fragments)  # type: ignore[arg-type]
+    got = result_bytes(layout, outer) * fragments / layout.size
+    assert got == pytest.approx(per_element, rel=0.02)
+
+
+def test_the_forecast_says_what_the_limit_will_cost() -> None:
+    gib = 2.0**30
+    assert forecast(gib, 10, 0, 100 * 2**30) == (
+        "1.0 GiB a round, 10.0 GiB for 10 rounds; limit 50.0 GiB (half of what is free; "
+        "--max-disk changes it)"
+    )
+    assert "then the oldest go" in forecast(gib, 1000, 20 * 2**30, 0)
+
+
+def test_usage_says_when_the_limit_comes() -> None:
+    gib = 2**30
+    assert usage(gib, 10 * gib, 0.0, 0.0) == "1.0 GiB of 10.0 GiB"
+    assert usage(gib, 10 * gib, 3.0 * gib, 99.0 * gib).endswith("full in 3 days")
+    assert usage(gib, 10 * gib, 3.0 * gib, 5.0 * gib).endswith("enough for the rest of the run")
+    assert usage(10 * gib, 10 * gib, 3.0 * gib, gib).endswith("full: the oldest go")

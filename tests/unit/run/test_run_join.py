@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from farflung.cli.join import _JoinLine
-from farflung.errors import LinkDown
-from farflung.events import CertificateNotRenewed, ClockSkewed, Event, TaskFailed
+from farflung.cli.join import _JoinLine, read_invite
+from farflung.errors import LinkDown, UserError
+from farflung.events import (
+    CertificateNotRenewed,
+    ClockSkewed,
+    Event,
+    NoCoordinator,
+    RunKnown,
+    TaskFailed,
+)
+from farflung.ids import Endpoint, Role, RunId
 from farflung.run.certificates import RENEW_EVERY_S as HOST_RENEWS_S
 from farflung.run.certificates import keep_certified
-from farflung.run.join import RENEW_EVERY_S, SKEW_TOLD_S, Joined, tell_skew
+from farflung.run.join import (
+    RENEW_EVERY_S,
+    SKEW_TOLD_S,
+    Joined,
+    check_same_run,
+    tell_skew,
+    wanted_options,
+)
+from farflung.run.membership import JoinOptions, Membership
 from farflung.sim.loop import run_virtual
+from farflung.swarm.identity import Identity
+from farflung.swarm.invite import make_invite
 
 
 @pytest.mark.parametrize(
@@ -95,3 +114,116 @@ def test_a_failed_task_is_one_line_on_the_terminal(capsys: pytest.CaptureFixture
     assert capsys.readouterr().out == (
         "! a fault ended the task `serve blobs`: KeyError: 'x' (blobs.py:7)\n"
     )
+
+
+# ---- who dials out only, and what a joiner prints ---------------------------------------------
+
+
+def invite(*endpoints: str, run: str = "0123456789abcdef") -> str:
+    return make_invite(
+        Identity.from_seed(bytes(32)),
+        run=RunId(run),
+        run_name="far",
+        ca_public_key=bytes(32),
+        endpoints=[Endpoint(e) for e in endpoints],
+        role=Role.TRAINER,
+        expires_at=1_800_000_000,
+        uses=3,
+    )
+
+
+FAR, NEAR = invite("train.example.org:7000"), invite("127.0.0.1:7000")
+
+
+def member(text: str, options: JoinOptions) -> Membership:
+    return Membership(
+        invite=text,
+        name=options.name,
+        region="",
+        bind=options.bind or "",
+        advertise=options.advertise,
+        outbound_only=options.outbound_only,
+        trainer=(),
+        certificate_pem="",
+        ca_pem="",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "hidden"),
+    [
+        (FAR, JoinOptions(), True),
+        (FAR, JoinOptions(bind="0.0.0.0:7100", advertise=("a.example.org:7100",)), False),
+        (FAR, JoinOptions(bind="192.0.2.11:7100"), False),
+        (FAR, JoinOptions(advertise=("a.example.org:7100",)), False),
+        (NEAR, JoinOptions(), False),
+        (NEAR, JoinOptions(outbound_only=True), True),
+    ],
+)
+def test_a_peer_that_nobody_could_dial_dials_out_only(
+    text: str, given: JoinOptions, hidden: bool
+) -> None:
+    first = wanted_options(None, given, text)
+    assert first.outbound_only is hidden
+    again = wanted_options(member(text, first), JoinOptions(), "")
+    assert (again.outbound_only, again.bind, again.name) == (hidden, first.bind, first.name)
+    opened = wanted_options(member(text, first), JoinOptions(bind="192.0.2.11:7100"), "")
+    assert opened.outbound_only is False
+
+
+def test_another_run_of_the_same_name_is_refused_before_its_folder_is_touched(
+    tmp_path: Path,
+) -> None:
+    known = member(FAR, wanted_options(None, JoinOptions(), FAR))
+    check_same_run(known, NEAR, tmp_path)
+    check_same_run(None, FAR, tmp_path)
+    with pytest.raises(UserError, match="of the same name"):
+        check_same_run(known, invite("x.example.org:1", run="f" * 16), tmp_path)
+
+
+KNOWN = RunKnown(name="books", model="tiny", parameters=1_234_567, rounds=200, finished=False)
+
+
+def test_the_first_line_names_the_run_and_the_second_why_it_is_not_dialled(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = _JoinLine("kitchen", hidden=True)
+    line.host = "train.example.org:7000"
+    line.see(KNOWN)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == (
+        "kitchen joins run books of train.example.org:7000: tiny, 1,234,567 parameters, 200 rounds"
+    )
+    assert len(said) == 2 and "dials out only" in said[1]
+
+
+def test_a_host_that_is_down_is_waited_for_in_calm_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = _JoinLine("kitchen")
+    line.see(NoCoordinator(reason="cannot reach h:1: connection refused", tries=1, for_s=0.1))
+    line.see(NoCoordinator(reason="cannot reach h:1: connection refused", tries=9, for_s=130.0))
+    line.see(KNOWN)
+    line.see(NoCoordinator(reason="gone", tries=1, for_s=0.1))
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("waiting for the host: cannot reach h:1") and "Ctrl-C" in said[0]
+    assert said[1].startswith("waiting for the host for 2 min")
+    assert said[3] == "! gone; training goes on, trying again"
+
+
+@pytest.mark.parametrize("how", ["words", "file", "bom", "quoted"])
+def test_an_invite_comes_as_words_or_as_a_file(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "invite.txt"
+    path.write_text(f"farflung join {FAR}\n", "utf-8-sig" if how == "bom" else "utf-8")
+    pasted = {
+        "words": ["farflung", "join", FAR[:50], FAR[50:]],
+        "quoted": [f'"{FAR}"'],
+    }.get(how, [str(path)])
+    assert read_invite(pasted) == FAR
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "invite.bin"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"invite\.bin"):
+        read_invite([str(path)])

@@ -23,7 +23,7 @@ def genesis() -> Genesis:
     return Genesis(
         version=1, run="r", run_key=KEY.public_key, protocol=1, arithmetic=1, spec=b"{}",
         layout=b"[]", layout_hash=blob, fragment_hashes=(), snapshot=blob, snapshot_bytes=0,
-        data=b"", data_bytes=0, rows=1, tokenizer=b"", tokenizer_bytes=0,
+        data=(), tokenizer=b"", tokenizer_bytes=0,
     )  # fmt: skip
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from farflung.checkpoint.blob_store import FOLDER as BLOBS
 from farflung.checkpoint.input_log import attempt_name
+from farflung.cli.main import app
 from farflung.config.load import from_table
 from farflung.disk import MemoryDisk
 from farflung.errors import UserError
@@ -22,14 +25,20 @@ from farflung.sim.loop import run_virtual
 from farflung.sim.world import JOURNAL, SimSwarm, seeded_identity, verify_record
 from farflung.swarm.journal import HEADER, Journal
 from farflung.swarm.ranges import Ranges
-from farflung.swarm.records import AnyRecord, Commit
+from farflung.swarm.records import AnyRecord, Commit, Mix
 
 ROUNDS = 4
 SPEC = {
     "name": "sim",
     "record": "all",
     "model": {"preset": "quadratic", "parameters": 2048},
-    "data": {"source": "synthetic", "rows": 100_000, "seq_len": 16},
+    "data": {
+        "seq_len": 16,
+        "sources": [
+            {"name": "web", "source": "synthetic", "rows": 1000, "weight": 3},
+            {"name": "notes", "source": "synthetic", "rows": 7, "weight": 1},
+        ],
+    },
     "inner": {"batch_rows": 4, "optimizer": "adamw", "lr": 0.1},
     "outer": {"inner_steps": 5, "rounds": ROUNDS, "chunk_elements": 256},
     "swarm": {"start_peers": 2, "min_peers": 1, "snapshot_every": 4},
@@ -120,6 +129,54 @@ def test_an_honest_run_passes_at_every_depth(original: Path) -> None:
     assert findings.signatures >= 2 * ROUNDS
     assert findings.events_compared >= 4 * ROUNDS
     assert (findings.duplicated, findings.lost, findings.partial) == (0, 0, 0)
+
+
+def test_every_source_is_accounted_for(original: Path) -> None:
+    """The small source was read several times when the large one has begun."""
+    findings = verify_folder(original)
+    web, notes = findings.sources
+    assert (web.name, notes.name, notes.epoch_rows) == ("web", "notes", 7)
+    assert web.consumed + notes.consumed == findings.credited
+    assert 0.6 < web.consumed / findings.credited < 0.9
+    assert web.epochs < 1 < 4 < notes.epochs
+    assert [(s.duplicated, s.lost, s.returned) for s in findings.sources] == [(0, 0, 0)] * 2
+
+
+def test_the_sources_are_printed_on_demand(original: Path) -> None:
+    result = CliRunner().invoke(app, ["verify", str(original), "--data"])
+    assert result.exit_code == 0
+    lines = [line for line in result.output.splitlines() if line.startswith("data ")]
+    assert len(lines) == 2
+    assert "notes: " in lines[1] and "epochs of 7 rows; consumed" in lines[1]
+    assert "duplicated 0, lost 0" in lines[1]
+    assert "epochs" not in CliRunner().invoke(app, ["verify", str(original)]).output
+
+
+def after_the_first_commit(records: list[AnyRecord], mix: Mix) -> list[AnyRecord]:
+    at = next(i for i, r in enumerate(records) if isinstance(r, Commit)) + 1
+    return [*records[:at], mix, *records[at:]]
+
+
+def test_a_change_of_the_mixture_is_counted_from_where_it_starts(folder: Path) -> None:
+    """Nothing below position 1,000 moves, so a change there changes no figure of a short run."""
+    before = verify_folder(folder).sources
+    mix = Mix(term=1, start_row=1000, weights=(1, 9), bases=(750, 250))
+    rewrite(folder, lambda records: after_the_first_commit(records, mix))
+    assert verify_folder(folder).sources == before
+
+
+@pytest.mark.parametrize(
+    ("mix", "words"),
+    [
+        (Mix(term=1, start_row=0, weights=(1, 9), bases=(0, 0)), "at 0 .* should be at 1000"),
+        (Mix(term=1, start_row=1000, weights=(1, 9), bases=(700, 300)), r"\(750, 250\)"),
+        (Mix(term=1, start_row=1000, weights=(2, 18), bases=(750, 250)), "should be at"),
+        (Mix(term=1, start_row=1000, weights=(1,), bases=(750, 250)), "1 weights for 2 sources"),
+    ],
+)
+def test_a_change_that_breaks_the_rule_is_a_violation(folder: Path, mix: Mix, words: str) -> None:
+    rewrite(folder, lambda records: after_the_first_commit(records, mix))
+    assert re.search(words, violation(folder))
 
 
 def test_checking_changes_no_file(folder: Path) -> None:

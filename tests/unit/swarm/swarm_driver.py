@@ -55,6 +55,8 @@ from farflung.swarm.state import (
 
 ELEMENTS = 512
 """Of each fragment: two chunks of 256."""
+TOKENS_OF_A_ROW = 5
+"""As fake peers count; the ledger goes by data.seq_len = 16."""
 
 
 def driver_spec(
@@ -89,13 +91,15 @@ class Peer:
     next_round: int = 0
     assigned: Ranges = ()
     trained: Ranges = ()
+    counted: int = 0
+    """Tokens of this stay as its program counts them: TOKENS_OF_A_ROW each."""
     plans: dict[int, Plan] = field(default_factory=dict)
     sent: dict[int, Ready] = field(default_factory=dict)
     todo: list[Control] = field(default_factory=list)
 
     def forget(self) -> None:
         """The stay is over: nothing trained is kept."""
-        self.generation, self.assigned, self.trained = 0, (), ()
+        self.generation, self.assigned, self.trained, self.counted = 0, (), (), 0
         self.plans.clear()
         self.sent.clear()
         self.todo.clear()
@@ -199,8 +203,12 @@ def durable(state: State) -> tuple[object, ...]:
         state.next_round,
         state.committed,
         state.tokens,
+        state.shown_total,
+        dict(state.shown),
         state.finished,
         state.ended,
+        state.spec,
+        state.amended,
         sorted(state.rounds),
         {n: (x.generation, x.open, x.role, x.name) for n, x in state.nodes.items()},
         dict(state.since),
@@ -291,8 +299,10 @@ class Driver:
             assert len(record.votes) >= min(2, max(1, eligible))
 
     def check_end(self) -> None:
-        result = audit(self.records, 10**9)
+        result = audit(self.records)
         assert (result.duplicated, result.lost) == (0, 0)
+        assert self.state.tokens == 16 * result.credited
+        assert self.state.shown_total == TOKENS_OF_A_ROW * result.credited
 
     # ---- what peers do ---------------------------------------------------------------------
 
@@ -355,6 +365,7 @@ class Driver:
                 now, rest = ranges.take(now, rows)
                 later = (*rest, *later)
             peer.trained, peer.assigned = ranges.union(peer.trained, now), later
+            peer.counted += TOKENS_OF_A_ROW * ranges.count(now)
             peer.sent[number] = self.ready_of(peer, plan, tokens)
         self.say(peer, replace_term(peer.sent[number], self.state.term))
 
@@ -372,6 +383,7 @@ class Driver:
             loss_sum=1.0,
             compute_s=0.1,
             wait_s=0.0,
+            reported=peer.counted,
         )
 
     def restart(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from swarm_driver import Chaos, Driver, Peer, driver_spec, outcome, sums, vote_for
@@ -204,6 +205,26 @@ def test_weights_are_the_ledgers_tokens_whatever_a_peer_claims() -> None:
     _, _, verdict = in_reduce(2)
     assert [i.weight for i in verdict.included] == [8 * 16, 8 * 16]  # claimed: 10**9
     assert verdict.divisor == 256
+
+
+def test_what_a_program_counts_is_shown_and_decides_nothing() -> None:
+    driver, attempt = in_attempt(2)
+    liar, honest = trainers_of(driver)
+    claim = replace_reported(driver, liar, 10**18)
+    report(driver, attempt, {})
+    finish_round(driver)
+    commit = commits(driver)[0]
+    counted = {c.node: c.reported for c in commit.contributors}
+    assert claim and counted == {liar.node: 8 << 24, honest.node: 8 * 5}
+    assert {c.tokens for c in commit.contributors} == {8 * 16}
+    assert driver.state.tokens == 16 * ranges.count(driver.state.ledger.credited)
+
+
+def replace_reported(driver: Driver, peer: Peer, tokens: int) -> bool:
+    """READY again, with another count."""
+    ready = msgspec.structs.replace(peer.sent[0], term=driver.state.term, reported=tokens)
+    driver.say(peer, ready)
+    return round_of(driver).ready[peer.node].reported == tokens
 
 
 def test_a_non_finite_contribution_is_rejected_and_the_others_are_committed() -> None:

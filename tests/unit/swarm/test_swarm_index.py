@@ -6,11 +6,23 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+from swarm_samples import genesis
 
+from farflung.config.load import from_table
 from farflung.errors import StorageError
 from farflung.swarm.index import Index
-from farflung.swarm.records import Abandon, AnyRecord, Commit, Contributor, Join, Term
+from farflung.swarm.records import (
+    Abandon,
+    AnyRecord,
+    Commit,
+    Contributor,
+    DataPart,
+    Join,
+    Mix,
+    Term,
+)
 
 
 def _records() -> list[AnyRecord]:
@@ -61,6 +73,42 @@ def test_totals_and_credits_answer_from_the_records(tmp_path: Path) -> None:
     index.catch_up(_from(_records()), 5)
     assert index.totals() == (1, 1, 16, "01" * 32)
     assert index.credited() == [("peer-a", "trainer", 1, 16), ("peer-b", "trainer", 0, 0)]
+    index.close()
+
+
+def test_credits_are_counted_by_source_across_a_change_of_the_mixture(tmp_path: Path) -> None:
+    spec = from_table(
+        {
+            "data": {
+                "sources": [
+                    {"name": "web", "source": "synthetic", "rows": 5000, "weight": 3},
+                    {"name": "notes", "source": "synthetic", "rows": 10, "weight": 1},
+                ]
+            }
+        }
+    )
+    parts = tuple(
+        DataPart(name=p.name, rows=p.rows, manifest=b"", manifest_bytes=0) for p in spec.data.parts
+    )
+    first = msgspec.structs.replace(genesis(spec), data=parts)
+    mix = Mix(term=1, start_row=1000, weights=(1, 4), bases=(750, 250))
+    (commit,) = [r for r in _records() if isinstance(r, Commit)]
+    one, two = [
+        msgspec.structs.replace(
+            commit,
+            round=number,
+            contributors=(msgspec.structs.replace(commit.contributors[0], credited=credited),),
+        )
+        for number, credited in enumerate([((0, 1000),), ((1000, 2000),)])
+    ]
+    path = tmp_path / "i.sqlite"
+    index = Index(path)
+    index.add(0, [first, one])
+    assert index.sources() == [("web", 750, 5000), ("notes", 250, 10)]
+    index.close()
+    index = Index(path)  # it goes on from what it holds itself
+    index.catch_up(_from([first, one, mix, two]), 4)
+    assert index.sources() == [("web", 950, 5000), ("notes", 1050, 10)]
     index.close()
 
 

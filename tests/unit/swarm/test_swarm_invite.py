@@ -18,6 +18,7 @@ from farflung.swarm.invite import (
     loopback_only,
     make_invite,
     parse_invite,
+    tidy,
 )
 
 RUN_KEY = Identity.from_seed(bytes(32))
@@ -53,7 +54,7 @@ def test_the_text_of_an_invite_is_pinned() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    name=st.text(max_size=40),
+    name=st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True),
     hosts=st.lists(st.from_regex(r"[a-z0-9.]{1,20}:[0-9]{1,4}", fullmatch=True), min_size=1),
     uses=st.integers(1, 10_000),
     role=st.sampled_from(["trainer", "keeper"]),
@@ -64,6 +65,42 @@ def test_what_is_made_parses_to_the_same(name: str, hosts: list[str], uses: int,
     assert list(invite.endpoints) == hosts[:8]
     assert (invite.uses, invite.role) == (uses, role)
     assert invite.run_public_key == RUN_KEY.public_key
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", "..", "a b", "x" * 65, "a\n"])
+def test_a_run_name_that_is_no_folders_name_is_refused(name: str) -> None:
+    with pytest.raises(InviteError, match="run name"):
+        invite_text(name=name)
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        TEXT,
+        f"farflung join {TEXT}",
+        f"  farflung join {TEXT}\n",
+        f"$ farflung join {TEXT}",
+        f'"{TEXT}"',
+        f"'farflung join {TEXT}'",
+        f"`{TEXT}`",
+        f"<{TEXT}>",
+        f"\ufeff{TEXT}\r\n",
+        f"\u201c{TEXT}\u201d",
+        "\n".join(TEXT[i : i + 40] for i in range(0, len(TEXT), 40)),
+        "\r\n> ".join(TEXT[i : i + 72] for i in range(0, len(TEXT), 72)),
+        " \\\n  ".join(TEXT[i : i + 60] for i in range(0, len(TEXT), 60)),
+        "\u200b".join(TEXT[i : i + 50] for i in range(0, len(TEXT), 50)),
+    ],
+)
+def test_what_people_paste_is_understood(pasted: str) -> None:
+    assert tidy(pasted) == TEXT
+
+
+def test_tidying_changes_no_character_of_an_invite() -> None:
+    for wrong in (TEXT[:-1], TEXT[:50] + "!" + TEXT[51:], TEXT.upper(), "hello"):
+        assert tidy(wrong) == wrong
+        with pytest.raises(InviteError):
+            parse_invite(tidy(wrong))
 
 
 def test_every_single_bit_flip_of_the_text_is_refused() -> None:

@@ -24,9 +24,11 @@ from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState, ProtocolError, StorageError
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import EMPTY, HEADER, Journal
-from farflung.swarm.records import AnyRecord, Term
+from farflung.swarm.records import AnyRecord, Genesis, Term
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "swarm_journal.bin"
+BEFORE_AMEND = GOLDEN.with_name("swarm_journal_without_amend.bin")
+"""As versions wrote it that knew no AMEND."""
 
 
 def content(disk: MemoryDisk) -> bytes:
@@ -52,6 +54,15 @@ def test_the_golden_journal_still_opens() -> None:
 def test_a_new_journal_is_empty_and_its_head_is_zero() -> None:
     journal = open_journal(MemoryDisk())
     assert (journal.length, journal.head) == (0, EMPTY)
+
+
+def test_a_journal_of_a_version_without_amendments_opens_and_goes_on() -> None:
+    disk = MemoryDisk({PATH: BEFORE_AMEND.read_bytes()})
+    journal = open_journal(disk)
+    found = [r for r in journal.records() if not isinstance(r, Genesis)]
+    assert found == [r for r in one_of_each() if isinstance(r, tuple({type(f) for f in found}))]
+    journal.append(one_of_each()[-1])
+    assert list(open_journal(disk).records())[1:] == [*found, one_of_each()[-1]]
 
 
 def test_appending_one_by_one_gives_the_same_bytes_as_all_at_once() -> None:
@@ -149,8 +160,9 @@ def test_damage_in_the_middle_leaves_the_file_as_it_was() -> None:
 
 
 def test_a_file_of_another_version_is_refused() -> None:
-    with pytest.raises(CorruptState, match="not a journal of version 1"):
-        open_journal(MemoryDisk({PATH: b"FFJOURNL\x02\0\0\0" + bytes(100)}))
+    words = "journal version 1, this farflung reads 2; use the farflung that wrote it"
+    with pytest.raises(CorruptState, match=words):
+        open_journal(MemoryDisk({PATH: b"FFJOURNL\x01\0\0\0" + bytes(100)}))
 
 
 @pytest.mark.parametrize("data", [b"notes", b"FFJOURNX", bytes(11)])

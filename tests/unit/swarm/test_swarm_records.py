@@ -8,9 +8,9 @@ from typing import get_args
 
 import msgspec
 import pytest
-from swarm_samples import one_of_each
+from swarm_samples import genesis, mark, one_of_each
 
-from farflung.swarm.records import AnyRecord, Term, decode_record, encode_record
+from farflung.swarm.records import Ancestor, AnyRecord, Term, decode_record, encode_record
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "swarm_records.json"
 
@@ -27,6 +27,15 @@ def test_every_kind_of_record_is_among_the_samples() -> None:
 @pytest.mark.parametrize("record", one_of_each(), ids=lambda r: type(r).__name__)
 def test_a_record_decodes_to_itself(record: object) -> None:
     assert decode_record(encode_record(record)) == record  # type: ignore[arg-type]
+
+
+def test_a_genesis_with_a_lineage_comes_back_and_one_without_says_nothing_of_it() -> None:
+    parent = Ancestor(name="a", run="0123456789abcdef", round=49, state=mark("root"))
+    checkpoint = Ancestor(name="small", files=mark("files"), licence="mit")
+    founded = msgspec.structs.replace(genesis(), lineage=(parent, checkpoint))
+    assert decode_record(encode_record(founded)) == founded
+    assert founded.ancestors == (parent, checkpoint) and genesis().ancestors == ()
+    assert b"lineage" not in encode_record(genesis())
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,12 @@ import pytest
 from swarm_driver import Driver, driver_spec, durable
 from swarm_samples import genesis, one_of_each, open_journal, run_spec, written
 
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.clock import InlineWorkers
 from farflung.errors import ConfigError, CorruptState
+from farflung.peer.follower import Follower
 from farflung.swarm.records import Term
-from farflung.swarm.replay import genesis_spec, replay
+from farflung.swarm.replay import current_spec, genesis_spec, replay
 
 
 def test_a_journal_that_does_not_begin_with_genesis_is_refused() -> None:
@@ -39,7 +42,8 @@ def test_a_genesis_with_an_invalid_spec_is_one_sentence() -> None:
 def test_one_record_of_every_kind_is_replayed_from_a_file() -> None:
     state = replay(open_journal(written()).records(), (512, 512), 5.0)
     node = state.nodes["a" * 40]
-    assert (state.term, state.committed, state.next_round, state.finished) == (1, 1, 1, True)
+    assert (state.term, state.committed, state.next_round, state.finished) == (1, 1, 1, False)
+    assert (state.spec.outer.rounds, state.spec.swarm.grace_s) == (16, 5.0)
     assert (node.generation, node.open) == (1, False)
     assert state.tokens == 8 * 16
     assert state.fragment_rounds == (0, -1)
@@ -75,3 +79,21 @@ def test_a_restart_in_the_middle_of_a_round_ends_the_run_as_without_it() -> None
 def test_replaying_twice_gives_the_same_state() -> None:
     records = one_of_each()
     assert durable(replay(records, (512, 512), 0.0)) == durable(replay(records, (512, 512), 0.0))
+
+
+def test_a_node_that_reads_its_journal_a_second_time_holds_the_same() -> None:
+    """It does so when an older snapshot comes: changes must not count twice."""
+    disk = written()
+    follower = Follower(
+        disk=disk,
+        journal=open_journal(disk, writer=False),
+        blobs=BlobStore(disk),
+        workers=InlineWorkers(),
+    )
+    looks = []
+    for _ in range(2):
+        follower.load()
+        looks.append((follower.spec, list(follower.mixes), follower.finished, follower.term))
+    assert looks[0] == looks[1]
+    assert follower.spec == current_spec(one_of_each())
+    assert len(follower.mixes) == 1

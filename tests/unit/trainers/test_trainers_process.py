@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from farflung.tasks import Tasks
 from farflung.trainers import process as process_trainer
 from farflung.trainers.link import TrainerLink
 from farflung.trainers.port import Landing, TrainerDied, Work
-from farflung.trainers.process import ProcessTrainer
+from farflung.trainers.process import ProcessTrainer, last_words
 
 TOY = (sys.executable, str(Path(__file__).parent / "toy_trainer.py"))
 ENTRIES = [("0.weight", (4, 3)), ("0.bias", (4,)), ("1.weight", (2, 4))]
@@ -125,6 +126,34 @@ def test_two_leases_and_every_landing_are_exact(tmp_path: Path) -> None:
     within(60, main)
 
 
+def test_an_amended_schedule_holds_from_the_next_lease_on_and_after_a_restart(
+    tmp_path: Path,
+) -> None:
+    """Halfway through a decay that lasts the whole run a step is half as large."""
+    inner = msgspec.structs.replace(SPEC.inner, schedule="wsd", decay_fraction=1.0)
+    decaying = msgspec.structs.replace(SPEC, inner=inner)
+
+    def halfway(round_: int) -> Work:
+        half = {"progress_start": 0.5, "progress_end": 0.5}
+        return msgspec.structs.replace(lease(round_), **half)
+
+    async def main() -> None:
+        async with toy(tmp_path) as port:
+            await port.start()
+            start = np.arange(N, dtype=np.float32)
+            await port.train(halfway(0))
+            np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.75)
+            port.amend(decaying)
+            port.amend(decaying)
+            await port.train(halfway(0))
+            np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.75 - 0.375)
+            await port.start()
+            await port.train(halfway(0))
+            np.testing.assert_array_equal(port.shared.sent(0, 0), part(start, 0) - 0.375)
+
+    within(60, main)
+
+
 def test_a_lease_ends_early_and_a_landing_arrives_between_steps(tmp_path: Path) -> None:
     async def main() -> None:
         async with toy(tmp_path, TOY_STEP_S="0.05", TOY_NAN_AT="400") as port:
@@ -204,7 +233,8 @@ def test_a_reset_ends_a_poisoned_optimizer_state(tmp_path: Path) -> None:
         async with toy(tmp_path, TOY_ADAMW="1", TOY_POISON_AT="2") as port:
             await port.start()
             report = await port.train(lease(0))
-            assert not report.finite and report.note == "non-finite loss at step 2"
+            assert not report.finite and report.steps == 3 and report.finite_steps == 1
+            assert report.note == "non-finite loss at step 2 (of 3 steps, 2 were not finite)"
             await port.reset()
             report = await port.train(lease(0, first=10))
             assert report.finite and report.steps == 3
@@ -212,7 +242,12 @@ def test_a_reset_ends_a_poisoned_optimizer_state(tmp_path: Path) -> None:
     within(60, main)
 
 
-def test_a_trainer_without_its_agent_ends_by_itself(tmp_path: Path) -> None:
+def test_a_trainer_without_its_agent_ends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It ends by itself, however long a loaded machine takes over that: nobody kills it here.
+    monkeypatch.setattr(process_trainer, "POLITE_S", 600.0)
+
     async def main() -> None:
         async with toy(tmp_path, TOY_STEP_S="0.02") as port:
             await port.start()
@@ -224,7 +259,7 @@ def test_a_trainer_without_its_agent_ends_by_itself(tmp_path: Path) -> None:
                 await training
         assert "the agent is gone; the trainer ends" in (tmp_path / "trainer.log").read_text()
 
-    within(30, main)
+    within(120, main)
 
 
 def test_it_works_on_uvloop_too(tmp_path: Path) -> None:
@@ -250,6 +285,61 @@ def test_a_program_that_fails_gives_its_last_line(tmp_path: Path) -> None:
                 await port.start()
 
     within(30, main)
+
+
+def test_two_batches_before_a_step_end_the_program_with_one_sentence(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_ACCUMULATES="1") as port:
+            await port.start()
+            told = (
+                r"exit code 1\): a second batch was taken before peer\.step\(\) for the last batch"
+            )
+            with pytest.raises(TrainerDied, match=told):
+                await port.train(lease(0))
+            assert port.failure.endswith(f"(log: {tmp_path / 'trainer.log'})") and port.steps == 0
+
+    within(30, main)
+
+
+def test_a_program_that_failed_between_two_questions_is_told_by_the_next(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_FAILS_AFTER="0") as port:
+            await port.start()
+            assert (await port.train(lease(0))).steps == 3 and port.failure == ""
+            with pytest.raises(TrainerDied, match="RuntimeError: the toy is broken"):
+                await port.train(lease(1, first=6))
+            with pytest.raises(TrainerDied, match="RuntimeError: the toy is broken"):
+                await port.reset()
+            failed = port.failure
+            assert "RuntimeError: the toy is broken (log: " in failed
+            await port.start()
+            assert port.failure == failed
+            assert (await port.train(lease(0))).steps == 3 and port.failure == ""
+
+    within(60, main)
+
+
+def test_a_program_that_fails_when_told_to_end_has_failed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with toy(tmp_path, TOY_EXIT="7") as port:
+            await port.start()
+            await port.train(lease(0))
+        assert "exit code 7): toy ends (log: " in port.failure
+        async with toy(tmp_path) as port:
+            await port.start()
+        assert port.failure == ""
+
+    within(60, main)
+
+
+def test_last_words_are_the_error_of_the_last_traceback() -> None:
+    trace = "Traceback (most recent call last):\n  File 'x.py', line 1\n    f()\n"
+    assert last_words("") == ""
+    assert last_words("one\n two \n\n") == "two"
+    assert last_words(f"{trace}ValueError: no\nmore\nleaked semaphores") == "ValueError: no"
+    assert last_words(f"{trace}A: 1\n\nDuring handling\n\n{trace}B: 2\n") == "B: 2"
+    assert last_words(f"{trace}farflung.errors.UserError: say it") == "say it"
+    assert last_words(trace) == "f()"
 
 
 def test_another_model_is_refused_by_its_first_difference(tmp_path: Path) -> None:

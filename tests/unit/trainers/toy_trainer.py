@@ -14,15 +14,22 @@ from torch import nn
 from farflung.attach import attach
 
 torch.set_num_threads(1)
+torch.manual_seed(int(os.environ.get("TOY_SEED", "0")))
 model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
+model[1].requires_grad_("TOY_FROZEN" not in os.environ)
 adamw = "TOY_ADAMW" in os.environ
-optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.25)
+trained = [p for p in model.parameters() if p.requires_grad]
+optimizer: torch.optim.Optimizer = torch.optim.SGD(trained, lr=0.25)
 if adamw:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.25)
+    optimizer = torch.optim.AdamW(trained, lr=0.25)
 print("toy starts", file=sys.stderr)
 with attach(model, optimizer) as peer:
     while lease := peer.lease():
-        for positions in lease.batches():
+        if "TOY_FAILS_AFTER" in os.environ and lease.round > int(os.environ["TOY_FAILS_AFTER"]):
+            raise RuntimeError("the toy is broken\nand says more")
+        for index, positions in enumerate(lease.batches()):
+            if "TOY_ACCUMULATES" in os.environ and index % 2 == 0:
+                continue
             time.sleep(float(os.environ.get("TOY_STEP_S", "0")))
             optimizer.zero_grad()
             loss = torch.stack([p.sum() for p in model.parameters()]).sum()
@@ -36,3 +43,4 @@ with attach(model, optimizer) as peer:
                 loss = loss * float("nan")
             peer.step(tokens=10 * len(positions), metrics={"loss": loss})
 print("toy ends", file=sys.stderr)
+sys.exit(int(os.environ.get("TOY_EXIT", "0")))

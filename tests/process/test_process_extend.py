@@ -1,0 +1,59 @@
+"""`farflung host --extend` with real processes: a host that runs, and a run that is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from processes import Swarm, assert_one_sentence, listing, quad_spec
+
+from farflung.swarm.records import Amend
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_is_extended_while_it_runs_and_after_its_end(tmp_path: Path) -> None:
+    spec = quad_spec(outer={"rounds": 30}, model={"step_s": 0.005})
+    with Swarm(tmp_path, spec) as swarm:
+        host = swarm.host()
+        peers = [swarm.join("a"), swarm.join("b")]
+        swarm.committed(3)
+        done = swarm.run("host", "host", "--extend", "rounds=+10", "--extend", "grace_s=2")
+        assert (done.returncode, done.stdout) == (0, "amended: rounds=+10, grace_s=2\n"), (
+            done.stderr
+        )
+        refused = swarm.run("host", "host", "--extend", "rounds=2")
+        assert_one_sentence(refused, "outer.rounds=2 must be at least")
+        assert "round" in swarm.run("host", "status").stdout
+        assert [p.wait() for p in peers] == [0, 0]
+        assert host.wait() == 0
+        assert "amended from round" in host.text and "complete: 40 rounds" in host.text
+        assert len(swarm.commits()) == 40
+
+        before = listing(swarm.folder("host"))
+        assert_one_sentence(swarm.run("host", "host", "--extend", "min_peers=1", "--extend", "x=1"))
+        assert_one_sentence(
+            swarm.run("host", "host", "--extend", "grace_s=1"), "open it again with rounds=+N"
+        )
+        after = listing(swarm.folder("host"))
+        assert {k: v for k, v in after.items() if k.startswith("journal")} == {
+            k: v for k, v in before.items() if k.startswith("journal")
+        }
+
+        host = swarm.again("--run", spec.name, "--extend", "rounds=+10")
+        peers = [swarm.join_again("a"), swarm.join_again("b"), swarm.join("c")]
+        assert [p.wait() for p in peers] == [0, 0, 0]
+        assert host.wait() == 0
+        assert len(swarm.commits()) == 50
+        assert [r.committed for r in swarm.records() if isinstance(r, Amend)][1] == 40
+        verified = swarm.verify()
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert "50 of 50 recomputed bit by bit: ok" in verified.stdout
+        assert "amended 2 times, each in its place: ok" in verified.stdout
+
+
+def test_a_run_that_is_not_there_is_not_extended(tmp_path: Path) -> None:
+    with Swarm(tmp_path, quad_spec()) as swarm:
+        done = swarm.run("host", *swarm.hosting, "--extend", "rounds=+1")
+        assert_one_sentence(done, "--extend changes a run that is there", "holds none")
+        assert not swarm.folder("host").exists()

@@ -1,0 +1,58 @@
+"""A closing terminal stops a program as SIGTERM does, and not under nohup."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import signal, sys, time
+if sys.argv[1] == "nohup":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from farflung.stopping import interrupt_on_stop_signals
+interrupt_on_stop_signals()
+try:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("went on")
+except KeyboardInterrupt:
+    print("begins to end", flush=True)
+    sys.stdin.readline()
+    print("ended politely")
+"""
+
+
+def run(how: str, *signals: signal.Signals) -> str:
+    """What it says after these signals, one after the other."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        for index, number in enumerate(signals):
+            process.send_signal(number)
+            if how == "plain" and not index:
+                assert process.stdout.readline() == "begins to end\n"
+        process.stdin.write("\n")
+        process.stdin.close()
+        return process.stdout.read().strip()
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_whatever_asks_to_stop_lets_every_finally_run(first: signal.Signals) -> None:
+    assert run("plain", first) == "ended politely"
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])
+def test_a_terminal_that_closes_tells_it_twice(first: signal.Signals) -> None:
+    assert run("plain", first, signal.SIGHUP, signal.SIGHUP) == "ended politely"
+
+
+def test_under_nohup_it_goes_on() -> None:
+    assert run("nohup", signal.SIGHUP) == "went on"
