@@ -115,7 +115,8 @@ def _tokenizer(
         return None, (
             "its tokenizer is not on this machine; name the folder of a peer that has the data"
         )
-    return tokenizer_from_bytes(content), ""
+    eos = None if first is None else decode_manifest((first / MANIFEST_FILE).read_bytes()).eos
+    return tokenizer_from_bytes(content, eos=eos), ""
 
 
 def _tokenizer_bytes(folders: Sequence[Path], genesis: Genesis, data: Path | None) -> bytes | None:
