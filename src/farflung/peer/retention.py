@@ -226,6 +226,12 @@ class Retention:
         finally:
             self._writer = None
 
+    async def _written(self) -> None:
+        """Return when no snapshot is being written: from then up to the caller's next await none
+        is begun. Two at a time would lose each other's `before_write`."""
+        while self._saving is not None and not self._saving.done():
+            await asyncio.wait({self._saving})
+
     async def _write(self, writer: SnapshotWriter) -> None:
         need = self._need.snapshot if self._need is not None else 0
         if self._need is not None:
@@ -273,8 +279,7 @@ class Retention:
         written, and there is room beside the last whole one."""
         if self._writer is not None:
             self._writer.abandon()
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if self._need is not None:
             await self._make_room(self._need.snapshot)
 
@@ -308,8 +313,7 @@ class Retention:
     async def keep(self) -> bool:
         """A snapshot of the state as it is now is on this disk, written if need be. Safe to cancel:
         what is being written comes to its end."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if not self._newest_is_now():
             saving = self._begin()
             await asyncio.wait({saving})
@@ -319,8 +323,7 @@ class Retention:
     async def snapshot_since(self, round_: int) -> SnapshotPointer | None:
         """The newest whole snapshot on this disk; one is written if it lacks rounds below `round_`
         and there is room. None: there is none at all."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if not self._snapshots or self._snapshots[-1].next_round < round_:
             await self.keep()
         return self._snapshots[-1] if self._snapshots else None
@@ -331,7 +334,6 @@ class Retention:
 
     async def close(self, last: Callable[[], bool]) -> None:
         """Let a snapshot that is being written come to its end; write the last one."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if last():
             await self.keep()
