@@ -18,18 +18,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from farflung.checkpoint.blob_store import BlobStore
-from farflung.checkpoint.snapshot import assemble, decode_manifest, newest
+from farflung.checkpoint.snapshot import decode_manifest, newest
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
 from farflung.events import RoundCommitted, read_events
 from farflung.monitor.picture import Picture, see
 from farflung.monitor.report import Timed, build_report
-from farflung.outer.fragments import make_fragments, scatter
 from farflung.outer.layout import Layout
+from farflung.run.evaluator import write_anchor
 from farflung.run.home import EVENTS, JOURNAL
 from farflung.run.verify import verify_folder
 from farflung.swarm.identity import verify_record
@@ -300,12 +298,7 @@ def final_anchor(keeper: Path, where: Path) -> None:
     assert isinstance(genesis, Genesis) and pointer is not None
     store = BlobStore(disk)
     manifest = decode_manifest(store.get(bytes.fromhex(pointer.manifest)) or b"", genesis.run)
-    layout = Layout.from_json(genesis.layout)
-    fragments = make_fragments(layout, len(manifest.fragments))
-    anchor = np.zeros(layout.size, np.float32)
-    for ranges, version in zip(fragments, manifest.fragments, strict=True):
-        scatter(assemble(version, store.get)[0], anchor, ranges)
-    anchor.tofile(where)
+    write_anchor(Layout.from_json(genesis.layout), manifest, store, where)
 
 
 def evaluate(swarm: DemoSwarm, options: DemoOptions) -> dict[str, Any]:
