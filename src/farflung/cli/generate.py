@@ -14,6 +14,7 @@ Temperature = Annotated[
     float, typer.Option(help="0 takes the likeliest token; 1 draws as the model says.")
 ]
 TopP = Annotated[float, typer.Option(help="Draw among the likeliest of this share together.")]
+_OBEYED = {c: " " for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 Seed = Annotated[int, typer.Option(help="The same seed draws the same text.")]
 
 
@@ -50,9 +51,14 @@ def generate(
     if echo:
         typer.echo(text, nl=False)
     for piece in pieces:
-        typer.echo(piece, nl=False)
-        sys.stdout.flush()
+        show(piece)
     typer.echo()
+
+
+def show(piece: str) -> None:
+    """Print a model's words at once; a terminal gets none that it would obey."""
+    typer.echo(piece.translate(_OBEYED) if sys.stdout.isatty() else piece, nl=False)
+    sys.stdout.flush()
 
 
 def _prompt(given: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The process that measures a model beside a trainer: real weights, real rows, nothing left over."""
+"""The process that measures a model beside a trainer: real weights and rows, nothing left over."""
 
 from __future__ import annotations
 
