@@ -38,9 +38,15 @@ from farflung.tasks import Tasks, nothing_else
 class Retention:
     """Everything that one node keeps on its disk beside journal and keys."""
 
-    def __init__(self, node: LocalNode, pins: Pins, beside: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        node: LocalNode,
+        pins: Pins,
+        beside: Callable[[], int],
+        data: Callable[[], int] = lambda: 0,
+    ) -> None:
         """`beside`: bytes that others keep on this disk and that count: the inner optimizer's
-        state."""
+        state. `data`: bytes of the run's data when all that belongs here has come."""
         self._role = node.config.role
         self._run = node.config.run
         self._disk = node.world.disk
@@ -49,6 +55,7 @@ class Retention:
         self._inputs = node.inputs
         self._pins = pins
         self._beside = beside
+        self._data = data
         self._workers = node.world.workers
         self._emit = node.world.emit
         self._asked_limit = node.config.max_disk_bytes
@@ -80,10 +87,11 @@ class Retention:
         cached, self._blob_bytes = await self._workers.run(
             lambda: (self._blobs.file_bytes(), self._blobs.stored_bytes())
         )
-        cache = cached if self._role == Role.TRAINER else 0
+        cache = max(cached, self._data()) if self._role == Role.TRAINER else 0
         self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
         check_limit(self._asked_limit, self._need)
-        usual = usual_limit(self.used, self._disk.free_bytes(), self._need)
+        free = self._disk.free_bytes() - max(0, cache - cached)  # what comes will take it
+        usual = usual_limit(self.used, free, self._need)
         self._limit = self._asked_limit or usual
         await self._learn()
 
