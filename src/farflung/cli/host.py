@@ -240,7 +240,7 @@ def _founded(
             f"--from founds a new run, which needs a spec: host run.toml --from {found}"
         )
     check_unborn(folder)
-    progress = ProgressLine("reading the weights")
+    progress = ProgressLine("reading the weights", in_bytes=True)
     try:
         founding = found_from(found, progress)
     finally:

@@ -26,15 +26,21 @@ EVERY_S = 0.5
 
 
 class ProgressLine:
-    """One line on the terminal's stderr that is written over: share, rate, time left."""
+    """One line on the terminal's stderr that is written over: share, rate, time left. Where the
+    count begins anew, so does the work."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *, in_bytes: bool = False) -> None:
         self._what = what
+        self._in_bytes = in_bytes
         self._began_s = self._shown_s = time.monotonic()
         self._written = False
+        self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
         now_s = time.monotonic()
+        if done < self._done:
+            self._began_s = now_s
+        self._done = done
         if done >= total:
             self.clear()
         elif (
@@ -43,9 +49,11 @@ class ProgressLine:
             and now_s - self._shown_s > EVERY_S
         ):
             self._shown_s = now_s
-            left_s = (now_s - self._began_s) * (total - done) / max(done, 1)
-            share = 100 * done / total
-            sys.stderr.write(f"\r\x1b[K{self._what} {share:.0f} %, {left_s:.0f} s left")
+            rate = max(done, 1) / (now_s - self._began_s)
+            speed = f"{rate / 1e6:,.1f} MB/s, " if self._in_bytes else ""
+            left_s = (total - done) / rate
+            line = f"{self._what} {100 * done / total:.0f} %, {speed}{left_s:,.0f} s left"
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
             self._written = True
 
@@ -59,7 +67,7 @@ def load(source: str) -> TrainedModel:
     """Find and read it. Raises UserError, CorruptState, StorageError."""
     from farflung.trained.sources import resolve
 
-    progress = ProgressLine("reading the weights")
+    progress = ProgressLine("reading the weights", in_bytes=True)
     try:
         return resolve(source, progress)
     finally:
