@@ -106,10 +106,10 @@ class KeeperUpload:
         while failures < LAST_TRIES and not self._refused:
             self._tail_s = -math.inf
             before = self._place
-            if not await self._try():
+            if not await self._try() or self._place is None:  # this keeper will learn no more
                 failures += 1
                 await asyncio.sleep(AGAIN_S * 2**failures)
-            elif before is not None and self._place == before:
+            elif self._place == before:
                 return
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -196,3 +197,28 @@ def test_files_of_the_data_folder_keep_their_places(tmp_path: Path, names: tuple
     listed = {tmp_path / file.file: file for file in upload._files()}
     assert set(listed) == {p for p in tmp_path.rglob("*") if p.is_file()}
     assert all(path.stat().st_size == file.n_bytes for path, file in listed.items())
+
+
+def test_a_finished_run_does_not_wait_for_ever_for_an_archive_that_is_ahead_of_it() -> None:
+    """As when the archive has gone on from another host: this keeper's journal stays shorter."""
+    store, events = MemoryStore(), list[Event]()
+    play(store, undisturbed)
+    left: list[float] = []
+
+    async def main() -> None:
+        swarm = await SimSwarm.start(spec(ROUNDS), peers=3)
+        await swarm.committed(1)
+        agent = swarm.nodes[KEEPER].agent
+        assert agent is not None
+        upload = KeeperUpload(
+            UploadSettings(address="memory"), lambda: agent, run_name="archived", data=Path(),
+            folders=[], emit=events.append, store=store, workers=InlineWorkers(),
+        )  # fmt: skip
+        await swarm.kill(KEEPER)
+        async with asyncio.timeout(3600):
+            await upload.finish()
+        left.append(asyncio.get_running_loop().time())
+        await swarm.stop()
+
+    run_virtual(main())
+    assert left and not of(events, SnapshotUploaded)
