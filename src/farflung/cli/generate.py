@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from farflung.cli.loading import Source, load, ready
+from farflung.cli.loading import Source, harmless, load, ready
 from farflung.errors import UserError
 
 Temperature = Annotated[
     float, typer.Option(help="0 takes the likeliest token; 1 draws as the model says.")
 ]
 TopP = Annotated[float, typer.Option(help="Draw among the likeliest of this share together.")]
-_OBEYED = {c: " " for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 Seed = Annotated[int, typer.Option(help="The same seed draws the same text.")]
 
 
@@ -57,7 +56,7 @@ def generate(
 
 def show(piece: str) -> None:
     """Print a model's words at once; a terminal gets none that it would obey."""
-    typer.echo(piece.translate(_OBEYED) if sys.stdout.isatty() else piece, nl=False)
+    typer.echo(harmless(piece) if sys.stdout.isatty() else piece, nl=False)
     sys.stdout.flush()
 
 

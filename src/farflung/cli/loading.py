@@ -20,9 +20,15 @@ Source = Annotated[
         "folder, an exported model, or an invite.",
     ),
 ]
+_OBEYED = {c: " " for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 FIRST_S = 1.0
 """Work that is done sooner shows nothing."""
 EVERY_S = 0.5
+
+
+def harmless(text: str) -> str:
+    """A text for a terminal, whole but for what that would obey: control characters."""
+    return text.translate(_OBEYED)
 
 
 class ProgressLine:
