@@ -111,3 +111,22 @@ def test_snapshots_that_several_want_at_once_are_written_one_after_the_other(
     swarm = play(story, run_spec(), peers=3)
     assert len(begun) > 12 and all(begun)
     assert_sound(swarm)
+
+
+def test_whoever_has_no_room_for_a_new_snapshot_leaves_it_to_another() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        agent = swarm.nodes["p1"].agent
+        assert agent is not None
+        agent.applier._retention._limit = 1
+        await swarm.until(lambda: len(evaluations(swarm)) >= 4)
+
+    swarm = play(story, run_spec(), peers=3)
+    found = evaluations(swarm)
+    assert swarm.nodes["p1"].node not in {e.node for e in found}
+    assert len({e.node for e in found}) == 2
+    periods = [e.committed // 4 for e in found]
+    assert periods == sorted(set(periods))
+    reasons = {e.reason for e in swarm.events if isinstance(e, EvaluationFailed)}
+    assert reasons == {"it has no such new snapshot, for lack of room on its disk"}
+    assert all(e.next_round >= e.committed for e in found)

@@ -118,8 +118,8 @@ class Evaluations:
             self._applied.clear()
             await self._applied.wait()
         pointer = await self._retention.snapshot_since(wanted)
-        if pointer is None:
-            raise StorageError("it has no snapshot, for lack of room on its disk")
+        if pointer is None or pointer.next_round < wanted:  # another node has the room
+            raise StorageError("it has no such new snapshot, for lack of room on its disk")
         name = bytes.fromhex(pointer.manifest)
         self._pins.touch(name)  # kept while it is read
         data = await self._node.world.workers.run(lambda: follower.blobs.get(name))
