@@ -243,9 +243,15 @@ class Readable(Protocol):
 def sentence_of(event: Event) -> str:
     """What to print of an event that an operator should read; empty for all others.
 
-    Everything that tells people of trouble (terminals, status, reports) takes it from here.
+    Everything that tells people of trouble (terminals, status, reports) takes it from here. Parts
+    of it may be a stranger's words.
     """
-    return event.sentence if isinstance(event, Readable) else ""
+    return printable(event.sentence) if isinstance(event, Readable) else ""
+
+
+def printable(text: str, keep: str = "") -> str:
+    """Text of strangers, without anything that a terminal would obey: spaces instead."""
+    return "".join(c if c.isprintable() or c in keep else " " for c in text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -863,7 +869,7 @@ class EventLog:
         self._path, self._node, self._most_bytes = path, node, most_bytes
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._torn = _ends_in_a_line(path)
+            self._torn = _ends_torn(path)
             self._open()
         except OSError as error:
             raise StorageError(f"{path}: {error.strerror or error}") from error
@@ -957,16 +963,20 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:
-    """The event of one log line; None for headers and kinds that this version does not know."""
+    """The event of one log line; None for headers, and for kinds that this version does not know or
+    knows with other fields."""
     kind = _KINDS.get(fields.get("kind", ""))
     if kind is None:
         return None
     names = {f.name for f in dataclasses.fields(kind)}
     values = {k: v for k, v in fields.items() if k in names}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try:
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    except TypeError:  # a field that the line lacks
+        return None
 
 
-def _ends_in_a_line(path: Path) -> bool:
+def _ends_torn(path: Path) -> bool:
     """Whether a file's last line has no end: who wrote it was killed."""
     if not path.exists() or not path.stat().st_size:
         return False

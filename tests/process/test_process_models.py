@@ -97,7 +97,7 @@ def own_tokenizer(text: str) -> str:
     engine.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=300,
-        special_tokens=["<|endoftext|>"],
+        special_tokens=["<pad>", "<fin>", "<mask>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -111,7 +111,7 @@ def test_own_text_becomes_a_model_that_speaks(tmp_path: Path) -> None:
     text.write_text("The same procedure as last year? The same procedure as every year.\n" * 400)
     tokenizer, data = tmp_path / "mine.json", tmp_path / "data"
     tokenizer.write_text(own_tokenizer(text.read_text()))
-    how = ("--seq-len", "32", "--tokenizer", str(tokenizer), "--held-out", "0.1")
+    how = ("--seq-len", "32", "--tokenizer", str(tokenizer), "--eos", "<fin>", "--held-out", "0.1")
     prepared = command(tmp_path, "data", "prepare", str(text), "--out", str(data), *how)
     assert prepared.returncode == 0, prepared.stderr
     spec = journey_spec(source=str(data), tokenizer=str(tokenizer))

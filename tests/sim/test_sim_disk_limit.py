@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from test_sim_join import contributes, events, node, play, spec, swarm_now, with_record
@@ -11,7 +12,11 @@ from farflung.disk import MemoryDisk
 from farflung.errors import ConfigError
 from farflung.events import LogTrimmedByLimit, RoundCommitted, SnapshotFetched, SnapshotSkipped
 from farflung.peer.disk_budget import Keep, need_of, parse_keep
+from farflung.peer.node import LocalNode
+from farflung.run.assemble import NodeOptions
+from farflung.sim import world
 from farflung.sim.world import KEEPER, SimSwarm
+from farflung.swarm.records import Genesis
 
 ELEMENTS = 1 << 16
 ROUNDS = 60
@@ -131,6 +136,35 @@ def test_a_limit_below_the_need_is_refused_at_start() -> None:
         respawn(swarm, "late", 1000)
         end_s = swarm_now() + 60
         with pytest.raises(ConfigError, match="--max-disk 1000 bytes is below the"):
+            await swarm.until(lambda: swarm_now() > end_s)
+
+    play(story, spec(elements=4096), peers=2)
+
+
+class Coming:
+    """Data of which nothing is here yet when a run starts."""
+
+    waiting = False
+    own_bytes = 0
+
+    async def provide(self, node: LocalNode, genesis: Genesis) -> None:
+        del node, genesis
+        self.own_bytes = 1 << 30
+
+    async def serve(self, node: LocalNode) -> None:
+        del node
+        await asyncio.Event().wait()
+
+
+def test_data_that_is_still_on_its_way_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world, "NodeOptions", partial(NodeOptions, data=Coming()))
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        swarm.add("late", "trainer", step_s=8.0)
+        respawn(swarm, "late", 1 << 30)
+        end_s = swarm_now() + 60
+        with pytest.raises(ConfigError, match=r"1\.0 GiB of data"):
             await swarm.until(lambda: swarm_now() > end_s)
 
     play(story, spec(elements=4096), peers=2)

@@ -12,6 +12,7 @@ from sim_stories import assert_sound, play, small_run
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.events import EvaluationFailed, ModelEvaluated, TaskFailed
+from farflung.peer.retention import Retention
 from farflung.sim.checks import check
 from farflung.sim.world import SimSwarm
 from farflung.swarm.records import Evaluation
@@ -82,3 +83,50 @@ def test_a_restarted_coordinator_goes_on_with_the_numbers() -> None:
     told = [e.serial for e in swarm.events if isinstance(e, ModelEvaluated)]
     assert told == sorted(set(told))
     assert_sound(swarm)
+
+
+def test_snapshots_that_several_want_at_once_are_written_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The apply loop, the end of the run and an evaluation each may want one."""
+    begin, begun = Retention._begin, []
+
+    def one_at_a_time(self: Retention) -> asyncio.Task[None]:
+        begun.append(self._saving is None or self._saving.done())
+        return begin(self)
+
+    monkeypatch.setattr(Retention, "_begin", one_at_a_time)
+
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(1)
+        agent = swarm.nodes["p0"].agent
+        assert agent is not None
+        retention = agent._evaluations._retention
+        while swarm.picture.committed < 12:
+            newest = agent.node.follower.state.next_round
+            found = await asyncio.gather(*(retention.snapshot_since(newest) for _ in range(3)))
+            assert all(p is not None and p.next_round >= newest for p in found)
+            await asyncio.sleep(0.5)
+
+    swarm = play(story, run_spec(), peers=3)
+    assert len(begun) > 12 and all(begun)
+    assert_sound(swarm)
+
+
+def test_whoever_has_no_room_for_a_new_snapshot_leaves_it_to_another() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await swarm.committed(2)
+        agent = swarm.nodes["p1"].agent
+        assert agent is not None
+        agent.applier._retention._limit = 1
+        await swarm.until(lambda: len(evaluations(swarm)) >= 4)
+
+    swarm = play(story, run_spec(), peers=3)
+    found = evaluations(swarm)
+    assert swarm.nodes["p1"].node not in {e.node for e in found}
+    assert len({e.node for e in found}) == 2
+    periods = [e.committed // 4 for e in found]
+    assert periods == sorted(set(periods))
+    reasons = {e.reason for e in swarm.events if isinstance(e, EvaluationFailed)}
+    assert reasons == {"it has no such new snapshot, for lack of room on its disk"}
+    assert all(e.next_round >= e.committed for e in found)

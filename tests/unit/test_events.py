@@ -10,13 +10,16 @@ import pytest
 
 from farflung.errors import StorageError
 from farflung.events import (
+    EvaluationFailed,
     Event,
     EventLog,
+    Skipped,
     TaskFailed,
     Warned,
     older_log,
     parse_event,
     read_events,
+    sentence_of,
 )
 
 
@@ -141,3 +144,13 @@ def test_a_disk_that_refuses_a_new_file_loses_no_event(
         log.emit(Warned(sentence=f"number {number}"))
     log.close()
     assert len(written(tmp_path)) == 50
+
+
+def test_a_kind_with_other_fields_is_passed_over() -> None:
+    lines = [b'{"t": 1, "kind": "Skipped"}', b'{"t": 2, "kind": "Skipped", "round": 3, "new": 1}']
+    assert list(read_events(lines)) == [(2.0, Skipped(round=3))]
+
+
+def test_sentences_hold_nothing_that_a_terminal_would_obey() -> None:
+    event = EvaluationFailed(name="a\x1b]0;mine\x07", reason="no\r\nroom\x9b2J \u202e")
+    assert sentence_of(event) == "a ]0;mine  did not evaluate the model: no  room 2J  "

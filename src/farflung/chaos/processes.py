@@ -15,6 +15,7 @@ from pathlib import Path
 
 from farflung.errors import UserError
 from farflung.events import Emit
+from farflung.run.demo import last_line
 from farflung.tasks import Tasks
 
 UNSET = ("FARFLUNG_FAILPOINT", "FARFLUNG_FAILPOINTS")
@@ -181,10 +182,7 @@ class Program:
 
     def last_line(self) -> str:
         """Of its newest log, for one-sentence errors."""
-        if not self.lives or not self.lives[-1].log.exists():
-            return "it wrote nothing"
-        lines = self.lives[-1].log.read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it wrote nothing"
+        return last_line(self.lives[-1].log) if self.lives else "it wrote nothing"
 
 
 async def wait_for(

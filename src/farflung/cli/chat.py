@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from farflung.cli.generate import Seed, Temperature, TopP
+from farflung.cli.generate import Seed, Temperature, TopP, show
 from farflung.cli.loading import Source, described, load, ready
 from farflung.errors import UserError
 
@@ -47,8 +47,7 @@ def chat(
         typer.echo(f"{me}:", nl=False)
         try:
             for piece in pieces:
-                typer.echo(piece, nl=False)
-                sys.stdout.flush()
+                show(piece)
         except KeyboardInterrupt:
             typer.echo(" ...", nl=False)
         typer.echo()

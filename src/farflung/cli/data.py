@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from farflung.cli.loading import harmless
 from farflung.errors import ConfigError
+from farflung.events import printable
 
 if TYPE_CHECKING:  # every command loads this module: the agent's start must stay fast
     from farflung.data.manifest import DataManifest
@@ -177,7 +179,7 @@ def inspect_command(
 
     content = read_manifest(folder)
     manifest = decode_manifest(content)
-    typer.echo(f"{folder}: prepared from {manifest.provenance or 'unnamed text'}")
+    typer.echo(f"{folder}: prepared from {printable(manifest.provenance) or 'unnamed text'}")
     typer.echo(f"manifest   {digest(content).hex()}")
     kind = "bytes" if manifest.tokenizer is None else f"tokenizer.json {manifest.tokenizer.hash}"
     typer.echo(f"tokenizer  {kind}")
@@ -194,7 +196,7 @@ def inspect_command(
         )
     for number, text in enumerate(first_documents(folder, documents) if documents else [], 1):
         cut = text[:chars] + (" ..." if len(text) > chars else "")
-        typer.echo(f"--- document {number}\n{cut}")
+        typer.echo(f"--- document {number}\n{harmless(cut)}")
 
 
 @app.command("verify")

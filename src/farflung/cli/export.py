@@ -66,7 +66,7 @@ def _write_hf(model: TrainedModel, folder: Path, dtype: Dtype, licence: str, mea
 
     bits = _measured(model) if measure else None
     options = HfOptions(dtype=dtype, licence=licence, bits_per_byte=bits)
-    files = write_hf(model, folder, options, ProgressLine("writing the weights"))
+    files = write_hf(model, folder, options, ProgressLine("writing the weights", in_bytes=True))
     _say(model, folder, sum(f.stat().st_size for f in files), dtype)
     if model.config is None:
         typer.echo("the tensors are those of a program of your own: config.json is yours to bring")
@@ -77,7 +77,7 @@ def _write_hf(model: TrainedModel, folder: Path, dtype: Dtype, licence: str, mea
 def _write_gguf(model: TrainedModel, path: Path, dtype: Dtype, licence: str) -> None:
     from farflung.export.gguf_file import write_gguf
 
-    write_gguf(model, path, dtype, licence, ProgressLine("writing the weights"))
+    write_gguf(model, path, dtype, licence, ProgressLine("writing the weights", in_bytes=True))
     _say(model, path, path.stat().st_size, dtype)
 
 

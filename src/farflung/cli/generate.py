@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from farflung.cli.loading import Source, load, ready
+from farflung.cli.loading import Source, harmless, load, ready
 from farflung.errors import UserError
 
 Temperature = Annotated[
@@ -50,9 +50,14 @@ def generate(
     if echo:
         typer.echo(text, nl=False)
     for piece in pieces:
-        typer.echo(piece, nl=False)
-        sys.stdout.flush()
+        show(piece)
     typer.echo()
+
+
+def show(piece: str) -> None:
+    """Print a model's words at once; a terminal gets none that it would obey."""
+    typer.echo(harmless(piece) if sys.stdout.isatty() else piece, nl=False)
+    sys.stdout.flush()
 
 
 def _prompt(given: str | None) -> str:

@@ -38,6 +38,7 @@ from farflung.events import (
     RunAmended,
     RunFinished,
     SnapshotUploaded,
+    printable,
 )
 from farflung.run.home import (
     find_run,
@@ -240,7 +241,7 @@ def _founded(
             f"--from founds a new run, which needs a spec: host run.toml --from {found}"
         )
     check_unborn(folder)
-    progress = ProgressLine("reading the weights")
+    progress = ProgressLine("reading the weights", in_bytes=True)
     try:
         founding = found_from(found, progress)
     finally:
@@ -357,49 +358,55 @@ class _Printer:
         self._news = News(time.monotonic)
 
     def see(self, event: Event) -> None:
-        trouble = self._news.of(event)
         if isinstance(event, ForkDetected):
             return  # the command ends with its sentence
+        # A change that the operator asked for has a sentence, and is no trouble.
+        trouble = "" if isinstance(event, RunAmended) else self._news.of(event)
         if trouble:
             typer.echo(f"! {trouble}", err=True)
         else:
             _print_progress(event)
 
 
+def _say(line: str, *, err: bool = False) -> None:
+    """Names and reasons are the peers' words: nothing of them may steer the terminal."""
+    typer.echo(printable(line), err=err)
+
+
 def _print_progress(event: Event) -> None:
     match event:
         case RoundCommitted():
             extra = "" if event.replicated else "  not replicated"
-            typer.echo(
+            _say(
                 f"round {event.round:5d}  loss {event.loss:7.4f}  {event.contributors} peers  "
                 f"{event.total_tokens:,} tokens  {event.took_s:5.1f} s{extra}"
             )
         case ModelEvaluated():
-            typer.echo(
+            _say(
                 f"  held-out text: {event.bits_per_byte:.3f} bits per byte after "
                 f"{event.next_round} rounds (by {event.name}, {event.took_s:.0f} s)"
             )
         case RoundAbandoned():
-            typer.echo(f"round {event.round:5d}  abandoned: {event.reason}")
+            _say(f"round {event.round:5d}  abandoned: {event.reason}")
         case GenerationOpened():
-            typer.echo(f"+ {event.name} takes part from round {event.next_round}")
+            _say(f"+ {event.name} takes part from round {event.next_round}")
         case GenerationClosed():
-            typer.echo(f"- {event.name}: {event.reason}; {event.returned} samples returned")
+            _say(f"- {event.name}: {event.reason}; {event.returned} samples returned")
         case Paused():
-            typer.echo(f"  {event.reason}")
+            _say(f"  {event.reason}")
         case JournalBlocked():
             since = f" for {event.for_s / 60:.0f} min" if event.for_s >= 60 else ""
-            typer.echo(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
+            _say(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
         case JournalWritable():
-            typer.echo(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
+            _say(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
         case SnapshotUploaded():
-            typer.echo(
+            _say(
                 f"  archive: round {event.next_round}, {event.bytes / 1e6:,.1f} MB in "
                 f"{event.took_s:.0f} s ({event.reused / 1e6:,.1f} MB were there)"
             )
         case RunAmended():
-            typer.echo(f"  {event.sentence}")
+            _say(f"  {event.sentence}")
         case RunFinished():
-            typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
+            _say(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
         case _:
             pass

@@ -20,21 +20,33 @@ Source = Annotated[
         "folder, an exported model, or an invite.",
     ),
 ]
+_OBEYED = {c: " " for c in (*range(0x20), *range(0x7F, 0xA0)) if chr(c) not in "\n\t"}
 FIRST_S = 1.0
 """Work that is done sooner shows nothing."""
 EVERY_S = 0.5
 
 
-class ProgressLine:
-    """One line on the terminal's stderr that is written over: share, rate, time left."""
+def harmless(text: str) -> str:
+    """A text for a terminal, whole but for what that would obey: control characters."""
+    return text.translate(_OBEYED)
 
-    def __init__(self, what: str) -> None:
+
+class ProgressLine:
+    """One line on the terminal's stderr that is written over: share, rate, time left. Where the
+    count begins anew, so does the work."""
+
+    def __init__(self, what: str, *, in_bytes: bool = False) -> None:
         self._what = what
+        self._in_bytes = in_bytes
         self._began_s = self._shown_s = time.monotonic()
         self._written = False
+        self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
         now_s = time.monotonic()
+        if done < self._done:
+            self._began_s = now_s
+        self._done = done
         if done >= total:
             self.clear()
         elif (
@@ -43,9 +55,11 @@ class ProgressLine:
             and now_s - self._shown_s > EVERY_S
         ):
             self._shown_s = now_s
-            left_s = (now_s - self._began_s) * (total - done) / max(done, 1)
-            share = 100 * done / total
-            sys.stderr.write(f"\r\x1b[K{self._what} {share:.0f} %, {left_s:.0f} s left")
+            rate = max(done, 1) / (now_s - self._began_s)
+            speed = f"{rate / 1e6:,.1f} MB/s, " if self._in_bytes else ""
+            left_s = (total - done) / rate
+            line = f"{self._what} {100 * done / total:.0f} %, {speed}{left_s:,.0f} s left"
+            sys.stderr.write(f"\r\x1b[K{line}")
             sys.stderr.flush()
             self._written = True
 
@@ -59,7 +73,7 @@ def load(source: str) -> TrainedModel:
     """Find and read it. Raises UserError, CorruptState, StorageError."""
     from farflung.trained.sources import resolve
 
-    progress = ProgressLine("reading the weights")
+    progress = ProgressLine("reading the weights", in_bytes=True)
     try:
         return resolve(source, progress)
     finally:

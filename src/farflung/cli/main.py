@@ -27,6 +27,7 @@ from farflung.cli import (
     verify,
 )
 from farflung.errors import FarflungError
+from farflung.events import printable
 from farflung.stopping import interrupt_on_stop_signals
 
 app = typer.Typer(
@@ -81,7 +82,8 @@ def main() -> None:
         interrupt_on_stop_signals()
         app()
     except FarflungError as error:
-        typer.echo(f"farflung: {error}", err=True)
+        sentence = printable(str(error), keep="\n")  # it may quote a stranger
+        typer.echo(f"farflung: {sentence}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from farflung.cli import aio
 from farflung.cli.host import Advertise, Bind, serve_folder
-from farflung.cli.snapshots import ByteBar
+from farflung.cli.loading import ProgressLine
 from farflung.cli.upload_options import (
     UploadData,
     UploadKeep,
@@ -100,7 +99,7 @@ def resume(
     check_upload(wanted.upload, keeper=wanted.keeper)
     recovery = read_recovery(recovery_key or _key_beside(source))
     folder = role_folder(home_folder(), recovery.run_name, "host")
-    bar = ByteBar() if sys.stderr.isatty() else None
+    progress = ProgressLine("fetching", in_bytes=True)
     with locked(folder):
         aio.run(
             make_folders(
@@ -110,7 +109,7 @@ def resume(
                 recovery,
                 options,
                 typer.echo,
-                None if bar is None else bar.see,
+                progress,
             )
         )
         if fetch_only:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from farflung.cli import aio
+from farflung.cli.loading import ProgressLine
 
 if TYPE_CHECKING:
     from farflung.archive.source import SnapshotSource
@@ -54,37 +54,16 @@ async def _look(source: str, verify: bool) -> Survey:
     from farflung.run.sources import locate
 
     workers = ThreadWorkers(2)
+    progress = ProgressLine("checking", in_bytes=True)
     try:
 
         async def reopen() -> SnapshotSource:
             return (await locate(source, workers)).source
 
-        bar = ByteBar() if verify and sys.stderr.isatty() else None
-        on_bytes = None if bar is None else bar.see
-        return await steady_survey(reopen, workers, verify=verify, on_bytes=on_bytes)
+        return await steady_survey(reopen, workers, verify=verify, on_bytes=progress)
     finally:
+        progress.clear()
         workers.close()
-
-
-class ByteBar:
-    """One line that shows how far a long check is, some times in a second."""
-
-    def __init__(self) -> None:
-        self._started_s = self._last_s = time.monotonic()
-
-    def see(self, here: int, total: int) -> None:
-        now_s = time.monotonic()
-        if now_s - self._last_s < 0.25 and here < total:
-            return
-        self._last_s = now_s
-        rate = here / max(1e-3, now_s - self._started_s)
-        left_s = (total - here) / rate if rate else 0.0
-        end = "\r\x1b[K" if here >= total else ""
-        sys.stderr.write(
-            f"\r\x1b[K{here / 1e6:,.0f} of {total / 1e6:,.0f} MB  {rate / 1e6:,.1f} MB/s  "
-            f"{left_s:,.0f} s left{end}"
-        )
-        sys.stderr.flush()
 
 
 def _print(found: Survey, verify: bool) -> None:

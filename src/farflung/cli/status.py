@@ -10,6 +10,7 @@ import typer
 
 from farflung.cli import aio
 from farflung.errors import LinkDown, UserError
+from farflung.events import printable
 from farflung.run.home import JOURNAL, find_run, home_folder, run_names
 
 
@@ -35,7 +36,7 @@ def status(
             raise LinkDown(f"the coordinator does not answer ({error}); is the host up?") from None
         picture = offline(folder)
         if not as_json:
-            typer.echo(f"the host does not answer ({error}); from the journal here:")
+            _say(f"the host does not answer ({error}); from the journal here:")
     if as_json:
         typer.echo(json.dumps(picture, indent=2))
     else:
@@ -69,9 +70,9 @@ def _print(picture: dict[str, Any]) -> None:
     if picture["blocked"]:
         state = f"paused; journal: {picture['blocked']}"
     size = f"{picture['parameters']:,} parameters  " if picture["parameters"] else ""
-    typer.echo(f"{picture['name']} ({picture['run']})  {size}term {picture['term']}  {state}")
+    _say(f"{picture['name']} ({picture['run']})  {size}term {picture['term']}  {state}")
     if picture["descent"]:
-        typer.echo(f"from {picture['descent']}")
+        _say(f"from {picture['descent']}")
     loss = picture["loss_last"]
     typer.echo(
         f"round {picture['committed']} of {picture['rounds_wanted']}  "
@@ -80,22 +81,27 @@ def _print(picture: dict[str, Any]) -> None:
     )
     if picture["scores"]:
         rounds, bits = picture["scores"][-1]
-        typer.echo(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
+        _say(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
     for prompt, text in picture["samples"]:
-        typer.echo(f"  {shown_sample(prompt, text)}")
+        _say(f"  {shown_sample(prompt, text)}")
     for peer in picture["peers"].values():
         _print_peer(peer, picture["running"])
     if picture.get("archived", -1) >= 0 or picture.get("uploading"):
-        typer.echo(f"archive  up to round {picture['archived']}  {picture['uploading']}".rstrip())
+        _say(f"archive  up to round {picture['archived']}  {picture['uploading']}".rstrip())
     if disk := picture.get("keeper_disk"):
-        typer.echo(f"  keeper's disk: {disk}")
+        _say(f"  keeper's disk: {disk}")
     for note in picture["notes"]:
-        typer.echo(f"  ! {note}")
+        _say(f"  ! {note}")
+
+
+def _say(line: str) -> None:
+    """Peers choose their names, and a host its run's: nothing of it may steer the terminal."""
+    typer.echo(printable(line))
 
 
 def shown_sample(prompt: str, text: str, width: int = 100) -> str:
     """A drawn text on one line, without anything that a terminal would obey."""
-    whole = " ".join("".join(c if c.isprintable() else " " for c in prompt + text).split())
+    whole = " ".join(printable(prompt + text).split())
     return f'"{whole[:width]}{"..." if len(whole) > width else ""}"'
 
 
@@ -110,4 +116,4 @@ def _print_peer(peer: dict[str, Any], running: bool) -> None:
             f"  loss {loss:>7s}  up {peer['bytes_up'] / 1e6:8.2f} MB  "
             f"down {peer['bytes_down'] / 1e6:8.2f} MB"
         )
-    typer.echo(line)
+    _say(line)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from farflung.errors import FarflungError
+from farflung.events import printable
 
 if TYPE_CHECKING:
     from farflung.run.source_figures import SourceFigures
@@ -74,7 +75,7 @@ def _print(found: object) -> None:
         f"{f.commits} commits, {f.abandoned} abandoned, {f.signatures} signed votes: ok"
     )
     if f.descent:
-        typer.echo(f"weights      from {f.descent}")
+        typer.echo(f"weights      from {printable(f.descent)}")
     if f.amended:
         typer.echo(f"settings     amended {f.amended} times, each in its place: ok")
     typer.echo(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from farflung.errors import InviteError
-from farflung.events import Emit, InviteRefused
+from farflung.events import Emit, InviteRefused, printable
 from farflung.network.messages import Control, Redeem, Redeemed, Refuse
 from farflung.network.tls import RunAuthority
 from farflung.swarm.identity import node_id_of
@@ -63,8 +63,8 @@ class InviteDesk:
         self._uses[invite.nonce] = self._uses.get(invite.nonce, 0) + 1
         return answer, Admitted(
             node=node,
-            name=message.name[:MAX_NAME],
-            region=message.region[:MAX_NAME],
+            name=printable(message.name[:MAX_NAME]),
+            region=printable(message.region[:MAX_NAME]),
             role=invite.role,
             public_key=message.public_key,
             invite=invite.nonce,

@@ -70,7 +70,7 @@ def _training(model: TrainedModel, dtype: str, bits_per_byte: float | None) -> s
         ("training loss, last round", "" if h.loss is None else f"{h.loss:.4f} nats per token"),
         ("held-out text", "" if bits_per_byte is None else f"{bits_per_byte:.4f} bits per byte"),
         *_of_spec(model.spec),
-        ("origin of the text", model.provenance),
+        ("origin of the text", _cell(model.provenance)),
         ("weights", dtype),
         ("state hash", f"`{model.state_root}`" if model.state_root else ""),
     ]

@@ -20,6 +20,7 @@ from farflung.trained.hf_folder import (
     CONFIG_FILE,
     INDEX_FILE,
     ORIGIN_FILE,
+    TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     ExportOrigin,
@@ -93,7 +94,7 @@ def _write_tokenizer(model: TrainedModel, made: Path) -> None:
     tokenizer = model.need_tokenizer()
     table = tokenizer_config(tokenizer, model.seq_len)
     write_bytes(made / TOKENIZER_FILE, tokenizer_json(tokenizer))
-    _write_json(made / "tokenizer_config.json", table)
+    _write_json(made / TOKENIZER_CONFIG_FILE, table)
     special = {name: table[name] for name in ("bos_token", "eos_token")}
     _write_json(made / "special_tokens_map.json", special)
 

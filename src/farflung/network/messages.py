@@ -283,8 +283,8 @@ class Evaluate(Message, frozen=True, kw_only=True):
     term: int
     serial: int
     """Repeated by the answer."""
-    committed: int
-    """Rounds that were committed when this was asked."""
+    next_round: int
+    """All rounds below were resolved when this was asked: the snapshot must hold them."""
 
 
 class DrawnText(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

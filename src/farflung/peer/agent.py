@@ -41,6 +41,8 @@ class DataSupply(Protocol):
 
     waiting: bool
     """The trainer stands still because of missing data."""
+    own_bytes: int
+    """Of the files that are this node's when everything is here; 0 before `provide`."""
 
     async def provide(self, node: LocalNode, genesis: Genesis) -> None:
         """What is needed before anything else."""

@@ -139,7 +139,7 @@ class Averager:
             self._emit(InputsNotKept(round=attempt.round, reason=str(error)))
 
     async def _measure(self, exchange: Exchange) -> None:
-        """DrawnText the links while an attempt runs."""
+        """Sample the links while an attempt runs."""
         loop = asyncio.get_running_loop()
         while not exchange.over:
             self._node.rates.sample(loop.time(), self._mesh.traffic())

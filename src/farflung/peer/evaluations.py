@@ -89,7 +89,7 @@ class Evaluations:
         started_s = self._node.world.clock.now()
         next_round, scores, note = 0, _NOTHING, ""
         try:
-            subject = await self._subject(message.committed)
+            subject = await self._subject(message.next_round)
             next_round = subject.manifest.next_round
             assert self._evaluator is not None
             scores = await self._evaluator.evaluate(subject)
@@ -109,17 +109,17 @@ class Evaluations:
             )
         )
 
-    async def _subject(self, committed: int) -> Subject:
-        """A snapshot with all that was committed when this was asked. Raises StorageError."""
+    async def _subject(self, wanted: int) -> Subject:
+        """A snapshot that holds all rounds below `wanted`. Raises StorageError."""
         follower = self._node.follower
         if not follower.ready or self._evaluator is None:
             raise StorageError("it has no state to measure")
-        while follower.state.next_round < committed:  # the commits are on their way
+        while follower.state.next_round < wanted:  # the commits are on their way
             self._applied.clear()
             await self._applied.wait()
-        pointer = await self._retention.snapshot_since(committed)
-        if pointer is None:
-            raise StorageError("it has no snapshot, for lack of room on its disk")
+        pointer = await self._retention.snapshot_since(wanted)
+        if pointer is None or pointer.next_round < wanted:  # another node has the room
+            raise StorageError("it has no such new snapshot, for lack of room on its disk")
         name = bytes.fromhex(pointer.manifest)
         self._pins.touch(name)  # kept while it is read
         data = await self._node.world.workers.run(lambda: follower.blobs.get(name))

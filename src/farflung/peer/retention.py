@@ -38,9 +38,15 @@ from farflung.tasks import Tasks, nothing_else
 class Retention:
     """Everything that one node keeps on its disk beside journal and keys."""
 
-    def __init__(self, node: LocalNode, pins: Pins, beside: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        node: LocalNode,
+        pins: Pins,
+        beside: Callable[[], int],
+        data: Callable[[], int] = lambda: 0,
+    ) -> None:
         """`beside`: bytes that others keep on this disk and that count: the inner optimizer's
-        state."""
+        state. `data`: bytes of the run's data when all that belongs here has come."""
         self._role = node.config.role
         self._run = node.config.run
         self._disk = node.world.disk
@@ -49,6 +55,7 @@ class Retention:
         self._inputs = node.inputs
         self._pins = pins
         self._beside = beside
+        self._data = data
         self._workers = node.world.workers
         self._emit = node.world.emit
         self._asked_limit = node.config.max_disk_bytes
@@ -80,10 +87,11 @@ class Retention:
         cached, self._blob_bytes = await self._workers.run(
             lambda: (self._blobs.file_bytes(), self._blobs.stored_bytes())
         )
-        cache = cached if self._role == Role.TRAINER else 0
+        cache = max(cached, self._data()) if self._role == Role.TRAINER else 0
         self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
         check_limit(self._asked_limit, self._need)
-        usual = usual_limit(self.used, self._disk.free_bytes(), self._need)
+        free = self._disk.free_bytes() - max(0, cache - cached)  # what comes will take it
+        usual = usual_limit(self.used, free, self._need)
         self._limit = self._asked_limit or usual
         await self._learn()
 
@@ -226,6 +234,12 @@ class Retention:
         finally:
             self._writer = None
 
+    async def _written(self) -> None:
+        """Return when no snapshot is being written: from then up to the caller's next await none
+        is begun. Two at a time would lose each other's `before_write`."""
+        while self._saving is not None and not self._saving.done():
+            await asyncio.wait({self._saving})
+
     async def _write(self, writer: SnapshotWriter) -> None:
         need = self._need.snapshot if self._need is not None else 0
         if self._need is not None:
@@ -273,8 +287,7 @@ class Retention:
         written, and there is room beside the last whole one."""
         if self._writer is not None:
             self._writer.abandon()
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if self._need is not None:
             await self._make_room(self._need.snapshot)
 
@@ -308,8 +321,7 @@ class Retention:
     async def keep(self) -> bool:
         """A snapshot of the state as it is now is on this disk, written if need be. Safe to cancel:
         what is being written comes to its end."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if not self._newest_is_now():
             saving = self._begin()
             await asyncio.wait({saving})
@@ -319,8 +331,7 @@ class Retention:
     async def snapshot_since(self, round_: int) -> SnapshotPointer | None:
         """The newest whole snapshot on this disk; one is written if it lacks rounds below `round_`
         and there is room. None: there is none at all."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if not self._snapshots or self._snapshots[-1].next_round < round_:
             await self.keep()
         return self._snapshots[-1] if self._snapshots else None
@@ -331,7 +342,6 @@ class Retention:
 
     async def close(self, last: Callable[[], bool]) -> None:
         """Let a snapshot that is being written come to its end; write the last one."""
-        if self._saving is not None:
-            await asyncio.wait({self._saving})
+        await self._written()
         if last():
             await self.keep()

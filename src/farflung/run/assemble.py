@@ -143,7 +143,13 @@ def assemble_agent(
     standing = Standing(f"{world.rng.getrandbits(64):016x}")
     generations = Generations(node, standing)
     pins = Pins(world.clock)
-    retention = Retention(node, pins, beside=lambda: stored_bytes(world.disk))
+    supply = options.data
+    retention = Retention(
+        node,
+        pins,
+        beside=lambda: stored_bytes(world.disk),
+        data=lambda: 0 if supply is None else supply.own_bytes,
+    )
     inner = InnerStates(
         run=config.run,
         rule=options.inner_state,

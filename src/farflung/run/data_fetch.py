@@ -79,6 +79,9 @@ class DataFetch:
         self.folder = folder
         self.waiting = False
         """The trainer stands still because of missing data."""
+        self.own_bytes = 0
+        """Of the files that are this node's when everything is here; the cache has its own limit.
+        """
         self._on_bytes = on_bytes
         self._cache_bytes = cache_bytes
         self._sources: list[_Source] = []
@@ -109,6 +112,7 @@ class DataFetch:
                 for number, (part, folder) in enumerate(zip(genesis.data, folders, strict=True))
             ]
             self._total = sum(_bytes_of(source) for source in self._sources)
+            self.own_bytes = sum(_bytes_of(s) for s in self._sources if not s.linked)
             for source in self._sources:
                 for file in _small_files(source):
                     await self._file(node, source, file)

@@ -16,20 +16,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, BinaryIO
 
 from farflung.checkpoint.blob_store import BlobStore
-from farflung.checkpoint.snapshot import assemble, decode_manifest, newest
+from farflung.checkpoint.snapshot import decode_manifest, newest
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
-from farflung.events import RoundCommitted, read_events
+from farflung.events import RoundCommitted, older_log, read_events
 from farflung.monitor.picture import Picture, see
 from farflung.monitor.report import Timed, build_report
-from farflung.outer.fragments import make_fragments, scatter
 from farflung.outer.layout import Layout
+from farflung.run.evaluator import write_anchor
 from farflung.run.home import EVENTS, JOURNAL
 from farflung.run.verify import verify_folder
 from farflung.swarm.identity import verify_record
@@ -185,7 +183,7 @@ def _prepare_folder(out: Path) -> None:
 
 
 class EventFollower:
-    """Reads the host's event log as it grows and folds it."""
+    """Reads the host's event log as it grows and folds it; also across the start of a new file."""
 
     def __init__(self, path: Path, watch: Watch) -> None:
         self.picture = Picture()
@@ -193,6 +191,8 @@ class EventFollower:
         self._path = path
         self._watch = watch
         self._offset = 0
+        self._file: int | None = None
+        """Inode of what was read so far."""
 
     def poll(self) -> bool:
         """Read what is new. True when the run is finished."""
@@ -207,12 +207,24 @@ class EventFollower:
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield line
+            number = os.fstat(file.fileno()).st_ino
+            if self._file not in (None, number):  # the rest of the former file first
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    older_log(self._path).open("rb") as old,
+                ):
+                    yield from self._whole_lines(old)
+                self._offset = 0
+            self._file = number
+            yield from self._whole_lines(file)
+
+    def _whole_lines(self, file: BinaryIO) -> Iterator[bytes]:
+        file.seek(self._offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            self._offset += len(line)
+            yield line
 
 
 def _drive(
@@ -300,12 +312,7 @@ def final_anchor(keeper: Path, where: Path) -> None:
     assert isinstance(genesis, Genesis) and pointer is not None
     store = BlobStore(disk)
     manifest = decode_manifest(store.get(bytes.fromhex(pointer.manifest)) or b"", genesis.run)
-    layout = Layout.from_json(genesis.layout)
-    fragments = make_fragments(layout, len(manifest.fragments))
-    anchor = np.zeros(layout.size, np.float32)
-    for ranges, version in zip(fragments, manifest.fragments, strict=True):
-        scatter(assemble(version, store.get)[0], anchor, ranges)
-    anchor.tofile(where)
+    write_anchor(Layout.from_json(genesis.layout), manifest, store, where)
 
 
 def evaluate(swarm: DemoSwarm, options: DemoOptions) -> dict[str, Any]:

@@ -12,15 +12,19 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from farflung.checkpoint.snapshot import assemble
+from farflung.checkpoint.blob_store import BlobStore
+from farflung.checkpoint.snapshot import SnapshotManifest, assemble
 from farflung.clock import Workers
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import storage_errors
 from farflung.errors import FarflungError, StorageError
 from farflung.network.messages import DrawnText
 from farflung.outer.fragments import make_fragments, scatter
+from farflung.outer.layout import Layout
 from farflung.peer.evaluations import Scores, Subject
 from farflung.swarm.evaluating import MAX_TEXT
+from farflung.tasks import to_the_end
+from farflung.trainers.process import last_words
 
 MODULE = "farflung.inner.evaluation"
 FOLDER = "evaluation"
@@ -47,24 +51,30 @@ class ProcessEvaluator:
         self._folder = folder / FOLDER
         self._data_dir = data_dir
         self._workers = workers
+        self._alone = asyncio.Lock()
+        """One that was cancelled still clears the folder when the next one comes."""
 
     def can_measure(self, spec: RunSpec) -> bool:
         """A program of the user's own, a model without torch and row numbers have nothing that it
         could read."""
         built_in = spec.model.preset not in ("custom", "quadratic")
-        return built_in and spec.data.source != "synthetic"
+        return built_in and not spec.data.synthetic
 
     async def evaluate(self, subject: Subject) -> Scores:
         """Raises EvaluationDied, StorageError, CorruptState."""
-        try:
-            await self._workers.run(lambda: self._prepare(subject))
-            return await self._measure()
-        finally:
-            await self._workers.run(lambda: shutil.rmtree(self._folder, ignore_errors=True))
+        async with self._alone:
+            try:
+                await self._workers.run(lambda: self._prepare(subject))
+                return await self._measure()
+            finally:
+                await to_the_end(self._workers.run(self._clear))
+
+    def _clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _prepare(self, subject: Subject) -> None:
         with storage_errors(self._folder):
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._clear()
             self._folder.mkdir(parents=True, mode=0o700)
             needed, free = 4 * subject.layout.size, shutil.disk_usage(self._folder).free
             if free < needed + LEFT_FREE:
@@ -73,7 +83,8 @@ class ProcessEvaluator:
                     f"{free >> 20} MiB are free"
                 )
             (self._folder / "spec.json").write_bytes(spec_bytes(subject.spec))
-            write_anchor(subject, self._folder / "anchor.f32")
+            anchor = self._folder / "anchor.f32"
+            write_anchor(subject.layout, subject.manifest, subject.blobs, anchor)
 
     async def _measure(self) -> Scores:
         out, log = self._folder / "scores.json", self._folder / "log"
@@ -99,19 +110,20 @@ class ProcessEvaluator:
                 process.kill()
             await process.wait()
         if code != 0:
-            raise EvaluationDied(_last_line(log) or f"its process ended with exit code {code}")
+            said = last_words(log.read_text(errors="replace")).removeprefix("farflung: ")
+            raise EvaluationDied(said or f"its process ended with exit code {code}")
         return _scores(out.read_bytes())
 
 
-def write_anchor(subject: Subject, path: Path) -> None:
+def write_anchor(layout: Layout, manifest: SnapshotManifest, blobs: BlobStore, path: Path) -> None:
     """A snapshot's anchor as raw fp32 [N], a fragment at a time in memory.
 
     Raises CorruptState, StorageError.
     """
-    layout, versions = subject.layout, subject.manifest.fragments
+    versions = manifest.fragments
     anchor_N = np.memmap(path, np.float32, "w+", shape=(layout.size,))
     for ranges, version in zip(make_fragments(layout, len(versions)), versions, strict=True):
-        scatter(assemble(version, subject.blobs.get)[0], anchor_N, ranges)
+        scatter(assemble(version, blobs.get)[0], anchor_N, ranges)
     anchor_N.flush()
 
 
@@ -129,8 +141,3 @@ def _scores(data: bytes) -> Scores:
         tokens=found.tokens,
         samples=samples,
     )
-
-
-def _last_line(path: Path) -> str:
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("farflung: ") if lines else ""

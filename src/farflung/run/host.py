@@ -336,6 +336,7 @@ class Host:
             self.settings.upload,
             self._the_keeper,
             run_name=self.spec.name,
+            data=self.folder / "data",
             folders=self._source_folders(),
             emit=self.log.emit,
         )

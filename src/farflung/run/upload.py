@@ -58,6 +58,7 @@ class KeeperUpload:
         keeper: Callable[[], Agent],
         *,
         run_name: str,
+        data: Path,
         folders: Sequence[Path],
         emit: Emit,
         store: ObjectStore | None = None,
@@ -65,12 +66,12 @@ class KeeperUpload:
     ) -> None:
         """Raises UserError: an unknown address, or a library that is missing.
 
-        `folders`: of the run's sources in the host's data folder; none: synthetic data.
+        `folders`: of the run's sources in the host's folder `data`; none: synthetic data.
         """
         self._settings = settings
         self._keeper = keeper
         self._run_name = run_name
-        self._folders = folders
+        self._data, self._folders = data, folders
         self._emit = emit
         self._workers = workers or ThreadWorkers(1)
         rng = random.Random(secrets.randbits(64))
@@ -105,10 +106,10 @@ class KeeperUpload:
         while failures < LAST_TRIES and not self._refused:
             self._tail_s = -math.inf
             before = self._place
-            if not await self._try():
+            if not await self._try() or self._place is None:  # this keeper will learn no more
                 failures += 1
                 await asyncio.sleep(AGAIN_S * 2**failures)
-            elif before is not None and self._place == before:
+            elif self._place == before:
                 return
 
     @property
@@ -190,10 +191,9 @@ class KeeperUpload:
         with storage_errors(manifest):
             content = manifest.read_bytes()
         sizes = {name: n_bytes for _, name, n_bytes in needed(content)}
-        prefix = f"{folder.name}/" if len(self._folders) > 1 else ""
         return [
             DataFile(
-                file=prefix + path.name,
+                file=path.relative_to(self._data).as_posix(),
                 name=bytes(name),
                 n_bytes=sizes.get(name, len(content)),
                 path=path,

@@ -7,7 +7,6 @@ is left out and the next one comes in its turn. So is one that a coordinator's r
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from farflung.config.run import MAX_PROMPTS
@@ -23,6 +22,8 @@ PATIENCE_S = 1800.0
 """A node that has not answered after this is passed over."""
 MAX_TEXT = 4096
 """Characters of a prompt and what was drawn after it."""
+MOST = 1e6
+"""Of a figure or of seconds: more is nonsense, and would not fit into fp32."""
 
 
 def advance(step: Step) -> None:
@@ -82,9 +83,9 @@ def take(step: Step, sender: str, message: Measured) -> None:
 
 
 def _check(message: Measured) -> None:
-    figures = message.nats_per_token, message.bits_per_byte
-    if not all(math.isfinite(f) and f >= 0 for f in figures) or message.tokens < 1:
-        raise ProtocolError("an evaluation's figures must be finite and not negative")
+    figures = message.nats_per_token, message.bits_per_byte, message.took_s
+    if not all(0 <= f <= MOST for f in figures) or message.tokens < 1:  # not for NaN either
+        raise ProtocolError(f"an evaluation's figures must be in 0..{MOST:,.0f}")
     if message.next_round < 0:
         raise ProtocolError(f"an evaluation of round {message.next_round} cannot be")
     long = any(len(s.prompt) + len(s.text) > MAX_TEXT for s in message.samples)
@@ -115,7 +116,8 @@ def _ask(step: Step, committed: int, tried: frozenset[str]) -> None:
         tried=tried,
     )
     step.state = replace(state, evaluating=job, evaluated=committed)
-    step.send(node.node, Evaluate(term=state.term, serial=job.serial, committed=committed))
+    resolved = state.next_round if state.oldest is None else state.oldest
+    step.send(node.node, Evaluate(term=state.term, serial=job.serial, next_round=resolved))
     step.because(f"{node.name} is asked for evaluation {job.serial}")
 
 

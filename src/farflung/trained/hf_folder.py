@@ -22,6 +22,7 @@ from farflung.trained.run_state import OnBytes
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 ORIGIN_FILE = "farflung.json"
@@ -150,4 +151,14 @@ def _tokenizer(folder: Path) -> tuple[Tokenizer | None, str]:
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return None, f"{folder} has no {TOKENIZER_FILE}"
-    return tokenizer_from_bytes(path.read_bytes(), str(path)), ""
+    return tokenizer_from_bytes(path.read_bytes(), str(path), _end_of_text(folder)), ""
+
+
+def _end_of_text(folder: Path) -> str | None:
+    """The name of what ends a document, where the tokenizer's own configuration says it. The id in
+    config.json is often a default that is none. Raises CorruptState."""
+    if not (folder / TOKENIZER_CONFIG_FILE).is_file():
+        return None
+    named = _json(folder / TOKENIZER_CONFIG_FILE).get("eos_token")
+    named = named.get("content") if isinstance(named, dict) else named
+    return named if isinstance(named, str) and named else None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from farflung.events import RoundCommitted, parse_event
+from farflung.events import RoundCommitted, read_events
 from farflung.swarm import ranges
 from farflung.swarm.records import Abandon, AnyRecord, Commit, Join
 
@@ -88,12 +87,6 @@ def _commits(path: Path) -> Iterator[RoundCommitted]:
     read, or the torn last one of a process that was killed."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        for line in file:
-            if _COMMITTED not in line:
-                continue
-            try:
-                event = parse_event(json.loads(line))
-            except ValueError:
-                continue
+        for _, event in read_events(line for line in file if _COMMITTED in line):
             if isinstance(event, RoundCommitted):
                 yield event

@@ -104,7 +104,7 @@ class _Visit:
 
     async def watch(self) -> None:
         """Ends only by an error: whoever has it all makes the agent end. Raises LinkDown."""
-        while not (self._caught_up() and await self._has_tokenizer()):
+        while not (self._caught_up() and await self._can_speak()):
             self._check_moving()
             await asyncio.sleep(LOOK_S)
         self._agent.leave("it has read the newest state")
@@ -115,19 +115,29 @@ class _Visit:
         welcomed = 0 < standing.journal_target <= follower.journal.length
         return welcomed and follower.ready and not follower.next_resolution()[0]
 
-    async def _has_tokenizer(self) -> bool:
-        """Kept as a blob: the token shards are not wanted. Asks once."""
+    async def _can_speak(self) -> bool:
+        """Tokenizer and the manifest that says what ends a document are kept as blobs: the token
+        shards are not wanted. Asks once for each."""
+        genesis = self._agent.node.follower.genesis
+        if genesis is None:
+            return False
+        first = genesis.data[0]
+        files = (
+            (genesis.tokenizer, genesis.tokenizer_bytes),
+            (first.manifest, first.manifest_bytes),
+        )
+        return all([await self._has(Hash(name), n) for name, n in files if genesis.tokenizer])
+
+    async def _has(self, name: Hash, n_bytes: int) -> bool:
         node = self._agent.node
-        genesis, blobs = node.follower.genesis, node.follower.blobs
-        if genesis is None or not genesis.tokenizer or blobs.has(genesis.tokenizer):
-            return genesis is not None
+        blobs = node.follower.blobs
+        if blobs.has(name):
+            return True
         try:
-            data = await node.mesh.blobs.fetch(
-                node.donors(), Hash(genesis.tokenizer), genesis.tokenizer_bytes
-            )
+            data = await node.mesh.blobs.fetch(node.donors(), name, n_bytes)
         except (LinkDown, CorruptState):
             return False
-        blobs.put(data)
+        await node.world.workers.run(lambda: blobs.put(data))
         return True
 
     def _check_moving(self) -> None:

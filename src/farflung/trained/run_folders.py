@@ -115,18 +115,29 @@ def _tokenizer(
         return None, (
             "its tokenizer is not on this machine; name the folder of a peer that has the data"
         )
-    eos = None if first is None else decode_manifest((first / MANIFEST_FILE).read_bytes()).eos
+    manifest = _manifest_bytes(folders, genesis, first)
+    eos = None if manifest is None else decode_manifest(manifest).eos
     return tokenizer_from_bytes(content, eos=eos), ""
+
+
+def _manifest_bytes(folders: Sequence[Path], genesis: Genesis, data: Path | None) -> bytes | None:
+    """Of the first source; a reader has it as a blob. Sources share their end of text."""
+    if data is not None:
+        return (data / MANIFEST_FILE).read_bytes()
+    return _blob(folders, genesis.data[0].manifest)
+
+
+def _blob(folders: Sequence[Path], name: bytes) -> bytes | None:
+    found = (BlobStore(RealDisk(folder)).get(name) for folder in folders)
+    return next((b for b in found if b is not None and digest(b) == name), None)
 
 
 def _tokenizer_bytes(folders: Sequence[Path], genesis: Genesis, data: Path | None) -> bytes | None:
     candidates = [shipped_bpe()]
     if data is not None and (data / "tokenizer.json").is_file():
         candidates.append((data / "tokenizer.json").read_bytes())
-    candidates += [
-        blob for f in folders if (blob := BlobStore(RealDisk(f)).get(genesis.tokenizer)) is not None
-    ]
-    return next((c for c in candidates if digest(c) == genesis.tokenizer), None)
+    here = next((c for c in candidates if digest(c) == genesis.tokenizer), None)
+    return _blob(folders, genesis.tokenizer) if here is None else here
 
 
 def _provenance(data: Path | None, spec: RunSpec) -> str:

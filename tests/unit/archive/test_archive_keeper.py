@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from archive_samples import ROUNDS, spec, surveyed
@@ -13,6 +15,11 @@ from farflung.archive.settings import UploadSettings
 from farflung.archive.store import StoreError
 from farflung.archive.survey import Survey
 from farflung.clock import InlineWorkers
+from farflung.config.run import DataSpec, SourceSpec
+from farflung.data.prepare import prepare
+from farflung.data.shards import source_folders
+from farflung.data.split import Document
+from farflung.data.tokenizer import ByteTokenizer
 from farflung.events import (
     ArchiveExtended,
     Event,
@@ -49,8 +56,8 @@ def play(store: MemoryStore, story: Story, rounds: int = ROUNDS) -> tuple[list[E
             return agents[-1]
 
         upload = KeeperUpload(
-            UploadSettings(address="memory"), keeper, run_name="archived", folders=[],
-            emit=events.append, store=store, workers=InlineWorkers(),
+            UploadSettings(address="memory"), keeper, run_name="archived", data=Path(),
+            folders=[], emit=events.append, store=store, workers=InlineWorkers(),
         )  # fmt: skip
         try:
             tasks.start(upload.run(), "upload")
@@ -173,3 +180,45 @@ def test_a_tight_disk_does_not_take_the_snapshot_that_is_being_uploaded() -> Non
     events, found = play(store, tight, rounds=40)
     assert not of(events, UploadDelayed)
     assert found.rows[-1].place.next_round == 40 and not found.rows[-1].damage
+
+
+@pytest.mark.parametrize("names", [(), ("data",), ("one", "two")])
+def test_files_of_the_data_folder_keep_their_places(tmp_path: Path, names: tuple[str, ...]) -> None:
+    """A mixture of a single source has a folder for it, too."""
+    sources = tuple(SourceSpec(name=n, source="here") for n in names)
+    folders = source_folders(tmp_path, DataSpec(sources=sources))
+    for folder in folders:
+        prepare([Document("a", "to be or not " * 50)], ByteTokenizer(), 16, folder)
+    upload = KeeperUpload(
+        UploadSettings(address="memory", data=True), lambda: None,  # type: ignore[arg-type]
+        run_name="archived", data=tmp_path, folders=folders, emit=lambda _: None,
+        store=MemoryStore(), workers=InlineWorkers(),
+    )  # fmt: skip
+    listed = {tmp_path / file.file: file for file in upload._files()}
+    assert set(listed) == {p for p in tmp_path.rglob("*") if p.is_file()}
+    assert all(path.stat().st_size == file.n_bytes for path, file in listed.items())
+
+
+def test_a_finished_run_does_not_wait_for_ever_for_an_archive_that_is_ahead_of_it() -> None:
+    """As when the archive has gone on from another host: this keeper's journal stays shorter."""
+    store, events = MemoryStore(), list[Event]()
+    play(store, undisturbed)
+    left: list[float] = []
+
+    async def main() -> None:
+        swarm = await SimSwarm.start(spec(ROUNDS), peers=3)
+        await swarm.committed(1)
+        agent = swarm.nodes[KEEPER].agent
+        assert agent is not None
+        upload = KeeperUpload(
+            UploadSettings(address="memory"), lambda: agent, run_name="archived", data=Path(),
+            folders=[], emit=events.append, store=store, workers=InlineWorkers(),
+        )  # fmt: skip
+        await swarm.kill(KEEPER)
+        async with asyncio.timeout(3600):
+            await upload.finish()
+        left.append(asyncio.get_running_loop().time())
+        await swarm.stop()
+
+    run_virtual(main())
+    assert left and not of(events, SnapshotUploaded)

@@ -84,7 +84,7 @@ CONTROL: tuple[m.Control, ...] = (
     m.Vote(**_FENCE, bytes_root=HASH, fragment_hash=HASH, signature=bytes(64)),
     m.Accuse(**_FENCE, nodes=(NODE,), kind="silent"),
     m.Moved(round=7, bytes_up=2**33, bytes_down=2**34, state_root=HASH),
-    m.Evaluate(term=3, serial=2, committed=20),
+    m.Evaluate(term=3, serial=2, next_round=20),
     m.Measured(
         term=3,
         serial=2,

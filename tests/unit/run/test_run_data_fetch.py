@@ -135,7 +135,10 @@ def test_a_run_starts_with_the_small_files_and_the_rest_follows(
         async with node.serving():
             assert not list(node.data.glob("train-*.bin"))  # and a trainer may start
             open_rows(node.data, verify=False)
+            coming = node.fetch.own_bytes
             await until(lambda: whole(node, prepared))
+        sizes = [p.stat().st_size for p in node.data.iterdir() if p.name != "manifest.json"]
+        assert coming == sum(sizes)
 
     asyncio.run(main())
     open_rows(node.data)  # every hash is right
@@ -254,7 +257,7 @@ def test_a_folder_that_this_machine_has_is_used_in_place_and_never_changed(
     donors = Donors(prepared)
     node = Node(tmp_path / "home", spec_of(str(own)), donors, prepared)
     asyncio.run(node.fetch.provide(node.node, node.genesis))
-    assert node.data.resolve() == own and donors.asked == []
+    assert node.data.resolve() == own and donors.asked == [] and node.fetch.own_bytes == 0
     (own / "train-00000.b3").write_bytes(b"damaged")
     again = Node(tmp_path / "home", spec_of(str(own)), donors, prepared)
     with pytest.raises(CorruptState, match=r"train-00000\.b3 is damaged or missing"):

@@ -84,6 +84,14 @@ def test_nobody_is_asked_before_the_first_period_is_over_and_one_afterwards() ->
     assert asked(advanced(step.state, committed=2 * EVERY)) == []
 
 
+def test_the_snapshot_must_hold_every_commit_although_some_rounds_were_abandoned() -> None:
+    state, _ = swarm()
+    for rounds, wanted in (({}, 9), (dict.fromkeys((7, 8)), 7)):
+        step = advanced(state, committed=EVERY, next_round=9, rounds=rounds)
+        (message,) = [a.message for a in step.actions if isinstance(a, Send)]
+        assert isinstance(message, Evaluate) and message.next_round == wanted
+
+
 def test_zero_switches_evaluations_off() -> None:
     state, _ = swarm()
     assert asked(advanced(replace_spec(state, every=0), committed=100)) == []
@@ -164,6 +172,8 @@ def test_answers_of_others_and_of_former_jobs_change_nothing() -> None:
         {"bits_per_byte": math.nan},
         {"bits_per_byte": math.inf},
         {"nats_per_token": -1.0},
+        {"nats_per_token": 1e300},
+        {"took_s": math.nan},
         {"tokens": 0},
         {"next_round": -1},
         {"samples": (DrawnText(prompt="", text="x" * 5000),)},

@@ -24,6 +24,7 @@ from farflung.errors import ConfigError, CorruptState, UserError
 from farflung.export.card import model_card
 from farflung.export.hf import HfOptions, write_hf
 from farflung.export.tokenizer_json import token_names, tokenizer_json
+from farflung.model.hf_names import layout_entries
 from farflung.outer.layout import Layout
 from farflung.trained.hf_folder import config_from_hf
 from farflung.trained.history import TrainedShare, TrainingHistory
@@ -109,6 +110,44 @@ def test_the_ends_of_documents_are_those_of_the_run(name: str, tmp_path: Path) -
         assert tokenizer.decode(ids) == text
 
 
+def own_tokenizer(path: Path) -> str:
+    """Several special tokens, none of which has a name that is known to end a document."""
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<pad>", "<fin>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    engine.train_from_iterator(["to be or not to be"], trainer)
+    engine.save(str(path))
+    return str(path)
+
+
+def test_an_uncommon_end_of_documents_goes_with_the_folder(tmp_path: Path) -> None:
+    name = own_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(ConfigError, match="--eos"):
+        load_tokenizer(name)
+    speaks = load_tokenizer(name, eos="<fin>")
+    folder = tmp_path / "hf"
+    config = dataclasses.replace(BASE.need_config(), vocab=speaks.vocab_size)
+    layout = Layout.from_entries(layout_entries(config))
+    weights = np.zeros(layout.size, np.float32)
+    model = dataclasses.replace(
+        BASE, tokenizer=speaks, config=config, layout=layout, weights=weights
+    )
+    write_hf(model, folder, HfOptions())
+    config_file = folder / "tokenizer_config.json"
+    table = json.loads(config_file.read_text())
+    assert table["eos_token"] == "<fin>"
+    assert resolve(str(folder)).need_tokenizer().eos == speaks.eos == 1
+    table["eos_token"] = {"content": "<mask>", "special": True}  # as transformers writes some
+    config_file.write_text(json.dumps(table))
+    assert resolve(str(folder)).need_tokenizer().eos == 2
+
+
+BASE = made()
 BYTES = ByteTokenizer()
 BYTES_AS_JSON = tokenizer_from_bytes(tokenizer_json(BYTES))
 BPE = load_tokenizer("bpe-1024")
