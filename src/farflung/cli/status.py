@@ -83,6 +83,7 @@ def _print(picture: dict[str, Any]) -> None:
         typer.echo(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
     for prompt, text in picture["samples"]:
         typer.echo(f"  {shown_sample(prompt, text)}")
+    _print_sources(picture["sources"])
     for peer in picture["peers"].values():
         _print_peer(peer, picture["running"])
     if picture.get("archived", -1) >= 0 or picture.get("uploading"):
@@ -91,6 +92,17 @@ def _print(picture: dict[str, Any]) -> None:
         typer.echo(f"  keeper's disk: {disk}")
     for note in picture["notes"]:
         typer.echo(f"  ! {note}")
+
+
+def _print_sources(sources: list[dict[str, Any]]) -> None:
+    total = sum(source["weight"] for source in sources)
+    for source in sources:
+        share = f"weight {source['weight']} of {total}  " if len(sources) > 1 else ""
+        epochs, rows = source["consumed"] / source["epoch_rows"], source["epoch_rows"]
+        typer.echo(
+            f"  data {source['name']}: {share}samples {source['consumed']:,}  "
+            f"{epochs:.2f} epochs of {rows:,}"
+        )
 
 
 def shown_sample(prompt: str, text: str, width: int = 100) -> str:

@@ -257,9 +257,18 @@ class Storm:
         """The operator changes the run, once or twice at the same moment."""
         wishes = [f"rounds=+{self.rng.randint(1, 12)}"]
         wishes += self.rng.choice([[], ["grace_s=+0.5"], ["snapshot_every=3", "keep_rounds=8"]])
+        wishes += self._weights()
         self.done.append(f"extend {' '.join(wishes)}")
         for _ in range(self.rng.choice([1, 1, 2])):
             self.swarm.extend(*wishes)
+
+    def _weights(self) -> list[str]:
+        """Other weights too, half of the times when the run has several sources."""
+        rng = random.Random(" ".join(self.done))  # draws nothing of the storm's
+        names = [part.name for part in self.swarm.spec.data.parts]
+        if len(names) == 1 or rng.random() < 0.5:
+            return []
+        return ["weights=" + ",".join(f"{name}:{rng.randint(1, 9)}" for name in names)]
 
     # ---- links -----------------------------------------------------------------------------
 

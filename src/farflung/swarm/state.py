@@ -291,18 +291,10 @@ class Amending:
 
     request: str
     wishes: tuple[str, ...]
-    """`rounds=+100`, `outer.rounds=150`, ..."""
+    """`rounds=+100`, `outer.rounds=150`, `weights=web:5,books:5`, ..."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remixing:
-    """The operator wants other weights of the sources from now on."""
-
-    weights: tuple[float, ...]
-    """One for each source of GENESIS, in its order; checked (data.mixture.integer_weights)."""
-
-
-Input = Admitted | Connected | Disconnected | Received | Tick | Amending | Remixing
+Input = Admitted | Connected | Disconnected | Received | Tick | Amending
 
 
 # ---- what `decide` answers -----------------------------------------------------------------
