@@ -113,7 +113,7 @@ def shown_sample(prompt: str, text: str, width: int = 100) -> str:
 
 def _print_peer(peer: dict[str, Any], running: bool) -> None:
     line = (
-        f"  {peer['name']:24s} {peer['role']:8s} {peer['state']:8s} rounds {peer['rounds']:5d}  "
+        f"  {peer['name']:24s} {peer['role']:9s} {peer['state']:8s} rounds {peer['rounds']:5d}  "
         f"steps {peer['steps']:7,d}  samples {peer['samples']:9,d}"
     )
     if running:  # in no journal: since the host's last start

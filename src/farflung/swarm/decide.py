@@ -85,6 +85,7 @@ def _advance(step: Step) -> None:
     if resolve.is_complete(step.state, step.spec):
         if not step.state.finished:
             resolve.finish(step)
+        evaluating.advance(step)
         ending.try_end(step)
         return
     planning.open_rounds(step)

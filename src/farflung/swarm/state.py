@@ -86,6 +86,11 @@ class Node:
     def trains(self) -> bool:
         return self.role == Role.TRAINER
 
+    @property
+    def averages(self) -> bool:
+        """Whether it is told of attempts, may own slices, and votes."""
+        return self.role != Role.EVALUATOR
+
 
 class Phase(enum.Enum):
     TRAIN = "train"
@@ -236,8 +241,14 @@ class State:
         return sorted(live, key=lambda n: n.node)
 
     def active_members(self) -> list[Node]:
-        live = (n for n in self.nodes.values() if n.open and n.link is Link.ACTIVE)
+        """Those who average and vote, sorted by id."""
+        live = (n for n in self.nodes.values() if n.averages and n.open and n.link is Link.ACTIVE)
         return sorted(live, key=lambda n: n.node)
+
+    def active_evaluators(self) -> list[Node]:
+        """Sorted by id."""
+        live = (n for n in self.nodes.values() if n.role == Role.EVALUATOR and n.open)
+        return sorted((n for n in live if n.link is Link.ACTIVE), key=lambda n: n.node)
 
 
 # ---- what `decide` is told -----------------------------------------------------------------
