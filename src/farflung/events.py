@@ -270,6 +270,15 @@ class Warned(Trouble):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelMeasured(Event):
+    """This node has measured its newest snapshot, and answers."""
+
+    next_round: int
+    bits_per_byte: float
+    took_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEvaluated(Event):
     """How good the model is, as one node measured it."""
 

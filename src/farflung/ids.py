@@ -27,6 +27,13 @@ class Role(StrEnum):
     """Trains nothing; reduces when nobody else can, votes, keeps and serves everything."""
     SOURCE = "source"
     """Only serves the initial state and the data; takes part in no round."""
+    EVALUATOR = "evaluator"
+    """Measures the model; trains nothing, and neither reduces nor votes. It follows the state."""
+
+
+GUESTS = frozenset({Role.TRAINER, Role.EVALUATOR})
+"""Roles of nodes that keep no more than they need, and go when the last round is kept. The others
+keep what `verify` wants, and serve until the host ends."""
 
 
 class NodePhase(StrEnum):

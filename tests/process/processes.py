@@ -260,8 +260,8 @@ class Swarm:
         """One command with a node's home, to its end."""
         return command(self.home(name), *arguments)
 
-    def verify(self) -> subprocess.CompletedProcess[str]:
-        return command(self.root, "verify", str(self.root))
+    def verify(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return command(self.root, "verify", str(self.root), *options)
 
     # ---- what they wrote -------------------------------------------------------------------
 

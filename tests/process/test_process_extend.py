@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from processes import Swarm, assert_one_sentence, listing, quad_spec
 
-from farflung.swarm.records import Amend
+from farflung.swarm.records import Amend, Mix
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +57,49 @@ def test_a_run_that_is_not_there_is_not_extended(tmp_path: Path) -> None:
         done = swarm.run("host", *swarm.hosting, "--extend", "rounds=+1")
         assert_one_sentence(done, "--extend changes a run that is there", "holds none")
         assert not swarm.folder("host").exists()
+
+
+def test_the_mixture_of_a_run_is_changed_while_it_runs(tmp_path: Path) -> None:
+    web = {"name": "web", "source": "synthetic", "rows": 100_000, "weight": 9}
+    notes = {"name": "notes", "source": "synthetic", "rows": 100, "weight": 1}
+    spec = quad_spec(
+        outer={"rounds": 30},
+        model={"step_s": 0.005},
+        data={"sources": [web, notes], "source": "shakespeare"},
+    )
+    with Swarm(tmp_path, spec) as swarm:
+        host = swarm.host()
+        peers = [swarm.join("a"), swarm.join("b")]
+        swarm.committed(3)
+        wish = "weights=web:1,notes:4"
+        done = swarm.run("host", "host", "--extend", wish)
+        assert (done.returncode, done.stdout) == (0, f"amended: {wish}\n"), done.stderr
+        again = swarm.run("host", "host", "--extend", wish)
+        assert again.returncode == 0 and "nothing to change" in again.stdout
+        for nonsense, words in {
+            "weights=web:1": "leaves out notes",
+            "weights=a:1": "no source",
+        }.items():
+            assert_one_sentence(swarm.run("host", "host", "--extend", nonsense), words)
+        shown = swarm.run("host", "status").stdout
+        assert "data web: weight 1 of 5" in shown and "data notes: weight 4 of 5" in shown
+        assert [p.wait() for p in peers] == [0, 0]
+        assert host.wait() == 0
+        assert "amended from round" in host.text and wish in host.text
+
+        assert_one_sentence(
+            swarm.run("host", "host", "--extend", "weights=web:1,notes:1"),
+            "open it again with rounds=+N",
+        )
+        host = swarm.again(
+            "--run", spec.name, "--extend", "rounds=+5", "--extend", "weights=web:1,notes:1"
+        )
+        peers = [swarm.join_again("a"), swarm.join_again("b")]
+        assert [p.wait() for p in peers] == [0, 0]
+        assert host.wait() == 0
+        mixes = [r.weights for r in swarm.records() if isinstance(r, Mix)]
+        assert mixes == [(1, 4), (1, 1)]
+        assert "data web: weight 1 of 2" in swarm.run("host", "status").stdout, "from the journal"
+        verified = swarm.verify("--data")
+        assert verified.returncode == 0, verified.stdout + verified.stderr
+        assert "notes: " in verified.stdout and "duplicated 0, lost 0" in verified.stdout

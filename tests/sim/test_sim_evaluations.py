@@ -11,10 +11,13 @@ from sim_stories import assert_sound, play, small_run
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
-from farflung.events import EvaluationFailed, ModelEvaluated, TaskFailed
+from farflung.errors import Refused
+from farflung.events import Applied, EvaluationFailed, ModelEvaluated, TaskFailed
+from farflung.ids import Role
 from farflung.peer.retention import Retention
 from farflung.sim.checks import check
-from farflung.sim.world import SimSwarm
+from farflung.sim.ending import open_again
+from farflung.sim.world import COORDINATOR_NODE, SimSwarm
 from farflung.swarm.records import Evaluation
 
 
@@ -130,3 +133,129 @@ def test_whoever_has_no_room_for_a_new_snapshot_leaves_it_to_another() -> None:
     reasons = {e.reason for e in swarm.events if isinstance(e, EvaluationFailed)}
     assert reasons == {"it has no such new snapshot, for lack of room on its disk"}
     assert all(e.next_round >= e.committed for e in found)
+
+
+# ---- a node that does nothing else ---------------------------------------------------------
+
+
+def trainers_asked(swarm: SimSwarm) -> list[Evaluation]:
+    trainers = {n.node for n in swarm.nodes.values() if n.role == Role.TRAINER}
+    return [e for e in evaluations(swarm) if e.node in trainers]
+
+
+async def with_evaluator(swarm: SimSwarm) -> str:
+    """It takes part before the first evaluation is due. Returns its node id."""
+    node = swarm.add("evaluator", Role.EVALUATOR, outbound_only=True).node
+    swarm.spawn("evaluator")
+    await swarm.until(lambda: node in swarm.coordinator_state().nodes)
+    await swarm.until(lambda: swarm.coordinator_state().nodes[node].open)
+    assert swarm.coordinator_state().committed < 4
+    return str(node)
+
+
+@pytest.mark.parametrize("outer", [{}, {"fragments": 4, "window": 2, "merge": "blend"}])
+def test_an_evaluator_measures_every_time_and_the_end(outer: dict[str, Any]) -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await with_evaluator(swarm)
+        await swarm.finished()
+
+    swarm = play(story, run_spec(**{**outer, "rounds": 22}), peers=3)
+    found = evaluations(swarm)
+    assert len(found) >= 3 and trainers_asked(swarm) == []
+    assert (found[-1].committed, found[-1].next_round) == (22, len(swarm.commits()))
+    mine = swarm.nodes["evaluator"]
+    last = [e for e in mine.events if isinstance(e, Applied)][-1]
+    assert last.state_root == swarm.commits()[-1].state_root.hex()
+    for commit in swarm.commits():
+        assert mine.node not in {*commit.holders, *(c.node for c in commit.contributors)}
+    assert_sound(swarm)
+    check(swarm)
+
+
+def test_an_evaluator_that_dies_and_comes_back_is_asked_again() -> None:
+    by: list[str] = []
+
+    async def story(swarm: SimSwarm) -> None:
+        me = await with_evaluator(swarm)
+        await swarm.until(lambda: swarm.coordinator_state().evaluating is not None)
+        await swarm.kill("evaluator")
+        await swarm.until(lambda: len(evaluations(swarm)) >= 1, 120)
+        assert trainers_asked(swarm) == evaluations(swarm), "nobody else was there"
+        swarm.spawn("evaluator")
+        await swarm.until(lambda: swarm.coordinator_state().nodes[me].generation == 2)
+        had = len(evaluations(swarm))
+        await swarm.until(lambda: len(evaluations(swarm)) >= had + 3)
+        by.extend(e.node == me for e in evaluations(swarm)[had + 1 :])  # one may have been asked
+        await swarm.kill_coordinator()
+        await swarm.start_coordinator()
+        had = len(evaluations(swarm))
+        await swarm.until(lambda: len(evaluations(swarm)) >= had + 2)
+        by.append(evaluations(swarm)[-1].node == me)
+
+    swarm = play(story, run_spec(), peers=3)
+    assert by and all(by)
+    assert_sound(swarm)
+    check(swarm)
+
+
+def test_a_run_without_a_keeper_ends_without_the_evaluators_copy() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await with_evaluator(swarm)
+        await swarm.committed(5)
+        await swarm.kill("evaluator")
+        await swarm.finished()
+
+    swarm = play(story, run_spec(rounds=8), peers=3, keeper=False)
+    assert len(swarm.commits()) == 8
+    assert_sound(swarm)
+
+
+def test_an_evaluator_of_a_run_that_goes_on_is_there_again() -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await with_evaluator(swarm)
+        await swarm.finished()
+        assert await open_again(swarm, 6, 120.0) == 4
+
+    swarm = play(story, run_spec(rounds=8), peers=3)
+    assert len(swarm.commits()) == 14
+    assert evaluations(swarm)[-1].committed == 14 and trainers_asked(swarm) == []
+    assert_sound(swarm)
+
+
+def test_only_an_evaluator_comes_as_one() -> None:
+    """The role is part of the membership: nobody changes it by saying another one."""
+
+    async def story(swarm: SimSwarm) -> None:
+        me = await with_evaluator(swarm)
+        await swarm.kill("evaluator")
+        swarm.nodes["evaluator"].role = Role.TRAINER
+        swarm.spawn("evaluator")
+        task = swarm.nodes["evaluator"].task
+        assert task is not None
+        with pytest.raises(Refused, match="joined as evaluator, you come as trainer"):
+            await task
+        swarm.nodes["evaluator"].task = None
+        assert not swarm.coordinator_state().nodes[me].trains
+        await swarm.finished()
+
+    assert_sound(play(story, run_spec(rounds=8), peers=3))
+
+
+@pytest.mark.parametrize("latency_s", [None, (0.2, 0.4)])
+def test_the_end_is_measured_though_the_evaluator_is_busy_when_it_comes(
+    latency_s: tuple[float, float] | None,
+) -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await with_evaluator(swarm)
+        if latency_s is not None:
+            me = swarm.nodes["evaluator"].node
+            swarm.network.set_delay(me, COORDINATOR_NODE, latency_s[1])
+        await swarm.until(lambda: swarm.picture.finished)
+        job = swarm.coordinator_state().evaluating
+        assert job is not None and job.committed == 4, "of the period before"
+        await swarm.finished()
+
+    swarm = play(story, run_spec(rounds=5), peers=3)
+    assert [e.committed for e in evaluations(swarm)] == [4, 5]
+    assert trainers_asked(swarm) == []
+    assert_sound(swarm)

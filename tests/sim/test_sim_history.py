@@ -11,6 +11,7 @@ from test_sim_swarm import spec
 from farflung.events import FetchDelayed, RunKnown, SnapshotUnusable
 from farflung.run.contribution import given_by
 from farflung.run.history import away, credited, picture_of
+from farflung.run.source_figures import SourceCounts
 from farflung.sim.world import KEEPER, SimSwarm
 from farflung.swarm.ending import PATIENCE_S
 
@@ -41,7 +42,10 @@ def test_the_journal_counts_what_the_events_count_over_restarts() -> None:
     assert sum(g.tokens for g in given) == seen.tokens
     assert sum(g.share for g in given) == pytest.approx(1.0)
     half = len(records) // 2
-    later = credited(picture_of(records[:half]), records[half:])
+    counts = SourceCounts()
+    later = credited(picture_of(records[:half], counts), records[half:], counts)
+    assert later.sources == seen.sources
+    assert sum(s.consumed for s in seen.sources) == rows > 0
     for node, peer in later.peers.items():
         assert peer.samples == seen.peers[node].samples
 

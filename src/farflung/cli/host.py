@@ -89,7 +89,8 @@ Extend = Annotated[
     list[str] | None,
     typer.Option(
         help="Change a run that is there, running or finished: rounds=+100, tokens=+N, min_peers=2,"
-        " grace_s=5, schedule=wsd, ... (repeatable). A host that runs takes it over."
+        " grace_s=5, schedule=wsd, weights=web:5,books:5 (every [[data.sources]]), ... "
+        "(repeatable). A host that runs takes it over."
     ),
 ]
 From = Annotated[
@@ -164,6 +165,8 @@ def host(
       farflung host next.toml --from my-run      (a new run from another one's weights)
 
       farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
+
+      farflung host --run my-run --extend weights=web:5,books:5      (another mixture of sources)
 
       farflung host --restore-from keeper/ --restore-from peer.example.org:7100
       --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)

@@ -19,6 +19,7 @@ from farflung.events import (
     Applied,
     Event,
     InnerStateLoaded,
+    ModelMeasured,
     NoCoordinator,
     Reconnected,
     Resynced,
@@ -28,6 +29,7 @@ from farflung.events import (
     Trained,
     TrainerRestarted,
 )
+from farflung.ids import GUESTS, Role
 from farflung.run.home import (
     JOURNAL,
     find_run,
@@ -95,6 +97,13 @@ def join(
             "(A peer that restarts goes on with its own.)"
         ),
     ] = "",
+    role: Annotated[
+        str,
+        typer.Option(
+            help="trainer, or evaluator: trains nothing and measures the model, so that no trainer "
+            "has to. Default: as before, at first what the invite says."
+        ),
+    ] = "",
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -107,6 +116,8 @@ def join(
 
       farflung join ff1... --bind 0.0.0.0:7100 --advertise my.example.org:7100
 
+      farflung join ff1... --role evaluator      (measures the model, trains nothing)
+
       farflung join invite.txt (a file keeps the invite out of the process list)
 
       farflung join            (continue with the same identity)
@@ -114,12 +125,13 @@ def join(
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """
     from farflung.peer.disk_budget import parse_size
-    from farflung.run.join import UNBORN, check_same_run, wanted_options
+    from farflung.run.join import UNBORN, check_same_role, check_same_run, wanted_options
     from farflung.run.membership import JoinOptions, load_membership
     from farflung.swarm.invite import parse_invite
 
     if inner_state not in ("", "fresh", "donor"):
         raise UserError(f"--inner-state {inner_state!r} must be fresh or donor")
+    wanted_role = _role(role, trainer)
     invite = read_invite(pasted or [])
     if invite:
         name_of_run = parse_invite(invite).run_name
@@ -135,6 +147,7 @@ def join(
     if known is None and not invite:
         raise UserError(f"{folder} holds no membership; give the invite: farflung join ff1...")
     check_same_run(known, invite, folder)
+    check_same_role(known, wanted_role, folder)
     check_endpoints([*([bind] if bind else []), *(advertise or ()), *(coordinator or ())])
     options = wanted_options(
         known,
@@ -149,6 +162,7 @@ def join(
             max_disk_bytes=parse_size(max_disk) if max_disk else 0,
             data_cache_bytes=parse_size(data_cache, "--data-cache") if data_cache else 0,
             inner_state=inner_state,
+            role=wanted_role,
         ),
         invite,
     )
@@ -158,6 +172,15 @@ def join(
     with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
         line = _JoinLine(options.name, hidden=hidden)
         aio.run(_take_part(folder, invite or (known.invite if known else ""), options, line))
+
+
+def _role(text: str, trainer: str) -> Role | None:
+    """UserError for a role that nobody joins as."""
+    if text not in ("", *GUESTS):
+        raise UserError(f"--role {text!r} must be trainer or evaluator")
+    if text == Role.EVALUATOR and trainer:
+        raise UserError("an evaluator trains nothing; leave --trainer out, or --role evaluator")
+    return Role(text) if text else None
 
 
 def read_invite(pasted: list[str]) -> str:
@@ -252,11 +275,17 @@ class _JoinLine:
                     self._loss = event.loss
                     self._rate = event.tokens / event.compute_s if event.compute_s else 0.0
             case Applied():
-                loss = "      -" if math.isnan(self._loss) else f"{self._loss:7.4f}"
+                trained = f"loss {self._loss:7.4f}  {self._rate:,.0f} tok/s  "
                 self._show(
-                    f"round {event.round:5d}  loss {loss}  {self._rate:,.0f} tok/s  "
+                    f"round {event.round:5d}  {'' if math.isnan(self._loss) else trained}"
                     f"{'contributed' if event.contributed else 'followed'}",
                     keep=not self._live,
+                )
+            case ModelMeasured():
+                self._show(
+                    f"held-out text: {event.bits_per_byte:.3f} bits per byte after "
+                    f"{event.next_round} rounds (measured here, {event.took_s:.0f} s)",
+                    True,
                 )
             case StateProgress():
                 self._progress(event)

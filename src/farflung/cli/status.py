@@ -84,6 +84,7 @@ def _print(picture: dict[str, Any]) -> None:
         _say(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
     for prompt, text in picture["samples"]:
         _say(f"  {shown_sample(prompt, text)}")
+    _print_sources(picture["sources"])
     for peer in picture["peers"].values():
         _print_peer(peer, picture["running"])
     if picture.get("archived", -1) >= 0 or picture.get("uploading"):
@@ -99,6 +100,17 @@ def _say(line: str) -> None:
     typer.echo(printable(line))
 
 
+def _print_sources(sources: list[dict[str, Any]]) -> None:
+    total = sum(source["weight"] for source in sources)
+    for source in sources:
+        share = f"weight {source['weight']} of {total}  " if len(sources) > 1 else ""
+        epochs, rows = source["consumed"] / source["epoch_rows"], source["epoch_rows"]
+        _say(
+            f"  data {source['name']}: {share}samples {source['consumed']:,}  "
+            f"{epochs:.2f} epochs of {rows:,}"
+        )
+
+
 def shown_sample(prompt: str, text: str, width: int = 100) -> str:
     """A drawn text on one line, without anything that a terminal would obey."""
     whole = " ".join(printable(prompt + text).split())
@@ -107,7 +119,7 @@ def shown_sample(prompt: str, text: str, width: int = 100) -> str:
 
 def _print_peer(peer: dict[str, Any], running: bool) -> None:
     line = (
-        f"  {peer['name']:24s} {peer['role']:8s} {peer['state']:8s} rounds {peer['rounds']:5d}  "
+        f"  {peer['name']:24s} {peer['role']:9s} {peer['state']:8s} rounds {peer['rounds']:5d}  "
         f"steps {peer['steps']:7,d}  samples {peer['samples']:9,d}"
     )
     if running:  # in no journal: since the host's last start

@@ -28,10 +28,10 @@ from farflung.events import (
 from farflung.failpoints import hit, sent
 from farflung.ids import Endpoint
 from farflung.network.messages import JournalFrames, Verdict
-from farflung.swarm.amendments import amended_event, amendment
+from farflung.swarm.amendments import amended_event, granted
 from farflung.swarm.decide import decide
 from farflung.swarm.journal import Journal
-from farflung.swarm.records import Abandon, Amend, AnyRecord, Close, Lease, Term
+from farflung.swarm.records import Abandon, Amend, AnyRecord, Close, Lease, Mix, Term
 from farflung.swarm.replay import orphans, replay, replay_more
 from farflung.swarm.state import (
     Action,
@@ -109,9 +109,8 @@ class Coordinator:
             Term(term=term, incarnation=self._options.incarnation),
             *orphans(self.state),
         ]
-        amend = self._amendment(records)
-        if amend is not None:
-            records.append(amend)
+        amending = self._amending(records)
+        records += amending
         await self._append(records)
         hit("term.appended")
         self.state = replay_more(self.state, records, self._clock.now())
@@ -126,20 +125,20 @@ class Coordinator:
                 descent=self._options.descent,
             )
         )
-        if amend is not None:
-            self._world.emit(amended_event(self.state, amend))
+        if amending:
+            self._world.emit(amended_event(self.state, amending))
         if not self.state.finished:
             self._lingering.reopened()
         if self._lingering.least_s:
             self._world.emit(LastRoundAwaited(names=(), up_to_s=self._lingering.least_s))
         return endpoint
 
-    def _amendment(self, first: list[AnyRecord]) -> Amend | None:
-        """The record that grants what this start was told, after the `first` ones."""
+    def _amending(self, first: list[AnyRecord]) -> tuple[Mix | Amend, ...]:
+        """The records that grant what this start was told, after the `first` ones."""
         if self._options.amending is None:
-            return None
+            return ()
         state = replay_more(self.state, first, self._clock.now())
-        return amendment(state, self._options.amending)
+        return granted(state, self._options.amending)
 
     async def run(self) -> None:
         """Decide until the run is finished and its trainers have gone. Cancel to stop.

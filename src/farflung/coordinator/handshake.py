@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
+from farflung.ids import Role
 from farflung.network.messages import Hello
-from farflung.swarm.state import Link, State
+from farflung.swarm.state import Link, Node, State
 
 
 def refuse_version(state: State, hello: Hello) -> str:
@@ -33,7 +34,20 @@ def refuse(state: State, node: str, hello: Hello, connected: bool, now_s: float)
             f"you claim term {hello.term}, but your journal is a prefix of mine, in term "
             f"{state.term}; move your copy of this run away and join again"
         )
-    return _double_start(state, node, hello, connected, now_s)
+    return _other_role(state.nodes[node], hello.role) or _double_start(
+        state, node, hello, connected, now_s
+    )
+
+
+def _other_role(known: Node, role: Role) -> str:
+    """A key is an evaluator's for ever, or never. (A host's own node may be its keeper or its
+    source, as `--keeper` says.)"""
+    if known.role == role or Role.EVALUATOR not in (known.role, role):
+        return ""
+    return (
+        f"the key of {known.name} joined as {known.role}, you come as {role}; join as {role} with "
+        f"another FARFLUNG_HOME"
+    )
 
 
 def _double_start(state: State, node: str, hello: Hello, connected: bool, now_s: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from farflung.errors import InviteError
 from farflung.events import Emit, InviteRefused, printable
+from farflung.ids import Role
 from farflung.network.messages import Control, Redeem, Redeemed, Refuse
 from farflung.network.tls import RunAuthority
 from farflung.swarm.identity import node_id_of
@@ -14,6 +15,8 @@ from farflung.swarm.records import AnyRecord, Join
 from farflung.swarm.state import Admitted, Input
 
 MAX_NAME = 64
+_ALSO = {Role.TRAINER: (Role.EVALUATOR,)}
+"""What else an invite admits: who may do less harm (docs/trust.md)."""
 
 
 class InviteDesk:
@@ -50,6 +53,7 @@ class InviteDesk:
             self._emit(InviteRefused(reason=str(error)))
             return Refuse(sentence=str(error)), None
         node = node_id_of(message.public_key)
+        role = message.role or invite.role
         certificate = self._authority.issue(message.public_key, node, "peer")
         answer = Redeemed(
             certificate_pem=certificate,
@@ -65,7 +69,7 @@ class InviteDesk:
             node=node,
             name=printable(message.name[:MAX_NAME]),
             region=printable(message.region[:MAX_NAME]),
-            role=invite.role,
+            role=role,
             public_key=message.public_key,
             invite=invite.nonce,
         )
@@ -80,6 +84,11 @@ class InviteDesk:
             )
         if node_id_of(message.public_key) in self._members:
             return invite  # a member renews its certificate
+        if message.role not in (None, invite.role, *_ALSO.get(invite.role, ())):
+            raise InviteError(
+                f"this invite is for a {invite.role}, you want to be {message.role}; ask the host "
+                "for another"
+            )
         check_expiry(invite, self._wall_now())
         if invite.uses and self._uses.get(invite.nonce, 0) >= invite.uses:
             raise InviteError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+from farflung.ids import GUESTS
 from farflung.swarm.ending import PATIENCE_S, lacking
 from farflung.swarm.state import State
 
@@ -44,8 +45,11 @@ class Lingering:
 
 
 def _late(state: State, connected: Container[str]) -> list[str]:
-    """Trainers that may lack the last round. Who is connected leaves when it holds it; an open
-    stay without a link is waited for until it is closed, also after a restart."""
-    missing = {n.node for n in lacking(state)}
+    """Trainers that may lack the last round, and evaluators that may measure it. Who is connected
+    leaves when it holds it; a trainer's open stay without a link is waited for until it is closed,
+    also after a restart."""
+    missing = {n.node for n in lacking(state) if n.trains}
     nodes = state.nodes.values()
-    return [n.node for n in nodes if n.trains and (n.node in connected or n.node in missing)]
+    return [
+        n.node for n in nodes if n.role in GUESTS and (n.node in connected or n.node in missing)
+    ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from farflung.errors import CorruptState, LinkDown, StorageError
 from farflung.failpoints import sent
+from farflung.ids import GUESTS
 from farflung.network.link import Connection
 from farflung.network.messages import Control, Donors, JournalFrames, Member
 from farflung.swarm.records import AnyRecord, Commit
@@ -102,7 +103,7 @@ class Roster:
     def update_donors(self, state: State) -> None:
         """Tell everybody when it changes who serves: keepers first, they have everything."""
         serving = [n for n in state.nodes.values() if n.endpoints and _serves(n)]
-        members = sorted(serving, key=lambda m: (not m.open, m.trains, m.node))
+        members = sorted(serving, key=lambda m: (not m.open, m.role in GUESTS, m.node))
         donors = tuple(Member(node=m.node, endpoints=m.endpoints) for m in members)
         if donors != self.donors:
             self.donors = donors

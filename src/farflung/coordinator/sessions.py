@@ -40,7 +40,7 @@ from farflung.network.messages import (
     Vote,
     Welcome,
 )
-from farflung.swarm.amendments import amendment
+from farflung.swarm.amendments import granted
 from farflung.swarm.identity import node_id_of
 from farflung.swarm.journal import Journal
 from farflung.swarm.state import Amending, Connected, Disconnected, Input, Received, State
@@ -155,7 +155,7 @@ class Sessions:
             return Refuse(sentence="only the host itself may change a run's settings")
         wanted = Amending(request=message.request, wishes=message.wishes)
         try:
-            if amendment(self._control.state, wanted) is None:
+            if not granted(self._control.state, wanted):
                 return Extended(sentence="nothing to change: these are the run's settings already")
         except UserError as error:
             return Refuse(sentence=str(error))

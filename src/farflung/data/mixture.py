@@ -138,6 +138,11 @@ class MixtureTimeline:
     def sources(self) -> int:
         return len(self._mixtures[0].parts)
 
+    @property
+    def newest(self) -> Mixture:
+        """The one that was decided last; it may begin above all that is leased."""
+        return self._mixtures[-1]
+
     def at(self, position: int) -> Mixture:
         """The mixture that says what a position reads."""
         return self._mixtures[bisect_right(self._starts, position) - 1]

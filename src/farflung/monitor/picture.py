@@ -68,6 +68,18 @@ class PeerPicture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourcePicture:
+    """What was read of one source."""
+
+    name: str
+    weight: int
+    """Its present weight, of coprime ones; they stand for samples that are leased from now on."""
+    epoch_rows: int
+    consumed: int
+    """Samples that commits have credited."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Picture:
     run: str = ""
     name: str = ""
@@ -89,6 +101,8 @@ class Picture:
     """(rounds in the measured state, bits per byte of held-out text)."""
     samples: tuple[tuple[str, str], ...] = ()
     """(prompt, text) of the last evaluation."""
+    sources: tuple[SourcePicture, ...] = ()
+    """In the order of the spec. Told by the journal, by no event."""
     peers: Mapping[str, PeerPicture] = field(default_factory=dict)
     deaths: int = 0
     joins: int = 0

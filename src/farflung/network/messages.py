@@ -19,13 +19,15 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 # ---- joining the control plane -------------------------------------------------------------
 
 
-class Redeem(Message, frozen=True, kw_only=True):
+class Redeem(Message, frozen=True, kw_only=True, omit_defaults=True):
     """Stranger -> coordinator, on a connection without a client certificate."""
 
     invite: str
     public_key: bytes
     name: str
     region: str = ""
+    role: Role | None = None
+    """None: what the invite says. An invite for trainers admits an evaluator too."""
 
 
 class Redeemed(Message, frozen=True, kw_only=True):

@@ -14,10 +14,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
+from farflung.config.run import RunSpec
 from farflung.errors import CorruptState, FarflungError, StorageError
-from farflung.events import AgentStarted, RunKnown
+from farflung.events import AgentStarted, RunKnown, Warned
 from farflung.failpoints import sent
-from farflung.ids import NodePhase, Role
+from farflung.ids import GUESTS, NodePhase, Role
 from farflung.network.messages import Beat, Synced
 from farflung.outer.layout import Layout
 from farflung.peer.applier import Applier
@@ -200,8 +201,21 @@ class Agent:
                 finished=follower.finished,
             )
         )
-        self._too_late = self.config.role == Role.TRAINER and follower.finished
+        self._too_late = self.config.role in GUESTS and follower.finished
+        self._warn_idle(follower.spec)
         return follower.genesis
+
+    def _warn_idle(self, spec: RunSpec) -> None:
+        """An evaluator that nobody will ask should not look busy."""
+        if self.config.role != Role.EVALUATOR:
+            return
+        if not spec.evaluation.every:
+            why = "evaluation.every = 0"
+        elif not self._evaluations.able:
+            why = f"nothing here can measure its model ({spec.model.preset})"
+        else:
+            return
+        self.node.world.emit(Warned(sentence=f"an evaluator has nothing to do in this run: {why}"))
 
     async def _bring_up(self, genesis: Genesis) -> None:
         """State from disk or donors, shared with the trainer; the first time that one is made."""
@@ -225,9 +239,14 @@ class Agent:
             await self._ask_in()
             if await self._ending.keep():
                 await self._beat()
-            if self._ending.may_go():
+            if self._ending.may_go() and not self._measures_the_end():
                 self._over.set()
             await self.standing.news.wait()
+
+    def _measures_the_end(self) -> bool:
+        """An evaluator answers before it goes; the coordinator waits for it, not for ever."""
+        measures = self.config.role == Role.EVALUATOR and self._evaluations.busy
+        return measures and self.node.control.connected
 
     async def _ask_in(self) -> None:
         """Nothing left to apply: if I am not in, say that I hold the newest state.
@@ -247,7 +266,7 @@ class Agent:
                 next_round=follower.state.next_round,
                 state_root=follower.state.root,
                 steps_per_s=0.0 if self._trainer is None else self._trainer.steps_per_s,
-                evaluates=self._evaluations.able,
+                evaluates=self._evaluations.able and not self._too_late,
             )
         )
         await sent("synced.sent")

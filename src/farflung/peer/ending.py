@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from farflung.events import Warned
+from farflung.ids import GUESTS
 from farflung.peer.node import LocalNode
 from farflung.peer.retention import Retention
 from farflung.peer.standing import Standing
@@ -30,7 +31,7 @@ class Ending:
         self._retention = retention
         self._clock = node.world.clock
         self._emit = node.world.emit
-        self._trains = node.config.role == "trainer"
+        self._guest = node.config.role in GUESTS
         self._met = False
         self._alone_s: float | None = None
         self._tell_s: float | None = None
@@ -58,9 +59,9 @@ class Ending:
         return self.kept
 
     def may_go(self) -> bool:
-        """A trainer when the last round is kept, or when it has had no coordinator for long; a
-        keeper, which serves those who lag, when the coordinator has ended, or when it has met none
-        for long: it was started after that end."""
+        """A trainer (or evaluator) when the last round is kept, or when it has had no coordinator
+        for long; a keeper, which serves those who lag, when the coordinator has ended, or when it
+        has met none for long: it was started after that end."""
         connected = self._control.connected
         if connected:
             self._met, self._alone_s = True, None
@@ -69,7 +70,7 @@ class Ending:
         if not self._follower.finished:
             self._alone_s = self._tell_s = None  # or it was extended
             return False
-        if not self._trains:
+        if not self._guest:
             return self._met and not connected
         if self._follower.ended:
             return self._up_to_date() or self._alone_for(ENDED_PATIENCE_S, connected)
@@ -88,7 +89,7 @@ class Ending:
 
     def _came_too_late(self) -> bool:
         """A keeper of a finished run that has met no coordinator for long."""
-        alone = self._follower.finished and not self._trains and not self._met
+        alone = self._follower.finished and not self._guest and not self._met
         return alone and self._alone_long(PATIENCE_S)
 
     def _alone_long(self, seconds: float) -> bool:

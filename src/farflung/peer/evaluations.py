@@ -14,6 +14,7 @@ from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import SnapshotManifest, decode_manifest
 from farflung.config.run import RunSpec
 from farflung.errors import FarflungError, StorageError
+from farflung.events import EvaluationFailed, Event, ModelMeasured
 from farflung.network.messages import DrawnText, Evaluate, Measured
 from farflung.outer.layout import Layout
 from farflung.peer.node import LocalNode
@@ -22,6 +23,8 @@ from farflung.peer.retention import Retention
 from farflung.tasks import Tasks, nothing_else
 
 MAX_NOTE = 500
+NEXT_S = 5.0
+"""After an answer the next question may be on its way for so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +70,18 @@ class Evaluations:
         self._pins = pins
         self._evaluator = evaluator
         self._applied = asyncio.Event()
+        self._next_until_s = 0.0
         self._tasks = Tasks(node.world.emit, nothing_else)  # a fault costs that evaluation
 
     @property
     def able(self) -> bool:
         """Whether the coordinator may ask this node; known when it has the run's spec."""
         return self._evaluator is not None and self._evaluator.can_measure(self._node.follower.spec)
+
+    @property
+    def busy(self) -> bool:
+        """A question is not answered yet, or the next one may follow at once."""
+        return len(self._tasks) > 0 or self._node.world.clock.now() < self._next_until_s
 
     def applied(self) -> None:
         """This node has applied another round."""
@@ -95,6 +104,8 @@ class Evaluations:
             scores = await self._evaluator.evaluate(subject)
         except (FarflungError, OSError) as error:
             note = str(error)[:MAX_NOTE] or "it failed"
+        took_s = self._node.world.clock.now() - started_s
+        self._tell(next_round, scores, note, took_s)
         await self._node.control.send(
             Measured(
                 term=message.term,
@@ -104,10 +115,19 @@ class Evaluations:
                 bits_per_byte=scores.bits_per_byte,
                 tokens=scores.tokens,
                 samples=scores.samples,
-                took_s=self._node.world.clock.now() - started_s,
+                took_s=took_s,
                 note=note,
             )
         )
+        self._next_until_s = self._node.world.clock.now() + NEXT_S
+
+    def _tell(self, next_round: int, scores: Scores, note: str, took_s: float) -> None:
+        """This node's owner, too."""
+        event: Event = EvaluationFailed(name=self._node.config.name, reason=note)
+        if not note:
+            bits = scores.bits_per_byte
+            event = ModelMeasured(next_round=next_round, bits_per_byte=bits, took_s=took_s)
+        self._node.world.emit(event)
 
     async def _subject(self, wanted: int) -> Subject:
         """A snapshot that holds all rounds below `wanted`. Raises StorageError."""

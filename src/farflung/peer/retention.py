@@ -19,7 +19,7 @@ from farflung.checkpoint.snapshot import (
 )
 from farflung.errors import CorruptState, StorageError
 from farflung.events import LogTrimmedByLimit, SnapshotSkipped
-from farflung.ids import Role
+from farflung.ids import GUESTS
 from farflung.peer.disk_budget import (
     KEEP_ALL,
     Need,
@@ -47,7 +47,7 @@ class Retention:
     ) -> None:
         """`beside`: bytes that others keep on this disk and that count: the inner optimizer's
         state. `data`: bytes of the run's data when all that belongs here has come."""
-        self._role = node.config.role
+        self._guest = node.config.role in GUESTS
         self._run = node.config.run
         self._disk = node.world.disk
         self._blobs = node.follower.blobs
@@ -87,8 +87,8 @@ class Retention:
         cached, self._blob_bytes = await self._workers.run(
             lambda: (self._blobs.file_bytes(), self._blobs.stored_bytes())
         )
-        cache = max(cached, self._data()) if self._role == Role.TRAINER else 0
-        self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
+        cache = max(cached, self._data()) if self._guest else 0
+        self._need = need_of(state, keeps_genesis=not self._guest, cache=cache)
         check_limit(self._asked_limit, self._need)
         free = self._disk.free_bytes() - max(0, cache - cached)  # what comes will take it
         usual = usual_limit(self.used, free, self._need)
@@ -144,7 +144,7 @@ class Retention:
 
     def _say_trimmed(self, round_: int) -> None:
         """Once: an operator who wants to verify the whole run should know."""
-        if self._role != Role.TRAINER and not self._warned_trim:
+        if not self._guest and not self._warned_trim:
             self._warned_trim = True
             self._emit(LogTrimmedByLimit(limit_bytes=self._limit, from_round=round_))
 
@@ -159,7 +159,7 @@ class Retention:
         floor = self._floor(round_)
         if floor is not None:
             self._follower.log.trim(floor)
-            if self._role != Role.TRAINER and self._keep != KEEP_ALL:
+            if not self._guest and self._keep != KEEP_ALL:
                 self._inputs.trim(floor)  # else until the disk's limit
         self._drop_leftovers(round_)
         if self.used > self._limit:
@@ -184,7 +184,7 @@ class Retention:
         """Results of rounds below may go; None: all stay. Inputs stay until the disk's limit."""
         kept = self._follower.spec.swarm.keep_rounds
         floor = round_ + 1 - kept
-        if self._role != Role.TRAINER:
+        if not self._guest:
             if self._follower.spec.record != "none":
                 wanted = self._wanted(round_)
                 if wanted is None:
@@ -296,7 +296,7 @@ class Retention:
         before) and those that somebody copies. Within `_blob_files`."""
         held = [p for p in self._snapshots if p in kept or p.manifest in pinned]
         genesis = self._follower.genesis
-        first = genesis.snapshot if genesis is not None and self._role != Role.TRAINER else None
+        first = genesis.snapshot if genesis is not None and not self._guest else None
 
         def collect() -> tuple[list[set[bytes]], int]:
             names = [self._names(pointer) for pointer in held]

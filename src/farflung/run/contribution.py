@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from farflung.swarm import ranges
-from farflung.swarm.records import AnyRecord, Commit
+from farflung.swarm.records import AnyRecord, Commit, Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,16 @@ class Given:
     tokens: int = 0
     share: float = 0.0
     """Of the samples that these records credit to anybody."""
+    evaluations: int = 0
+    """Measured by it."""
 
 
 def given_by(node: str, records: Iterable[AnyRecord], seq_len: int) -> Given:
     """The node's part in the commits among `records`."""
-    rounds, mine, everybody = 0, 0, 0
+    rounds, mine, everybody, evaluations = 0, 0, 0, 0
     for record in records:
+        if isinstance(record, Evaluation):
+            evaluations += record.node == node
         if not isinstance(record, Commit):
             continue
         for contributor in record.contributors:
@@ -35,7 +39,13 @@ def given_by(node: str, records: Iterable[AnyRecord], seq_len: int) -> Given:
                 rounds += 1
                 mine += rows
     share = mine / everybody if everybody else 0.0
-    return Given(rounds=rounds, samples=mine, tokens=mine * seq_len, share=share)
+    return Given(
+        rounds=rounds,
+        samples=mine,
+        tokens=mine * seq_len,
+        share=share,
+        evaluations=evaluations,
+    )
 
 
 def tell(given: Given, total: Given, hours: float, up: int, down: int) -> str:
@@ -48,6 +58,18 @@ def tell(given: Given, total: Given, hours: float, up: int, down: int) -> str:
     )
     if total.rounds != given.rounds:
         text += f" (in all {total.rounds:,} rounds, {total.tokens:,} tokens)"
+    return text
+
+
+def tell_evaluator(given: Given, total: Given, hours: float, up: int, down: int) -> str:
+    """As `tell`, for a node that trains nothing."""
+    times = f"{given.evaluations:,} time{'s' if given.evaluations != 1 else ''}"
+    text = (
+        f"measured the model {times} in {_duration(hours)}; "
+        f"{up / 1e6:,.1f} MB up, {down / 1e6:,.1f} MB down"
+    )
+    if total.evaluations != given.evaluations:
+        text += f" (in all {total.evaluations:,} times)"
     return text
 
 

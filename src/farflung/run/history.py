@@ -13,6 +13,7 @@ from farflung.ids import Role
 from farflung.monitor.picture import PeerPicture, Picture, scored
 from farflung.outer.layout import Layout
 from farflung.run.genesis import descent
+from farflung.run.source_figures import SourceCounts
 from farflung.swarm import ranges
 from farflung.swarm.amendments import amended_by
 from farflung.swarm.records import (
@@ -32,11 +33,16 @@ from farflung.swarm.replay import genesis_spec
 from farflung.swarm.resolve import fp32_value, shown_tokens
 
 
-def picture_of(records: Iterable[AnyRecord]) -> Picture:
-    """The picture after these records. Losses, bytes and speeds are in no journal."""
+def picture_of(records: Iterable[AnyRecord], counts: SourceCounts | None = None) -> Picture:
+    """The picture after these records; `counts` reads them too, to go on with `credited`.
+
+    Losses, bytes and speeds are in no journal.
+    """
     picture, spec = Picture(), RunSpec()
+    counts = counts or SourceCounts()
     peers: dict[str, PeerPicture] = {}
     for record in records:
+        counts.read(record)
         match record:
             case Genesis():
                 spec = genesis_spec(record)
@@ -89,7 +95,7 @@ def picture_of(records: Iterable[AnyRecord]) -> Picture:
                 )
             case _:
                 pass
-    return replace(picture, peers=peers)
+    return replace(picture, peers=peers, sources=counts.seen)
 
 
 def _credit(peers: dict[str, PeerPicture], commit: Commit, batch_rows: int) -> None:
@@ -105,9 +111,11 @@ def _credit(peers: dict[str, PeerPicture], commit: Commit, batch_rows: int) -> N
         )
 
 
-def credited(picture: Picture, records: Iterable[AnyRecord]) -> Picture:
-    """The picture with the samples of new commits; everything else of them is told by events."""
+def credited(picture: Picture, records: Iterable[AnyRecord], counts: SourceCounts) -> Picture:
+    """The picture with the samples of new commits, and new weights of the sources; everything else
+    of them is told by events."""
     for record in records:
+        counts.read(record)
         if isinstance(record, Commit):
             peers = dict(picture.peers)
             for contributor in record.contributors:
@@ -116,7 +124,7 @@ def credited(picture: Picture, records: Iterable[AnyRecord]) -> Picture:
                     rows = ranges.count(contributor.credited)
                     peers[contributor.node] = replace(peer, samples=peer.samples + rows)
             picture = replace(picture, peers=peers)
-    return picture
+    return replace(picture, sources=counts.seen)
 
 
 def away(picture: Picture, connected: Iterable[str]) -> Picture:

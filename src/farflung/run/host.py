@@ -61,6 +61,7 @@ from farflung.run.host_folder import (
 )
 from farflung.run.ports import check_port
 from farflung.run.reachability import Prober
+from farflung.run.source_figures import SourceCounts
 from farflung.run.upload import KeeperUpload, check_upload
 from farflung.swarm.identity import RECORD, Identity, verify_vote
 from farflung.swarm.index import Index
@@ -99,7 +100,8 @@ class Host:
         self.authority = files.authority
         self.log = log
         self.genesis = genesis_of(self.journal)
-        self.picture: Picture = away(picture_of(self.journal.records()), ())
+        self._counts = SourceCounts()
+        self.picture: Picture = away(picture_of(self.journal.records(), self._counts), ())
         self.spec: RunSpec = genesis_spec(self.genesis)
         self._extend = extend
         layout = Layout.from_json(self.genesis.layout)
@@ -128,7 +130,7 @@ class Host:
         return index
 
     def _journalled(self, first: int, records: list[AnyRecord]) -> None:
-        self.picture = credited(self.picture, records)
+        self.picture = credited(self.picture, records, self._counts)
         self._add_to_index(first, records)
 
     def _status(self) -> str:

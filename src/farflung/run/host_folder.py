@@ -278,7 +278,7 @@ def _check_same(journal: Journal, spec: RunSpec) -> None:
     if differs_in_amendable(born, spec):
         raise MismatchError(
             "this spec differs from the run's in settings that may change while it lives: change "
-            "them with `farflung host --extend rounds=+100` (also tokens, grace_s, min_peers, ...)"
+            "them with `farflung host --extend rounds=+100` (also tokens, grace_s, weights, ...)"
         )
     old, new = spec_hash(born).hex()[:12], spec_hash(spec).hex()[:12]
     raise MismatchError(

@@ -28,7 +28,7 @@ from farflung.errors import (
 )
 from farflung.events import CertificateNotRenewed, ClockSkewed, Emit, NotDialled
 from farflung.failpoints import hit
-from farflung.ids import Endpoint, split_endpoint
+from farflung.ids import Endpoint, Role, split_endpoint
 from farflung.monitor.picture import Picture
 from farflung.network.messages import Redeem, Redeemed, Refuse
 from farflung.network.tcp import TcpTransport, redeem
@@ -45,7 +45,7 @@ from farflung.run.assemble import (
     read_journal,
     trainer_factory,
 )
-from farflung.run.contribution import given_by, tell
+from farflung.run.contribution import given_by, tell, tell_evaluator
 from farflung.run.data_fetch import DataFetch, OnBytes
 from farflung.run.evaluator import ProcessEvaluator
 from farflung.run.history import picture_of
@@ -79,6 +79,15 @@ def check_same_run(known: Membership | None, invite_text: str, folder: Path) -> 
         raise UserError(
             f"{folder} belongs to run {old.run}, the invite is for run {new.run} of the same "
             f"name; move the folder away, or set another FARFLUNG_HOME"
+        )
+
+
+def check_same_role(known: Membership | None, role: Role | None, folder: Path) -> None:
+    """UserError when the folder's node takes part as something else."""
+    if known is not None and role not in (None, known.role):
+        raise UserError(
+            f"{folder} takes part as {known.role}, not as {role}; a node keeps its role: join as "
+            f"{role} with another FARFLUNG_HOME"
         )
 
 
@@ -125,6 +134,7 @@ def _merged(known: Membership | None, given: JoinOptions, invite: str) -> JoinOp
         max_disk_bytes=given.max_disk_bytes or known.max_disk_bytes,
         data_cache_bytes=given.data_cache_bytes or known.data_cache_bytes,
         inner_state=given.inner_state or known.inner_state,
+        role=known.role,
     )
 
 
@@ -159,6 +169,7 @@ async def obtain_membership(
         max_disk_bytes=options.max_disk_bytes,
         data_cache_bytes=options.data_cache_bytes,
         inner_state=options.inner_state,
+        role=options.role or invite.role,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
@@ -200,6 +211,7 @@ async def _redeem_anywhere(
                     public_key=files.identity.public_key,
                     name=options.name,
                     region=options.region,
+                    role=options.role,
                 ),
                 deadline_s=10.0,
             )
@@ -257,7 +269,8 @@ class Joined:
             node.follower.spec.data.seq_len,
             node.follower.journal,
         )
-        return tell(
+        shown = tell_evaluator if node.config.role == Role.EVALUATOR else tell
+        return shown(
             given_by(me, journal.records(self._had), seq_len),
             given_by(me, journal.records(), seq_len),
             (time.monotonic() - self._started_s) / 3600,
@@ -327,14 +340,16 @@ async def prepare(
         run=invite.run,
         name=options.name,
         region=options.region,
-        role=invite.role,
+        role=membership.role,
         coordinators=options.coordinators or invite.endpoints,
         bind=bind,
         advertise=options.advertise,
         max_disk_bytes=options.max_disk_bytes,
     )
+    trains = membership.role != Role.EVALUATOR
+    program = options.trainer or None
     equipment = NodeOptions(
-        make_trainer=trainer_factory(folder, data, options.trainer or None, files.log.emit),
+        make_trainer=trainer_factory(folder, data, program, files.log.emit) if trains else None,
         data=DataFetch(data, on_bytes, cache_bytes=options.data_cache_bytes),
         inner_state=options.inner_state,
         evaluator=None if options.trainer else ProcessEvaluator(folder, data, ThreadWorkers(1)),

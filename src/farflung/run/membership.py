@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from farflung.errors import UserError
+from farflung.ids import Role
 
 MEMBERSHIP = "membership.json"
 
@@ -29,6 +30,7 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_disk_bytes: int = 0
     data_cache_bytes: int = 0
     inner_state: str = "fresh"
+    role: Role = Role.TRAINER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,8 @@ class JoinOptions:
     data_cache_bytes: int = 0
     """0: a share of what is free."""
     inner_state: str = ""
+    role: Role | None = None
+    """None: as before, at first what the invite says."""
 
 
 def load_membership(folder: Path) -> Membership | None:

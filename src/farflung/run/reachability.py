@@ -13,7 +13,7 @@ import socket
 from farflung.coordinator.coordinator import Coordinator
 from farflung.errors import LinkDown, ProtocolError
 from farflung.events import Emit, PeerUnreachable
-from farflung.ids import Endpoint, NodeId, Role
+from farflung.ids import GUESTS, Endpoint, NodeId
 from farflung.network.link import Transport
 from farflung.swarm.state import Link, Node
 
@@ -45,7 +45,7 @@ class Prober:
             await asyncio.gather(*(self._try(node) for node in new))
 
     def _is_new(self, node: Node) -> bool:
-        here = node.role == Role.TRAINER and node.link is not Link.GONE
+        here = node.role in GUESTS and node.link is not Link.GONE
         return here and bool(node.endpoints) and self._known.get(node.node) != node.endpoints
 
     async def _try(self, node: Node) -> None:

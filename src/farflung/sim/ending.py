@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from farflung.ids import Role
+from farflung.ids import GUESTS, Role
 from farflung.sim.checks import BrokenInvariant
 from farflung.sim.node import SimNode
 from farflung.sim.world import KEEPER, SimSwarm
@@ -56,7 +56,8 @@ def _trainers(swarm: SimSwarm) -> list[SimNode]:
 
 
 def _running(swarm: SimSwarm) -> list[SimNode]:
-    return [n for n in _trainers(swarm) if n.task is not None and not n.task.done()]
+    guests = (n for n in swarm.nodes.values() if n.role in GUESTS)
+    return [n for n in guests if n.task is not None and not n.task.done()]
 
 
 def _holds_the_end(node: SimNode) -> bool:

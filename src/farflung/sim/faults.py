@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from farflung.ids import NodeId, Role
+from farflung.ids import GUESTS, NodeId, Role
 from farflung.sim.aim import Aim
 from farflung.sim.node import SimNode, newest_result
 from farflung.sim.world import COORDINATOR_NODE, KEEPER, SimSwarm
@@ -101,7 +101,7 @@ class Storm:
     # ---- processes -------------------------------------------------------------------------
 
     async def _kill_peer(self) -> None:
-        label = self._pick(self._trainers())
+        label = self._pick(self._guests())
         if label:
             await self._killed(label, f"kill {label}", self.rng.uniform(0, 10))
 
@@ -161,7 +161,7 @@ class Storm:
 
     async def _lose_disk(self) -> None:
         """One trainer's machine burns; a new one with the same key comes back empty."""
-        label = self._pick(self._trainers())
+        label = self._pick(self._guests())
         if not label or self.lost_disks or not self._is_elsewhere(label):
             return
         self.lost_disks += 1
@@ -181,7 +181,7 @@ class Storm:
         return max(done, default=0) >= self.swarm.picture.round + 1
 
     async def _freeze(self) -> None:
-        label = self._pick(self._trainers())
+        label = self._pick(self._guests())
         if not label:
             return
         self._busy.add(label)
@@ -203,7 +203,7 @@ class Storm:
 
     async def _double_start(self) -> None:
         """A copy of a running node's folder is started as well; it must be refused."""
-        label = self._pick(self._trainers())
+        label = self._pick(self._guests())
         if not label or "" in self._busy:
             return
         self._busy.update((label, ""))
@@ -240,7 +240,7 @@ class Storm:
 
     async def _leave(self) -> None:
         """Politely, and back after a while."""
-        label = self._pick(self._trainers())
+        label = self._pick(self._guests())
         if not label:
             return
         self._busy.add(label)
@@ -257,14 +257,23 @@ class Storm:
         """The operator changes the run, once or twice at the same moment."""
         wishes = [f"rounds=+{self.rng.randint(1, 12)}"]
         wishes += self.rng.choice([[], ["grace_s=+0.5"], ["snapshot_every=3", "keep_rounds=8"]])
+        wishes += self._weights()
         self.done.append(f"extend {' '.join(wishes)}")
         for _ in range(self.rng.choice([1, 1, 2])):
             self.swarm.extend(*wishes)
 
+    def _weights(self) -> list[str]:
+        """Other weights too, half of the times when the run has several sources."""
+        rng = random.Random(" ".join(self.done))  # draws nothing of the storm's
+        names = [part.name for part in self.swarm.spec.data.parts]
+        if len(names) == 1 or rng.random() < 0.5:
+            return []
+        return ["weights=" + ",".join(f"{name}:{rng.randint(1, 9)}" for name in names)]
+
     # ---- links -----------------------------------------------------------------------------
 
     async def _partition(self) -> None:
-        label = self._pick(self._trainers())
+        label = self._pick(self._guests())
         if not label:
             return
         self._busy.add(label)
@@ -318,7 +327,7 @@ class Storm:
             life.workers.slow_s = 0.0
 
     async def _full_disk(self) -> None:
-        label = self._pick([*self._trainers(), KEEPER])
+        label = self._pick([*self._guests(), KEEPER])
         if not label:
             return
         self._busy.add(label)
@@ -350,8 +359,8 @@ class Storm:
         self._busy.discard(label)
         self.harms.append(Harm(kind, label, start_s, _now()))
 
-    def _trainers(self) -> list[str]:
-        return [n.label for n in self.swarm.nodes.values() if n.role == Role.TRAINER]
+    def _guests(self) -> list[str]:
+        return [n.label for n in self.swarm.nodes.values() if n.role in GUESTS]
 
     def _pick(self, labels: list[str]) -> str:
         """One that no other fault holds; empty when there is none."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
+from farflung.ids import Role
 from farflung.sim.checks import BrokenInvariant, check
 from farflung.sim.ending import open_again, play_out
 from farflung.sim.faults import Storm
@@ -29,6 +30,8 @@ LAST_ROUNDS = (4, 30)
 AGAIN = 0.5
 """Share of the runs that are over which are extended and played to a second end."""
 MORE_ROUNDS = (1, 8)
+EVALUATOR = 0.3
+"""Share of the storms with an evaluator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,9 @@ def run_seed(seed: int, faults: int = FAULTS) -> SeedOutcome:
             momentum=inner.choice([0.0, 0.5]),
             inner_state=inner.choice(["fresh", "donor"]),
         )
+        if random.Random(f"evaluator {seed}").random() < EVALUATOR:
+            swarm.add("evaluator", Role.EVALUATOR)
+            swarm.spawn("evaluator")
         storm = Storm(swarm, random.Random(seed))
         try:
             ended = await _played(swarm, storm, faults, ends, random.Random(f"again {seed}"))

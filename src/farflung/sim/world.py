@@ -17,7 +17,7 @@ from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.coordinator.sessions import Door
 from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
-from farflung.ids import Endpoint, NodeId, Role
+from farflung.ids import GUESTS, Endpoint, NodeId, Role
 from farflung.inner.seam import SharedState
 from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.link import COORDINATOR, PEER
@@ -309,7 +309,7 @@ class SimSwarm:
         options = NodeOptions(
             make_trainer=make_trainer if trains else None,
             inner_state=self.inner_state,
-            evaluator=SimEvaluator(life.workers) if trains else None,
+            evaluator=SimEvaluator(life.workers) if node.role in GUESTS else None,
         )
         return assemble_agent(world, config, journal, options)
 

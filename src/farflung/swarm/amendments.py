@@ -1,8 +1,9 @@
 """What the operator may change while a run lives, and how a change becomes a record. Pure.
 
-A wish is text, `rounds=+100` or `outer.rounds=150`. It is resolved against the run as it is when it
-is decided; the record holds values only, so that everybody who replays it gets the same spec
-(docs/decisions/0025-amendments.md).
+A wish is text, `rounds=+100`, `outer.rounds=150` or `weights=web:5,books:5`. It is resolved against
+the run as it is when it is decided; the record holds values only, so that everybody who replays it
+gets the same spec (docs/decisions/0025-amendments.md). Weights are a record of their own, MIX,
+right before the AMEND that names the request.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import msgspec
 from farflung.config.run import RunSpec
 from farflung.errors import ConfigError, UserError
 from farflung.events import RunAmended
-from farflung.swarm.records import Amend
+from farflung.swarm.mixing import WEIGHTS, shown_weights, wished_mix
+from farflung.swarm.records import Amend, Mix
 from farflung.swarm.state import Amending, State, Step
 
 AMENDABLE: Mapping[str, tuple[str, ...]] = {
@@ -40,32 +42,39 @@ Changes = dict[str, Any]
 
 
 def take(step: Step, event: Amending) -> None:
-    """AMEND, unless the run has moved on so far that the wish makes no sense any more."""
+    """The records, unless the run has moved on so far that the wish makes no sense any more."""
     try:
-        record = amendment(step.state, event)
+        records = granted(step.state, event)
     except UserError:
         return  # who asked looks for the request in the journal, and asks why it is not there
-    if record is None:
-        return
-    step.append(record)
-    step.state = apply_amend(step.state, record)
-    told = amended_event(step.state, record)
-    step.tell(told)
-    step.because(told.sentence)
+    for record in records:
+        step.append(record)
+        if isinstance(record, Mix):
+            step.state = replace(step.state, mixes=(*step.state.mixes, record))
+        else:
+            step.state = apply_amend(step.state, record)
+    if records:
+        told = amended_event(step.state, records)
+        step.tell(told)
+        step.because(told.sentence)
 
 
-def amendment(state: State, event: Amending) -> Amend | None:
-    """The record that grants the wishes; None when nothing would change, or it is granted already.
+def granted(state: State, event: Amending) -> tuple[Mix | Amend, ...]:
+    """The records that grant the wishes: MIX when weights change, and last AMEND, which names the
+    request (with no changes, if weights are all that was wished). Empty when nothing would change,
+    or it is granted already.
 
     Raises UserError in one sentence when they make no sense in this state.
     """
     if event.request in state.amended:
-        return None
-    changes = _resolve(state, event.wishes)
-    if not changes:
-        return None
+        return ()
+    mix = _mix(state, event.wishes)
+    changes = _resolve(state, [w for w in event.wishes if not _of_weights(w)])
+    if not changes and mix is None:
+        return ()
+    _check_length(state, amended(state.spec, changes), changes)
     changes |= _rewarmed(state, amended(state.spec, changes))
-    return Amend(
+    amend = Amend(
         term=state.term,
         request=event.request,
         from_round=state.next_round,
@@ -73,6 +82,7 @@ def amendment(state: State, event: Amending) -> Amend | None:
         tokens=state.tokens,
         changes=msgspec.json.encode(changes, order="sorted"),
     )
+    return (amend,) if mix is None else (mix, amend)
 
 
 def apply_amend(state: State, record: Amend) -> State:
@@ -122,7 +132,16 @@ def differs_in_amendable(one: RunSpec, other: RunSpec) -> bool:
     """Whether two specs are equal but for settings that `--extend` changes."""
     if same_settings(one, other):
         return False
-    return same_settings(amended(one, _amendable_values(other)), other)
+    return same_settings(_reweighted(amended(one, _amendable_values(other)), other), other)
+
+
+def _reweighted(one: RunSpec, other: RunSpec) -> RunSpec:
+    """`one` with the other's weights, when both have the same sources."""
+    pairs = list(zip(one.data.sources, other.data.sources, strict=False))
+    if [a.name for a, _ in pairs] != [p.name for p in other.data.sources]:
+        return one
+    sources = tuple(msgspec.structs.replace(a, weight=b.weight) for a, b in pairs)
+    return msgspec.structs.replace(one, data=msgspec.structs.replace(one.data, sources=sources))
 
 
 def _written(spec: RunSpec) -> RunSpec:
@@ -130,13 +149,19 @@ def _written(spec: RunSpec) -> RunSpec:
     return msgspec.structs.replace(spec, inner=inner)
 
 
-def amended_event(state: State, record: Amend) -> RunAmended:
-    """For people; `state` is that after the record."""
-    outer = state.spec.outer
-    changes = msgspec.json.decode(record.changes, type=dict[str, Any])
-    words = ", ".join(f"{k}={v}" for k, v in sorted(changes.items()) if k != REWARM)
+def amended_event(state: State, records: Sequence[Mix | Amend]) -> RunAmended:
+    """For people, about records that were granted together; `state` is that after them."""
+    outer, from_round = state.spec.outer, state.next_round
+    words: list[str] = []
+    for record in records:
+        if isinstance(record, Mix):
+            words.append(shown_weights([p.name for p in state.spec.data.parts], record.weights))
+        else:
+            from_round = record.from_round
+            changes = msgspec.json.decode(record.changes, type=dict[str, Any])
+            words += [f"{k}={v}" for k, v in sorted(changes.items()) if k != REWARM]
     return RunAmended(
-        rounds=outer.rounds, tokens=outer.tokens, from_round=record.from_round, changes=words
+        rounds=outer.rounds, tokens=outer.tokens, from_round=from_round, changes=", ".join(words)
     )
 
 
@@ -149,10 +174,17 @@ def _resolve(state: State, wishes: Sequence[str]) -> Changes:
     for wish in wishes:
         key, value = _read(state.spec, wish)
         changes[key] = value
-    changes = {k: v for k, v in changes.items() if v != _value(state.spec, k)}
-    if changes:
-        _check_length(state, amended(state.spec, changes), changes)
-    return changes
+    return {k: v for k, v in changes.items() if v != _value(state.spec, k)}
+
+
+def _mix(state: State, wishes: Sequence[str]) -> Mix | None:
+    """The record of the last wish for other weights. Raises UserError."""
+    wished = [wish for wish in wishes if _of_weights(wish)]
+    return wished_mix(state, wished[-1]) if wished else None
+
+
+def _of_weights(wish: str) -> bool:
+    return wish.partition("=")[0].strip() in WEIGHTS
 
 
 def _read(spec: RunSpec, wish: str) -> tuple[str, Any]:
@@ -182,7 +214,7 @@ def _key(name: str) -> str:
         for known in names:
             if name in (known, f"{section}.{known}"):
                 return f"{section}.{known}"
-    every = ", ".join(n for names in AMENDABLE.values() for n in names)
+    every = ", ".join([*(n for names in AMENDABLE.values() for n in names), WEIGHTS[0]])
     raise UserError(f"--extend cannot change {name!r} of a run that is there; it can: {every}")
 
 

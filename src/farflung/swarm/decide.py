@@ -30,7 +30,6 @@ from farflung.swarm import (
     ending,
     evaluating,
     membership,
-    mixing,
     planning,
     resolve,
     trial,
@@ -44,7 +43,6 @@ from farflung.swarm.state import (
     Input,
     Phase,
     Received,
-    Remixing,
     Round,
     State,
     Step,
@@ -69,8 +67,6 @@ def decide(state: State, event: Input, now_s: float) -> tuple[State, tuple[Actio
             handler = _HANDLERS.get(type(message))
             if handler is not None:
                 handler(step, node, message)
-        case Remixing():
-            mixing.remix(step, event)
         case Tick():
             membership.watch(step)
         case Amending():
@@ -89,6 +85,7 @@ def _advance(step: Step) -> None:
     if resolve.is_complete(step.state, step.spec):
         if not step.state.finished:
             resolve.finish(step)
+        evaluating.advance(step)
         ending.try_end(step)
         return
     planning.open_rounds(step)

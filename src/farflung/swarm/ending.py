@@ -3,7 +3,7 @@
 ADMIN(finish) follows the last commit: nothing opens any more. ADMIN(end) says that the last round
 is kept, applied and on the disk: by a keeper, or, in a run without one, by every trainer whose stay
 is open. Until then the trainers that have it stay and serve it, also when the coordinator dies in
-between.
+between. An evaluator's copy counts for nothing here: it goes when it likes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def applied(step: Step, node: str, round_: int) -> None:
 
 
 def lacking(state: State) -> list[Node]:
-    """Trainers and keepers that take part, or are expected back, without the last round."""
+    """Nodes that take part, or are expected back, without the last round."""
     members = (n for n in state.nodes.values() if n.open and n.role != Role.SOURCE)
     return [n for n in members if not _holds(state, n)]
 
@@ -45,7 +45,7 @@ def try_end(step: Step) -> None:
         return
     if not state.finished_s:
         step.state = state = replace(state, finished_s=step.now_s)
-    missing = lacking(state)
+    missing = [n for n in lacking(state) if n.averages]
     if not _kept(state, missing):
         if step.now_s - state.finished_s < PATIENCE_S:
             return

@@ -1,5 +1,6 @@
 """How good the model is: now and then one node is asked to measure it. Pure.
 
+An evaluator is asked when one takes part, else a trainer; each kind in turn.
 Its answer is journalled, but nothing follows from it: no state, no ledger, no vote. A node that
 dies, leaves, fails or takes too long is passed over for the next one; when all were, the evaluation
 is left out and the next one comes in its turn. So is one that a coordinator's restart forgot.
@@ -27,10 +28,13 @@ MOST = 1e6
 
 
 def advance(step: Step) -> None:
-    """Ask somebody when an evaluation is due; somebody else when who was asked cannot."""
+    """Ask somebody when an evaluation is due; somebody else when who was asked cannot.
+
+    In a finished run it is due once more, for an evaluator only: no trainer is kept by it.
+    """
     job = step.state.evaluating
     if job is None:
-        if _due(step.state):
+        if _due(step.state) if not step.state.finished else _last_due(step.state):
             _ask(step, step.state.committed, frozenset())
         return
     if not present(step.state, job.node, job.generation):
@@ -98,10 +102,26 @@ def _due(state: State) -> bool:
     return every > 0 and state.committed // every > state.evaluated // every
 
 
+def _last_due(state: State) -> bool:
+    """Whether the final state is not measured, and an evaluator could."""
+    wanted = state.spec.evaluation.every > 0 and state.committed > state.evaluated
+    return wanted and bool(_able(state, frozenset()))
+
+
+def _able(state: State, tried: frozenset[str]) -> list[Node]:
+    """Who may be asked: evaluators, or trainers where no evaluator can."""
+    trainers = [] if state.finished else state.active_trainers()
+    for group in (state.active_evaluators(), trainers):
+        able = [n for n in group if n.evaluates and n.node not in tried]
+        if able:
+            return able
+    return []
+
+
 def _ask(step: Step, committed: int, tried: frozenset[str]) -> None:
     """The next node in turn, so that no peer does it every time; none left: not this time."""
     state = step.state
-    able = [n for n in state.active_trainers() if n.evaluates and n.node not in tried]
+    able = _able(state, tried)
     if not able:
         given_up = committed if tried else state.evaluated  # nobody yet: when somebody comes
         step.state = replace(state, evaluating=None, evaluated=given_up)

@@ -86,6 +86,11 @@ class Node:
     def trains(self) -> bool:
         return self.role == Role.TRAINER
 
+    @property
+    def averages(self) -> bool:
+        """Whether it is told of attempts, may own slices, and votes."""
+        return self.role != Role.EVALUATOR
+
 
 class Phase(enum.Enum):
     TRAIN = "train"
@@ -236,8 +241,14 @@ class State:
         return sorted(live, key=lambda n: n.node)
 
     def active_members(self) -> list[Node]:
-        live = (n for n in self.nodes.values() if n.open and n.link is Link.ACTIVE)
+        """Those who average and vote, sorted by id."""
+        live = (n for n in self.nodes.values() if n.averages and n.open and n.link is Link.ACTIVE)
         return sorted(live, key=lambda n: n.node)
+
+    def active_evaluators(self) -> list[Node]:
+        """Sorted by id."""
+        live = (n for n in self.nodes.values() if n.role == Role.EVALUATOR and n.open)
+        return sorted((n for n in live if n.link is Link.ACTIVE), key=lambda n: n.node)
 
 
 # ---- what `decide` is told -----------------------------------------------------------------
@@ -291,18 +302,10 @@ class Amending:
 
     request: str
     wishes: tuple[str, ...]
-    """`rounds=+100`, `outer.rounds=150`, ..."""
+    """`rounds=+100`, `outer.rounds=150`, `weights=web:5,books:5`, ..."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Remixing:
-    """The operator wants other weights of the sources from now on."""
-
-    weights: tuple[float, ...]
-    """One for each source of GENESIS, in its order; checked (data.mixture.integer_weights)."""
-
-
-Input = Admitted | Connected | Disconnected | Received | Tick | Amending | Remixing
+Input = Admitted | Connected | Disconnected | Received | Tick | Amending
 
 
 # ---- what `decide` answers -----------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from farflung.run.contribution import Given, given_by, tell
-from farflung.swarm.records import AnyRecord, Commit, Contributor, Term
+from farflung.run.contribution import Given, given_by, tell, tell_evaluator
+from farflung.swarm.records import AnyRecord, Commit, Contributor, Evaluation, Term
 
 SOME = bytes(32)
 
@@ -44,3 +44,20 @@ def test_the_line_says_what_this_process_and_the_node_gave() -> None:
         "2.5 MB up, 1.0 MB down (in all 2 rounds, 800 tokens)"
     )
     assert "in all" not in tell(ever, ever, 40.0, 0, 0) and "40.0 h" in tell(ever, ever, 40.0, 0, 0)
+
+
+def test_an_evaluators_line_counts_what_it_measured() -> None:
+    def measured(serial: int, node: str) -> Evaluation:
+        return Evaluation(
+            serial=serial, node=node, committed=1, next_round=1, nats_per_token=0, bits_per_byte=0,
+            tokens=1, samples=(),
+        )  # fmt: skip
+
+    records = [*RECORDS, measured(0, "e"), measured(1, "a"), measured(2, "e")]
+    ever, now = given_by("e", records, 16), given_by("e", records[-1:], 16)
+    assert ever == Given(evaluations=2)
+    assert tell_evaluator(ever, ever, 1.5, 2_500_000, 1_000_000) == (
+        "measured the model 2 times in 90 min; 2.5 MB up, 1.0 MB down"
+    )
+    assert tell_evaluator(now, ever, 1.5, 0, 0).startswith("measured the model 1 time in")
+    assert tell_evaluator(now, ever, 1.5, 0, 0).endswith("(in all 2 times)")

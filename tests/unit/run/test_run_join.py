@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from farflung.cli.join import _JoinLine, read_invite
+from farflung.cli.join import _JoinLine, _role, read_invite
 from farflung.errors import LinkDown, UserError
 from farflung.events import (
     CertificateNotRenewed,
@@ -25,11 +26,12 @@ from farflung.run.join import (
     RENEW_EVERY_S,
     SKEW_TOLD_S,
     Joined,
+    check_same_role,
     check_same_run,
     tell_skew,
     wanted_options,
 )
-from farflung.run.membership import JoinOptions, Membership
+from farflung.run.membership import MEMBERSHIP, JoinOptions, Membership, load_membership
 from farflung.sim.loop import run_virtual
 from farflung.swarm.identity import Identity
 from farflung.swarm.invite import make_invite
@@ -227,3 +229,43 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"invite\.bin"):
         read_invite([str(path)])
+
+
+# ---- the role ------------------------------------------------------------------------------
+
+
+def test_a_node_keeps_its_role_and_a_start_without_one_goes_on_with_it(tmp_path: Path) -> None:
+    first = wanted_options(None, JoinOptions(role=Role.EVALUATOR), NEAR)
+    known = msgspec.structs.replace(member(NEAR, first), role=Role.EVALUATOR)
+    for invite_again in ("", NEAR):
+        assert wanted_options(known, JoinOptions(), invite_again).role == Role.EVALUATOR
+    check_same_role(known, None, tmp_path)
+    check_same_role(known, Role.EVALUATOR, tmp_path)
+    check_same_role(None, Role.TRAINER, tmp_path)
+    with pytest.raises(UserError, match="takes part as evaluator, not as trainer"):
+        check_same_role(known, Role.TRAINER, tmp_path)
+
+
+def test_a_membership_of_an_older_version_is_a_trainers(tmp_path: Path) -> None:
+    plain = msgspec.to_builtins(member(NEAR, wanted_options(None, JoinOptions(), NEAR)))
+    del plain["role"]
+    (tmp_path / MEMBERSHIP).write_bytes(msgspec.json.encode(plain))
+    known = load_membership(tmp_path)
+    assert known is not None and known.role is Role.TRAINER
+
+
+@pytest.mark.parametrize(
+    ("role", "trainer", "words"),
+    [
+        ("keeper", "", "--role 'keeper' must be trainer or evaluator"),
+        ("Evaluator", "", "must be trainer or evaluator"),
+        ("evaluator", "python own.py", "an evaluator trains nothing"),
+    ],
+)
+def test_a_role_that_nobody_joins_as_is_one_sentence(role: str, trainer: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        _role(role, trainer)
+
+
+def test_the_roles_of_a_joiner() -> None:
+    assert (_role("", "python own.py"), _role("evaluator", "")) == (None, Role.EVALUATOR)

@@ -15,9 +15,9 @@ from farflung.errors import ConfigError, ProtocolError, UserError
 from farflung.network.messages import Moved
 from farflung.swarm.amendments import (
     AMENDABLE,
-    amendment,
     apply_amend,
     differs_in_amendable,
+    granted,
     same_settings,
 )
 from farflung.swarm.course import check_course
@@ -31,7 +31,14 @@ def wanted(*wishes: str, request: str = "r1") -> Amending:
     return Amending(request=request, wishes=wishes)
 
 
-def granted(state: State, *wishes: str) -> State:
+def amendment(state: State, event: Amending) -> Amend | None:
+    """Of a run with one source: AMEND is all that there can be."""
+    records = granted(state, event)
+    assert len(records) <= 1
+    return next((r for r in records if isinstance(r, Amend)), None)
+
+
+def after_wish(state: State, *wishes: str) -> State:
     record = amendment(state, wanted(*wishes))
     assert record is not None
     return apply_amend(state, record)
@@ -73,7 +80,7 @@ def refusal(state: State, *wishes: str) -> str:
 def test_a_wish_names_a_setting_and_a_value_or_a_difference(
     wish: str, key: tuple[str, str], value: object
 ) -> None:
-    spec = granted(new_run(), wish).spec
+    spec = after_wish(new_run(), wish).spec
     found = getattr(getattr(spec, key[0]), key[1])
     assert (found, type(found)) == (value, type(value))
 
@@ -112,7 +119,7 @@ def test_a_wish_that_makes_no_sense_is_one_sentence(wish: str, words: str) -> No
 
 def test_a_run_that_counts_tokens_is_extended_by_tokens() -> None:
     state = replace(new_run(tokens=1000), committed=3, next_round=3, tokens=900)
-    assert granted(state, "tokens=+500").spec.outer.tokens == 1500
+    assert after_wish(state, "tokens=+500").spec.outer.tokens == 1500
     assert "ends by outer.tokens=1000" in refusal(state, "rounds=+5")
     assert "outer.tokens=900 must be at least 901" in refusal(state, "tokens=900")
 
@@ -129,7 +136,7 @@ def test_open_rounds_are_not_cut_off() -> None:
 
 def test_what_is_so_already_is_not_written() -> None:
     assert amendment(new_run(), wanted("rounds=8", "grace_s=3.0")) is None
-    state = granted(new_run(), "rounds=+8")
+    state = after_wish(new_run(), "rounds=+8")
     assert amendment(state, wanted("rounds=+8")) is None, "the same request, asked twice"
     assert amendment(state, wanted("rounds=+8", request="r2")) is not None
 
@@ -138,17 +145,17 @@ def test_a_finished_run_is_opened_by_more_rounds_only() -> None:
     done = replace(after(8), finished=True, ended=True, finished_s=5.0)
     sentence = refusal(done, "min_peers=2")
     assert sentence == "the run is finished after 8 rounds; open it again with rounds=+N too"
-    state = granted(done, "rounds=+4", "min_peers=2")
+    state = after_wish(done, "rounds=+4", "min_peers=2")
     assert (state.finished, state.ended, state.finished_s) == (False, False, 0.0)
     assert (state.spec.outer.rounds, state.spec.swarm.min_peers) == (12, 2)
 
 
 def test_the_length_notes_where_the_rate_may_rise_again() -> None:
-    spec = granted(after(6), "rounds=+8").spec
+    spec = after_wish(after(6), "rounds=+8").spec
     assert spec.inner.rewarm == (6 / 16, 6 / 8)
     assert spec_from_bytes(msgspec.json.encode(spec, order="sorted")) == spec
-    assert granted(after(6), "grace_s=1").spec.inner.rewarm is msgspec.UNSET
-    twice = granted(replace(after(9), spec=spec), "rounds=20").spec
+    assert after_wish(after(6), "grace_s=1").spec.inner.rewarm is msgspec.UNSET
+    twice = after_wish(replace(after(9), spec=spec), "rounds=20").spec
     assert twice.inner.rewarm == (9 / 20, 9 / 16)
 
 
@@ -164,7 +171,7 @@ def test_a_record_cannot_change_what_a_run_stands_on(changes: bytes) -> None:
 
 def test_spec_files_are_compared_by_what_people_wrote() -> None:
     born = run_spec()
-    now = granted(after(3), "rounds=20").spec
+    now = after_wish(after(3), "rounds=20").spec
     written = run_spec(rounds=20)
     assert same_settings(now, written) and not same_settings(born, written)
     assert differs_in_amendable(born, written) and not differs_in_amendable(now, written)

@@ -8,16 +8,28 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from swarm_driver import Driver, Peer, driver_spec
+from swarm_samples import mark
 
 from farflung.config.run import EvaluationSpec
+from farflung.coordinator.lingering import LINGER_S, Lingering
 from farflung.errors import ProtocolError
 from farflung.events import EvaluationFailed, ModelEvaluated
-from farflung.network.messages import DrawnText, Evaluate, Measured
+from farflung.ids import Role
+from farflung.network.messages import (
+    Attempt,
+    DrawnText,
+    Evaluate,
+    Measured,
+    Moved,
+    Plan,
+    Verdict,
+)
 from farflung.swarm import evaluating
+from farflung.swarm.ending import lacking
 from farflung.swarm.evaluating import PATIENCE_S
-from farflung.swarm.records import Drawn, Evaluation
+from farflung.swarm.records import Commit, Drawn, Evaluation
 from farflung.swarm.replay import replay, replay_more
-from farflung.swarm.state import Append, Send, State, Step, Tell
+from farflung.swarm.state import Admitted, Append, Link, Node, Send, State, Step, Tell
 
 EVERY = 5
 
@@ -206,3 +218,134 @@ def test_a_restarted_coordinator_asks_again_only_for_what_is_not_journalled() ->
     )
     after = replay_more(before, [record], 0.0)
     assert (after.evaluations, after.evaluated, after.evaluating) == (1, EVERY, None)
+
+
+# ---- evaluators ----------------------------------------------------------------------------
+
+
+def with_evaluators(state: State, number: int = 1) -> tuple[State, list[str]]:
+    """The state with so many evaluators that take part and can measure."""
+    names = [f"{i:02d}" * 20 for i in range(number)]
+    nodes = dict(state.nodes)
+    for name in names:
+        nodes[name] = Node(
+            node=name,
+            name=f"evaluator {name[:2]}",
+            region="",
+            role=Role.EVALUATOR,
+            public_key=bytes(32),
+            generation=1,
+            open=True,
+            link=Link.ACTIVE,
+            last_beat_s=100.0,
+            evaluates=True,
+        )
+    return replace(state, nodes=nodes), names
+
+
+def answered(state: State, committed: int) -> tuple[State, str]:
+    """One evaluation that is asked for and answered, and by whom."""
+    step = advanced(state, committed=committed)
+    (node,) = asked(step)
+    return taken(step.state, node, answer(step.state)).state, node
+
+
+def test_evaluators_are_asked_in_turn_and_trainers_never() -> None:
+    state, names = with_evaluators(swarm()[0], 2)
+    found = []
+    for period in range(1, 5):
+        state, node = answered(state, period * EVERY)
+        found.append(node)
+    assert found == [*names, *names]
+
+
+@pytest.mark.parametrize(
+    "away",
+    [{"open": False}, {"link": Link.SYNCING}, {"link": Link.GONE}, {"evaluates": False}],
+)
+def test_where_no_evaluator_can_a_trainer_is_asked(away: dict[str, object]) -> None:
+    state, (name,) = with_evaluators(swarm()[0])
+    gone = replace(state.nodes[name], **away)  # type: ignore[arg-type]
+    later, node = answered(replace(state, nodes={**state.nodes, name: gone}), EVERY)
+    assert later.nodes[node].trains
+    back = {**later.nodes, name: state.nodes[name]}
+    assert answered(replace(later, nodes=back), 2 * EVERY)[1] == name
+
+
+def test_an_evaluator_that_dies_over_it_is_replaced_by_a_trainer_for_this_time() -> None:
+    state, (name,) = with_evaluators(swarm()[0])
+    step = advanced(state, committed=EVERY)
+    assert asked(step) == [name]
+    closed = replace(step.state.nodes[name], open=False)
+    step = advanced(step.state, nodes={**step.state.nodes, name: closed})
+    (node,) = asked(step)
+    assert step.state.nodes[node].trains
+
+
+def test_a_finished_run_is_measured_once_more_by_an_evaluator_only() -> None:
+    trainers_only, _ = swarm()
+    done = {"committed": EVERY + 2, "evaluated": EVERY, "finished": True}
+    assert asked(advanced(trainers_only, **done)) == []
+    state, (name,) = with_evaluators(trainers_only)
+    step = advanced(state, **done)
+    assert asked(step) == [name]
+    failed = taken(step.state, name, answer(step.state, note="no room"))
+    assert asked(failed) == [] and failed.state.evaluating is None, "no trainer is kept by it"
+    assert asked(advanced(failed.state)) == []
+    after = taken(step.state, name, answer(step.state)).state
+    assert after.evaluations == 1 and asked(advanced(after)) == []
+    assert asked(advanced(replace_spec(state, every=0), **done)) == []
+
+
+def test_an_evaluator_counts_for_nothing_but_evaluations() -> None:
+    """Rounds, votes, attempts and the end are as if it were not there."""
+    driver = Driver(driver_spec(start_peers=2, rounds=3), trainers=2, keeper=False)
+    name = "evaluator"
+    node = mark(name).hex()[:40]
+    driver.peers[name] = Peer(node, Role.EVALUATOR)
+    driver.feed(
+        Admitted(
+            node=node,
+            name=name,
+            region="",
+            role=Role.EVALUATOR,
+            public_key=mark(name),
+            invite=b"",
+        )
+    )
+    driver.connect(driver.peers["p0"])
+    driver.connect(driver.peers[name])
+    driver.sync(driver.peers["p0"])
+    driver.sync(driver.peers[name])
+    assert driver.state.nodes[node].open and not driver.state.rounds, "one trainer of two"
+    driver.gather()
+    driver.run_to_the_end()
+    assert driver.state.committed == 3
+    sent = {type(m) for to, m in driver.messages if to == node}
+    assert not sent & {Plan, Attempt, Verdict}
+    commits = [r for r in driver.records if isinstance(r, Commit)]
+    assert commits and all(node not in {*c.holders, *(v.node for v in c.votes)} for c in commits)
+    last = max(driver.state.roots)
+    for peer in driver.peers.values():
+        if peer.role == "trainer":
+            root = driver.state.roots[last]
+            driver.say(peer, Moved(round=last, bytes_up=0, bytes_down=0, state_root=root))
+            peer.kept = True
+            driver.beat(peer)
+    assert [n.node for n in lacking(driver.state)] == [node]
+    assert driver.state.ended, "the trainers keep it; nobody waits for the evaluator's copy"
+    driver.check_end()
+
+
+def test_a_coordinator_waits_for_a_connected_evaluator_as_for_a_trainer_but_for_no_absent_one() -> (
+    None
+):
+    state, (name,) = with_evaluators(swarm()[0])
+    ended = replace(state, finished=True, ended=True, rounds={}, nodes={name: state.nodes[name]})
+    assert not Lingering(ended).over(ended, {name}, 1000.0)
+    assert not Lingering(ended).awaited(ended, {name}, 1000.0)
+    lingering = Lingering(replace(ended, finished=False))
+    assert not lingering.over(ended, {name}, 0.0)
+    assert lingering.over(ended, set(), 1.0)
+    assert not lingering.over(ended, {name}, LINGER_S - 1)
+    assert lingering.over(ended, {name}, LINGER_S + 1), "not for ever"
