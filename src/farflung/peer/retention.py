@@ -81,7 +81,12 @@ class Retention:
             lambda: (self._blobs.file_bytes(), self._blobs.stored_bytes())
         )
         cache = cached if self._role == Role.TRAINER else 0
-        self._need = need_of(state, keeps_genesis=self._role != Role.TRAINER, cache=cache)
+        self._need = need_of(
+            state.layout,
+            state.outer,
+            keeps_genesis=self._role != Role.TRAINER,
+            cache=cache,
+        )
         check_limit(self._asked_limit, self._need)
         usual = usual_limit(self.used, self._disk.free_bytes(), self._need)
         self._limit = self._asked_limit or usual
