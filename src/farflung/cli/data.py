@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from farflung.errors import ConfigError
+from farflung.words import counted
 
 if TYPE_CHECKING:  # every command loads this module: the agent's start must stay fast
     from farflung.data.manifest import DataManifest
@@ -189,8 +190,8 @@ def inspect_command(
         tokens = sums.rows * manifest.seq_len
         ratio = f", {sums.text_bytes / tokens:.3f} bytes per token" if tokens else ""
         typer.echo(
-            f"{name:10} {sums.shards:,} shards, {sums.rows:,} rows, {tokens:,} tokens, "
-            f"{sums.text_bytes:,} bytes of text{ratio}"
+            f"{name:10} {counted(sums.shards, 'shard')}, {counted(sums.rows, 'row')}, "
+            f"{tokens:,} tokens, {sums.text_bytes:,} bytes of text{ratio}"
         )
     for number, text in enumerate(first_documents(folder, documents) if documents else [], 1):
         cut = text[:chars] + (" ..." if len(text) > chars else "")
@@ -250,7 +251,10 @@ def _tell_bad(bad: dict[str, int]) -> None:
     for file, count in list(bad.items())[:MOST_FILES]:
         _say(f"left out {count:,} of {file}")
     if bad:
-        _say(f"left out in all: {sum(bad.values()):,} bad records in {len(bad):,} files")
+        _say(
+            f"left out in all: {counted(sum(bad.values()), 'bad record')} in "
+            f"{counted(len(bad), 'file')}"
+        )
 
 
 MOST_FILES = 20

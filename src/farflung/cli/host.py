@@ -38,6 +38,7 @@ from farflung.events import (
     RunAmended,
     RunFinished,
     SnapshotUploaded,
+    Trouble,
 )
 from farflung.run.home import (
     find_run,
@@ -48,6 +49,7 @@ from farflung.run.home import (
     running_process,
 )
 from farflung.swarm.recovery import Recovery
+from farflung.words import counted
 
 if TYPE_CHECKING:
     from farflung.run.host_folder import HostOptions
@@ -357,13 +359,12 @@ class _Printer:
         self._news = News(time.monotonic)
 
     def see(self, event: Event) -> None:
-        trouble = self._news.of(event)
         if isinstance(event, ForkDetected):
             return  # the command ends with its sentence
-        if trouble:
-            typer.echo(f"! {trouble}", err=True)
-        else:
+        if not isinstance(event, Trouble):
             _print_progress(event)
+        elif trouble := self._news.of(event):
+            typer.echo(f"! {trouble}", err=True)
 
 
 def _print_progress(event: Event) -> None:
@@ -371,20 +372,22 @@ def _print_progress(event: Event) -> None:
         case RoundCommitted():
             extra = "" if event.replicated else "  not replicated"
             typer.echo(
-                f"round {event.round:5d}  loss {event.loss:7.4f}  {event.contributors} peers  "
+                f"round {event.round:5d}  loss {event.loss:7.4f}  "
+                f"{counted(event.contributors, 'peer')}  "
                 f"{event.total_tokens:,} tokens  {event.took_s:5.1f} s{extra}"
             )
         case ModelEvaluated():
             typer.echo(
                 f"  held-out text: {event.bits_per_byte:.3f} bits per byte after "
-                f"{event.next_round} rounds (by {event.name}, {event.took_s:.0f} s)"
+                f"{counted(event.next_round, 'round')} (by {event.name}, {event.took_s:.0f} s)"
             )
         case RoundAbandoned():
             typer.echo(f"round {event.round:5d}  abandoned: {event.reason}")
         case GenerationOpened():
             typer.echo(f"+ {event.name} takes part from round {event.next_round}")
         case GenerationClosed():
-            typer.echo(f"- {event.name}: {event.reason}; {event.returned} samples returned")
+            back = f"; {counted(event.returned, 'sample')} returned" if event.returned else ""
+            typer.echo(f"- {event.name}: {event.reason}{back}")
         case Paused():
             typer.echo(f"  {event.reason}")
         case JournalBlocked():
@@ -400,6 +403,8 @@ def _print_progress(event: Event) -> None:
         case RunAmended():
             typer.echo(f"  {event.sentence}")
         case RunFinished():
-            typer.echo(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
+            typer.echo(
+                f"complete: {counted(event.rounds, 'round')}, {counted(event.tokens, 'token')}"
+            )
         case _:
             pass

@@ -11,6 +11,7 @@ import typer
 from farflung.cli import aio
 from farflung.errors import LinkDown, UserError
 from farflung.run.home import JOURNAL, find_run, home_folder, run_names
+from farflung.words import counted
 
 
 def status(
@@ -80,7 +81,7 @@ def _print(picture: dict[str, Any]) -> None:
     )
     if picture["scores"]:
         rounds, bits = picture["scores"][-1]
-        typer.echo(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
+        typer.echo(f"held-out text: {bits:.3f} bits per byte after {counted(rounds, 'round')}")
     for prompt, text in picture["samples"]:
         typer.echo(f"  {shown_sample(prompt, text)}")
     for peer in picture["peers"].values():

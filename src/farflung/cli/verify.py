@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from farflung.errors import FarflungError
+from farflung.words import counted
 
 if TYPE_CHECKING:
     from farflung.run.source_figures import SourceFigures
@@ -70,13 +71,15 @@ def _print(found: object) -> None:
     assert isinstance(found, Findings)
     f = found
     typer.echo(
-        f"journal      {f.journals} copies agree, {f.records} records, {f.terms} terms, "
+        f"journal      {counted(f.journals, 'copy', 'copies')} "
+        f"{'agrees' if f.journals == 1 else 'agree'}, "
+        f"{counted(f.records, 'record')}, {counted(f.terms, 'term')}, "
         f"{f.commits} commits, {f.abandoned} abandoned, {f.signatures} signed votes: ok"
     )
     if f.descent:
         typer.echo(f"weights      from {f.descent}")
     if f.amended:
-        typer.echo(f"settings     amended {f.amended} times, each in its place: ok")
+        typer.echo(f"settings     amended {counted(f.amended, 'time')}, each in its place: ok")
     typer.echo(
         f"samples      credited {f.credited:,}, duplicated {f.duplicated}, lost {f.lost}, "
         f"partial {f.partial}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from farflung.swarm import ranges
 from farflung.swarm.records import AnyRecord, Commit
+from farflung.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +43,13 @@ def tell(given: Given, total: Given, hours: float, up: int, down: int) -> str:
     """For people. `given`: of this process, `total`: of the node's whole time in the run; `up`,
     `down`: bytes that this process moved."""
     text = (
-        f"contributed to {given.rounds:,} rounds: {given.tokens:,} tokens, {given.samples:,} "
-        f"samples, {100 * given.share:.1f} % of the run's in {_duration(hours)}; "
+        f"contributed to {counted(given.rounds, 'round')}: {counted(given.tokens, 'token')}, "
+        f"{counted(given.samples, 'sample')}, {100 * given.share:.1f} % of the run's in "
+        f"{_duration(hours)}; "
         f"{up / 1e6:,.1f} MB up, {down / 1e6:,.1f} MB down"
     )
     if total.rounds != given.rounds:
-        text += f" (in all {total.rounds:,} rounds, {total.tokens:,} tokens)"
+        text += f" (in all {counted(total.rounds, 'round')}, {counted(total.tokens, 'token')})"
     return text
 
 

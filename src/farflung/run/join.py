@@ -56,6 +56,7 @@ from farflung.run.status import ask_as_peer
 from farflung.stopping import ignore_hangups, stop_signals
 from farflung.swarm.invite import Invite, check_expiry, loopback_only, parse_invite
 from farflung.tasks import Tasks, failure, nothing_else
+from farflung.words import counted
 
 DEFAULT_BIND = "127.0.0.1:0"
 RENEW_BELOW_S = 12 * 3600.0
@@ -373,7 +374,8 @@ def _holds_all(folder: Path, picture: Picture) -> bool:
 def the_end(folder: Path, picture: Picture) -> str:
     """Where to find what the run has made."""
     return (
-        f"run {picture.name} is finished: {picture.committed:,} rounds, {picture.tokens:,} tokens; "
+        f"run {picture.name} is finished: {counted(picture.committed, 'round')}, "
+        f"{counted(picture.tokens, 'token')}; "
         f"the final weights are here: farflung export {folder} --hf MODEL"
     )
 

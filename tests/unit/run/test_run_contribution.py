@@ -40,7 +40,7 @@ def test_the_line_says_what_this_process_and_the_node_gave() -> None:
     now, ever = given_by("a", RECORDS[2:], 16), given_by("a", RECORDS, 16)
     line = tell(now, ever, 1.5, 2_500_000, 1_000_000)
     assert line == (
-        "contributed to 1 rounds: 320 tokens, 20 samples, 33.3 % of the run's in 90 min; "
+        "contributed to 1 round: 320 tokens, 20 samples, 33.3 % of the run's in 90 min; "
         "2.5 MB up, 1.0 MB down (in all 2 rounds, 800 tokens)"
     )
     assert "in all" not in tell(ever, ever, 40.0, 0, 0) and "40.0 h" in tell(ever, ever, 40.0, 0, 0)
