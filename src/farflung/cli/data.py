@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from farflung.cli.help import Command, whole_examples
 from farflung.errors import ConfigError
 from farflung.words import counted
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:  # every command loads this module: the agent's start must sta
     from farflung.data.manifest import DataManifest
     from farflung.data.reading import Reading
 
-app = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+app = typer.Typer(
+    help=whole_examples(
+        "Prepare text for training.\n\n"
+        "Example:\n\n"
+        "  farflung data train-tokenizer texts/ --out tokenizer.json\n"
+        "  farflung data prepare texts/ --tokenizer tokenizer.json --out my-data"
+    ),
+    no_args_is_help=True,
+)
 
 SMALL_INPUT = 24 << 20
 """Bytes of files for which processes do not pay their start."""
@@ -40,12 +49,7 @@ HfConfig = Annotated[
 HfSplitName = Annotated[str, typer.Option("--hf-split", help="Split of a Hugging Face dataset.")]
 
 
-@app.callback()
-def root() -> None:
-    """Prepare text for training."""
-
-
-@app.command("prepare")
+@app.command("prepare", cls=Command, short_help="Tokenize, split and pack text into rows.")
 def prepare_command(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder to write; must not hold data yet.")],
@@ -72,9 +76,9 @@ def prepare_command(
 
       farflung data prepare a.jsonl.zst b.parquet --text-field body --out my-data
 
-      farflung data prepare texts/ --tokenizer t.json --eos "</s>" --seq-len 1024 --out d
+      farflung data prepare texts/ --tokenizer t.json --eos "</s>" --out my-data
 
-      farflung data prepare hf:org/name --hf-config en --hf-split train --out d
+      farflung data prepare hf:org/name --hf-config en --out my-data
     """
     from farflung.cli.data_progress import ReadProgress
     from farflung.data.prepare import prepare_inputs
@@ -106,7 +110,7 @@ def prepare_command(
     typer.echo(_summary(manifest, out))
 
 
-@app.command("train-tokenizer")
+@app.command("train-tokenizer", cls=Command, short_help="Train a byte-level BPE on text.")
 def train_tokenizer_command(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The tokenizer.json to write.")] = Path(
@@ -134,7 +138,7 @@ def train_tokenizer_command(
 
       farflung data train-tokenizer texts/ --vocab 32768 --out tokenizer.json
 
-      farflung data train-tokenizer a.jsonl.zst --sample-mb 500 --vocab 65536 --out t.json
+      farflung data train-tokenizer a.jsonl.zst --vocab 65536 --out t.json
     """
     import sys
 
@@ -159,7 +163,9 @@ def train_tokenizer_command(
     typer.echo(f"{out}: {vocab:,} tokens, {eos!r} ends a document")
 
 
-@app.command("inspect")
+@app.command(
+    "inspect", cls=Command, short_help="What a prepared folder holds, and its first documents."
+)
 def inspect_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `data prepare` wrote.")],
     documents: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
@@ -198,7 +204,9 @@ def inspect_command(
         typer.echo(f"--- document {number}\n{cut}")
 
 
-@app.command("verify")
+@app.command(
+    "verify", cls=Command, short_help="Compare every file of a prepared folder with its hash."
+)
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `data prepare` wrote.")],
 ) -> None:

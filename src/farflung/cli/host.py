@@ -156,18 +156,18 @@ def host(
 
     Examples:
 
-      farflung host run.toml --bind 0.0.0.0:7000 --advertise train.example.org:7000
+      farflung host run.toml --bind 0.0.0.0:7000 --advertise example.org:7000
 
-      farflung host run.toml --upload s3://my-bucket/runs/first --upload-rate 2MB
+      farflung host run.toml --upload s3://my-bucket/runs/first
 
-      farflung host            (continue after a stop or a crash)
+      farflung host                          # continue after a stop or a crash
 
-      farflung host next.toml --from my-run      (a new run from another one's weights)
+      farflung host next.toml --from my-run  # a new run from that one's weights
 
-      farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
+      farflung host --extend rounds=+100     # a finished run goes on, too
 
-      farflung host --restore-from keeper/ --restore-from peer.example.org:7100
-      --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
+      farflung host --restore-from keeper/ --restore-from example.org:7100 \\
+          --recovery-key recovery.key --old-host-is-stopped  # after a lost disk
     """
     from farflung.peer.disk_budget import parse_keep, parse_size
     from farflung.run.host import check_ports

@@ -106,11 +106,11 @@ def join(
 
       farflung join ff1...
 
-      farflung join ff1... --bind 0.0.0.0:7100 --advertise my.example.org:7100
+      farflung join ff1... --bind 0.0.0.0:7100 --advertise example.org:7100
 
-      farflung join invite.txt (a file keeps the invite out of the process list)
+      farflung join invite.txt  # a file keeps it out of the process list
 
-      farflung join            (continue with the same identity)
+      farflung join             # continue with the same identity
 
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """

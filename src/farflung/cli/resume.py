@@ -70,10 +70,10 @@ def resume(
 
     Examples:
 
-      farflung resume s3://my-bucket/runs/first --recovery-key recovery.key --old-host-is-stopped
-      --bind 0.0.0.0:7000 --advertise train.example.org:7000
+      farflung resume s3://my-bucket/runs/first --recovery-key recovery.key \\
+          --old-host-is-stopped --bind 0.0.0.0:7000 --advertise example.org:7000
 
-      farflung resume /backup/keeper --recovery-key ffr1... --old-host-is-stopped
+      farflung resume /backup/run --old-host-is-stopped  # the key is in it
     """
     from farflung.peer.disk_budget import parse_size
     from farflung.run.host_folder import HostOptions, wanted_settings

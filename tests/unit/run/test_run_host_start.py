@@ -92,7 +92,7 @@ def test_a_limit_that_is_refused_is_not_remembered(tmp_path: Path, born: bool) -
     if born:
         create(folder)
     small, spec = HostOptions(max_disk_bytes=1000), None if born else SPEC
-    with pytest.raises(ConfigError, match="--max-disk 1000 bytes is below the 44.1 KiB"):
+    with pytest.raises(ConfigError, match=r"--max-disk 1000 bytes is below the 44\.1 KiB"):
         open_host(folder, spec, small, say=lambda _: None)
     assert folder.exists() == born  # a birth that is refused leaves nothing
     create(folder)
