@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from farflung.swarm import ranges
 from farflung.swarm.records import AnyRecord, Commit
+from farflung.swarm.resolve import shown_tokens
 from farflung.words import counted
 
 
@@ -19,13 +20,14 @@ class Given:
     samples: int = 0
     """Credited to it."""
     tokens: int = 0
+    """As its program counted them."""
     share: float = 0.0
     """Of the samples that these records credit to anybody."""
 
 
 def given_by(node: str, records: Iterable[AnyRecord], seq_len: int) -> Given:
     """The node's part in the commits among `records`."""
-    rounds, mine, everybody = 0, 0, 0
+    rounds, mine, everybody, tokens = 0, 0, 0, 0
     for record in records:
         if not isinstance(record, Commit):
             continue
@@ -35,8 +37,9 @@ def given_by(node: str, records: Iterable[AnyRecord], seq_len: int) -> Given:
             if contributor.node == node:
                 rounds += 1
                 mine += rows
+                tokens += shown_tokens(contributor, seq_len)
     share = mine / everybody if everybody else 0.0
-    return Given(rounds=rounds, samples=mine, tokens=mine * seq_len, share=share)
+    return Given(rounds=rounds, samples=mine, tokens=tokens, share=share)
 
 
 def tell(given: Given, total: Given, hours: float, up: int, down: int) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from farflung.run.contribution import Given, given_by, tell
 from farflung.swarm.records import AnyRecord, Commit, Contributor, Term
+from farflung.trained.history import history_of
 
 SOME = bytes(32)
 
@@ -34,6 +37,19 @@ def test_rounds_samples_tokens_and_share_are_the_journals() -> None:
     assert given_by("a", RECORDS[2:], 16) == Given(rounds=1, samples=20, tokens=320, share=1 / 3)
     assert given_by("stranger", RECORDS, 16) == Given()
     assert given_by("a", [], 16) == Given()
+
+
+def test_what_a_program_counted_is_told_everywhere_alike() -> None:
+    """The peer's line, the run's sum and the model card: one number."""
+    whole = commit(0, a=30, b=10)
+    a, b = whole.contributors
+    record = msgspec.structs.replace(
+        whole, contributors=(msgspec.structs.replace(a, reported=333), b)
+    )
+    assert given_by("a", [record], 16).tokens == 333
+    assert given_by("b", [record], 16).tokens == 160
+    told = history_of([record], 1, 16)
+    assert told.tokens == 493 and {c.tokens for c in told.contributors} == {333, 160}
 
 
 def test_the_line_says_what_this_process_and_the_node_gave() -> None:
