@@ -81,10 +81,13 @@ def prepare_command(
       farflung data prepare hf:org/name --hf-config en --out my-data
     """
     from farflung.cli.data_progress import ReadProgress
-    from farflung.data.prepare import prepare_inputs
+    from farflung.data.prepare import check_target, prepare_inputs
     from farflung.data.reading import Reading, inputs_of
+    from farflung.data.split import check_fraction
     from farflung.data.tokenizer import load_tokenizer
 
+    check_target(out, seq_len)  # what is wrong with the command itself is told before any reading
+    check_fraction(held_out)
     chosen = load_tokenizer(tokenizer, eos)
     reading = Reading(
         inputs=inputs_of(inputs, _say, out=out, hf_config=hf_config, hf_split=hf_split),
@@ -144,10 +147,13 @@ def train_tokenizer_command(
 
     from farflung.cli.data_progress import ReadProgress
     from farflung.data.reading import Reading, inputs_of
-    from farflung.data.train_tokenizer import read_sample, train, write
+    from farflung.data.split import check_fraction
+    from farflung.data.train_tokenizer import check_wish, read_sample, train, write
 
     if out.exists():
         raise ConfigError(f"{out} exists; remove it or choose another name with --out")
+    check_wish(vocab, eos)
+    check_fraction(held_out)
     reading = Reading(
         inputs=inputs_of(inputs, _say, out=out, hf_config=hf_config, hf_split=hf_split),
         text_field=text_field,
@@ -256,8 +262,11 @@ def _jobs(wanted: int, reading: Reading) -> int:
 
 def _tell_bad(bad: dict[str, int]) -> None:
     """How much `--skip-bad` left out."""
-    for file, count in list(bad.items())[:MOST_FILES]:
-        _say(f"left out {count:,} of {file}")
+    from farflung.data.records import BAD_SHOWN
+
+    if sum(bad.values()) > BAD_SHOWN:  # else each one was named
+        for file, count in list(bad.items())[:MOST_FILES]:
+            _say(f"left out {count:,} of {file}")
     if bad:
         _say(
             f"left out in all: {counted(sum(bad.values()), 'bad record')} in "

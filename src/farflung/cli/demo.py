@@ -133,6 +133,8 @@ class _DemoScreen:
             self._console.print(
                 f"  {bits:.3f} bits per byte after {counted(rounds, 'round')}  {drawn}",
                 markup=False,
+                no_wrap=True,
+                overflow="ellipsis",
             )
         if picture.committed == self._shown:
             return

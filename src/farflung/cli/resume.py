@@ -81,6 +81,7 @@ def resume(
     from farflung.run.resume import resume as make_folders
     from farflung.run.upload import check_upload
 
+    aio.run(_check_source(source))
     if not old_host_is_stopped:
         raise UserError(
             "two coordinators would fork the run; stop the old host for good and say so with "
@@ -117,6 +118,18 @@ def resume(
             typer.echo(f"{folder.parent} is ready; continue with: farflung host")
             return
         serve_folder(folder, None, options)
+
+
+async def _check_source(source: str) -> None:
+    """UserError, StoreError when there is nothing to resume from: told before all else."""
+    from farflung.clock import ThreadWorkers
+    from farflung.run.sources import locate
+
+    workers = ThreadWorkers(1)
+    try:
+        await locate(source, workers)
+    finally:
+        workers.close()
 
 
 def _key_beside(source: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from farflung.errors import FarflungError
+from farflung.run.home import home_folder
 from farflung.words import counted
 
 if TYPE_CHECKING:
@@ -17,8 +18,13 @@ if TYPE_CHECKING:
 
 
 def verify(
-    folder: Annotated[
-        Path, typer.Argument(help="A demo's --out folder, or FARFLUNG_HOME/RUN of the host.")
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's name in FARFLUNG_HOME, or a folder: a demo's "
+            "--out, or the run's on the host's machine.",
+        ),
     ],
     data: Annotated[
         bool, typer.Option("--data", help="Show what became of each source's samples.")
@@ -32,14 +38,14 @@ def verify(
 
       farflung verify demo-out
 
-      farflung verify ~/.farflung/my-run
+      farflung verify my-run --data
 
-      farflung verify ~/.farflung/my-run --data
+      farflung verify /backup/my-run
     """
     from farflung.run.verify import Findings, Violation, verify_folder
 
     try:
-        found: Findings = verify_folder(folder, _progress if sys.stderr.isatty() else None)
+        found: Findings = verify_folder(_folder(run), _progress if sys.stderr.isatty() else None)
     except Violation as violation:
         typer.echo(f"VIOLATION: {violation}")
         raise typer.Exit(1) from None
@@ -48,6 +54,12 @@ def verify(
     _print(found)
     if data:
         _print_sources(found.sources)
+
+
+def _folder(run: Path) -> Path:
+    """A folder that is here before a run's name."""
+    named = home_folder() / run
+    return named if not run.exists() and named.exists() else run
 
 
 def _print_sources(sources: Iterable[SourceFigures]) -> None:

@@ -40,7 +40,7 @@ from farflung.run.genesis import (
     same_birth,
     synthetic_material,
 )
-from farflung.run.home import EVENTS, JOURNAL, LOCK, nothing_left, private_folder
+from farflung.run.home import EVENTS, JOURNAL, LOCK, SETTINGS, nothing_left, private_folder
 from farflung.run.host_data import CACHE, check_sources, place_sources
 from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
@@ -49,7 +49,6 @@ from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
 from farflung.swarm.replay import current_spec, genesis_spec
 
-SETTINGS = "host.json"
 RUN_KEY = "run.key"
 CA_KEY = "ca.pem"
 RECOVERY = "recovery.key"

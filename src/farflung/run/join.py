@@ -49,8 +49,8 @@ from farflung.run.contribution import given_by, tell
 from farflung.run.data_fetch import DataFetch, OnBytes
 from farflung.run.evaluator import ProcessEvaluator
 from farflung.run.history import picture_of
-from farflung.run.home import EVENTS, JOURNAL, LOCK
-from farflung.run.membership import MEMBERSHIP, JoinOptions, Membership, load_membership
+from farflung.run.home import EVENTS, JOURNAL, LOCK, MEMBERSHIP
+from farflung.run.membership import JoinOptions, Membership, load_membership
 from farflung.run.ports import check_port
 from farflung.run.status import ask_as_peer
 from farflung.stopping import ignore_hangups, stop_signals
@@ -312,7 +312,7 @@ async def prepare(
     Refused."""
     bind = None if options.outbound_only else Endpoint(options.bind or DEFAULT_BIND)
     if bind is not None and split_endpoint(bind)[1]:
-        await check_port(bind, "free it, or give another --bind")
+        await check_port(bind, "give another --bind")
     files = open_node(folder)
     if see is not None:
         files.log.listen(see)

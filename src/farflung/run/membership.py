@@ -8,8 +8,7 @@ from pathlib import Path
 import msgspec
 
 from farflung.errors import UserError
-
-MEMBERSHIP = "membership.json"
+from farflung.run.home import MEMBERSHIP
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
