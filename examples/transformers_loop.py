@@ -1,6 +1,7 @@
 """The Hugging Face Trainer in a farflung run: accumulation, worker processes, exactly-once rows.
 
-farflung host hf.toml --set 'model.program=["python", "examples/transformers_loop.py"]'
+farflung host own.toml --set 'model.program=["python", "examples/transformers_loop.py"]' \\
+    --set inner.batch_rows=4                       # own.toml is in docs/quickstart.md
 """
 
 import torch

@@ -19,9 +19,10 @@ def test_a_run_is_extended_while_it_runs_and_after_its_end(tmp_path: Path) -> No
         peers = [swarm.join("a"), swarm.join("b")]
         swarm.committed(3)
         done = swarm.run("host", "host", "--extend", "rounds=+10", "--extend", "grace_s=2")
-        assert (done.returncode, done.stdout) == (0, "amended: rounds=+10, grace_s=2\n"), (
-            done.stderr
-        )
+        assert (done.returncode, done.stdout) == (
+            0,
+            "amended: rounds=+10, grace_s=2; the run now ends after 40 rounds\n",
+        ), done.stderr
         refused = swarm.run("host", "host", "--extend", "rounds=2")
         assert_one_sentence(refused, "outer.rounds=2 must be at least")
         assert "round" in swarm.run("host", "status").stdout

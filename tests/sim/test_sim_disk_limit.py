@@ -27,7 +27,7 @@ def limit(swarm: SimSwarm, label: str, rounds: int) -> int:
     agent = swarm.nodes[label].agent
     assert agent is not None
     state = agent.node.follower.state
-    need = need_of(state, keeps_genesis=label == KEEPER, cache=0)
+    need = need_of(state.layout, state.outer, keeps_genesis=label == KEEPER, cache=0)
     return need.total + rounds * state.grid(0).bytes_between(0, state.grid(0).chunks)
 
 

@@ -177,7 +177,7 @@ def test_only_the_runs_own_key_may_change_it() -> None:
     assert [type(a) for a in answers] == [Refuse, Extended, Extended, Refuse]
     refused, granted, again, nonsense = (getattr(a, "sentence", "") for a in answers)
     assert refused == "only the host itself may change a run's settings"
-    assert granted == "amended: rounds=+3"
+    assert granted == "amended: rounds=+3; the run now ends after 9 rounds"
     assert again.startswith("nothing to change")
     assert "outer.rounds=1 must be at least" in nonsense
     assert len(swarm.commits()) == 9

@@ -5,8 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from farflung.sim.batch import Total, play_all
 
 PROGRAM = """
 import signal, sys, time
@@ -56,3 +59,32 @@ def test_a_terminal_that_closes_tells_it_twice(first: signal.Signals) -> None:
 
 def test_under_nohup_it_goes_on() -> None:
     assert run("nohup", signal.SIGHUP) == "went on"
+
+
+WHILE_LOADING = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from farflung.__main__ import main
+main()
+"""
+
+
+def test_ctrl_c_while_modules_are_loaded_is_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WHILE_LOADING], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (130, "stopped\n", "")
+
+
+def test_ctrl_c_ends_a_simulation_and_its_processes() -> None:
+    def stop(_: Total) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play_all(range(100_000, 110_000), faults=2, jobs=2, twice=0, on_seed=stop)
+    mine = Path("/proc/self/task").glob("*/children")
+    assert "".join(p.read_text() for p in mine).split() == []

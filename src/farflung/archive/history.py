@@ -12,10 +12,10 @@ from farflung.hashing import digest
 from farflung.outer.codecs import get_codec
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
-from farflung.swarm import ranges
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Commit, Genesis
 from farflung.swarm.replay import genesis_spec
+from farflung.swarm.resolve import shown_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,7 @@ class History:
         self._genesis = genesis
 
     def _add(self, index: int, commit: Commit) -> None:
-        rows = sum(ranges.count(c.credited) for c in commit.contributors)
-        self._tokens += rows * self._seq_len
+        self._tokens += sum(shown_tokens(c, self._seq_len) for c in commit.contributors)
         self._rounds = commit.round + 1
         self.commits[commit.round] = CommitAt(
             index,

@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from farflung.cli.help import Command, whole_examples
 from farflung.cli.loading import harmless
 from farflung.errors import ConfigError
 from farflung.events import printable
+from farflung.words import counted
 
 if TYPE_CHECKING:  # every command loads this module: the agent's start must stay fast
     from farflung.data.manifest import DataManifest
     from farflung.data.reading import Reading
 
-app = typer.Typer(help="Prepare text for training.", no_args_is_help=True)
+app = typer.Typer(
+    help=whole_examples(
+        "Prepare text for training.\n\n"
+        "Example:\n\n"
+        "  farflung data train-tokenizer texts/ --out tokenizer.json\n"
+        "  farflung data prepare texts/ --tokenizer tokenizer.json --out my-data"
+    ),
+    no_args_is_help=True,
+)
 
 SMALL_INPUT = 24 << 20
 """Bytes of files for which processes do not pay their start."""
@@ -41,12 +51,7 @@ HfConfig = Annotated[
 HfSplitName = Annotated[str, typer.Option("--hf-split", help="Split of a Hugging Face dataset.")]
 
 
-@app.callback()
-def root() -> None:
-    """Prepare text for training."""
-
-
-@app.command("prepare")
+@app.command("prepare", cls=Command, short_help="Tokenize, split and pack text into rows.")
 def prepare_command(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="Folder to write; must not hold data yet.")],
@@ -73,15 +78,18 @@ def prepare_command(
 
       farflung data prepare a.jsonl.zst b.parquet --text-field body --out my-data
 
-      farflung data prepare texts/ --tokenizer t.json --eos "</s>" --seq-len 1024 --out d
+      farflung data prepare texts/ --tokenizer t.json --eos "</s>" --out my-data
 
-      farflung data prepare hf:org/name --hf-config en --hf-split train --out d
+      farflung data prepare hf:org/name --hf-config en --out my-data
     """
     from farflung.cli.data_progress import ReadProgress
-    from farflung.data.prepare import prepare_inputs
+    from farflung.data.prepare import check_target, prepare_inputs
     from farflung.data.reading import Reading, inputs_of
+    from farflung.data.split import check_fraction
     from farflung.data.tokenizer import load_tokenizer
 
+    check_target(out, seq_len)  # what is wrong with the command itself is told before any reading
+    check_fraction(held_out)
     chosen = load_tokenizer(tokenizer, eos)
     reading = Reading(
         inputs=inputs_of(inputs, _say, out=out, hf_config=hf_config, hf_split=hf_split),
@@ -107,7 +115,7 @@ def prepare_command(
     typer.echo(_summary(manifest, out))
 
 
-@app.command("train-tokenizer")
+@app.command("train-tokenizer", cls=Command, short_help="Train a byte-level BPE on text.")
 def train_tokenizer_command(
     inputs: Inputs,
     out: Annotated[Path, typer.Option(help="The tokenizer.json to write.")] = Path(
@@ -135,16 +143,19 @@ def train_tokenizer_command(
 
       farflung data train-tokenizer texts/ --vocab 32768 --out tokenizer.json
 
-      farflung data train-tokenizer a.jsonl.zst --sample-mb 500 --vocab 65536 --out t.json
+      farflung data train-tokenizer a.jsonl.zst --vocab 65536 --out t.json
     """
     import sys
 
     from farflung.cli.data_progress import ReadProgress
     from farflung.data.reading import Reading, inputs_of
-    from farflung.data.train_tokenizer import read_sample, train, write
+    from farflung.data.split import check_fraction
+    from farflung.data.train_tokenizer import check_wish, read_sample, train, write
 
     if out.exists():
         raise ConfigError(f"{out} exists; remove it or choose another name with --out")
+    check_wish(vocab, eos)
+    check_fraction(held_out)
     reading = Reading(
         inputs=inputs_of(inputs, _say, out=out, hf_config=hf_config, hf_split=hf_split),
         text_field=text_field,
@@ -160,7 +171,9 @@ def train_tokenizer_command(
     typer.echo(f"{out}: {vocab:,} tokens, {eos!r} ends a document")
 
 
-@app.command("inspect")
+@app.command(
+    "inspect", cls=Command, short_help="What a prepared folder holds, and its first documents."
+)
 def inspect_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `data prepare` wrote.")],
     documents: Annotated[int, typer.Option(min=0, help="Documents to show.")] = 3,
@@ -191,15 +204,17 @@ def inspect_command(
         tokens = sums.rows * manifest.seq_len
         ratio = f", {sums.text_bytes / tokens:.3f} bytes per token" if tokens else ""
         typer.echo(
-            f"{name:10} {sums.shards:,} shards, {sums.rows:,} rows, {tokens:,} tokens, "
-            f"{sums.text_bytes:,} bytes of text{ratio}"
+            f"{name:10} {counted(sums.shards, 'shard')}, {counted(sums.rows, 'row')}, "
+            f"{tokens:,} tokens, {sums.text_bytes:,} bytes of text{ratio}"
         )
     for number, text in enumerate(first_documents(folder, documents) if documents else [], 1):
         cut = text[:chars] + (" ..." if len(text) > chars else "")
         typer.echo(f"--- document {number}\n{harmless(cut)}")
 
 
-@app.command("verify")
+@app.command(
+    "verify", cls=Command, short_help="Compare every file of a prepared folder with its hash."
+)
 def verify_command(
     folder: Annotated[Path, typer.Argument(help="A folder that `data prepare` wrote.")],
 ) -> None:
@@ -249,10 +264,16 @@ def _jobs(wanted: int, reading: Reading) -> int:
 
 def _tell_bad(bad: dict[str, int]) -> None:
     """How much `--skip-bad` left out."""
-    for file, count in list(bad.items())[:MOST_FILES]:
-        _say(f"left out {count:,} of {file}")
+    from farflung.data.records import BAD_SHOWN
+
+    if sum(bad.values()) > BAD_SHOWN:  # else each one was named
+        for file, count in list(bad.items())[:MOST_FILES]:
+            _say(f"left out {count:,} of {file}")
     if bad:
-        _say(f"left out in all: {sum(bad.values()):,} bad records in {len(bad):,} files")
+        _say(
+            f"left out in all: {counted(sum(bad.values()), 'bad record')} in "
+            f"{counted(len(bad), 'file')}"
+        )
 
 
 MOST_FILES = 20

@@ -14,6 +14,7 @@ from farflung.cli.status import shown_sample
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
+from farflung.words import counted
 
 SIZES = ("demo", "tiny")
 
@@ -130,13 +131,16 @@ class _DemoScreen:
             prompt, text = picture.samples[0] if picture.samples else ("", "")
             drawn = shown_sample(prompt, text, width=60) if prompt + text else ""
             self._console.print(
-                f"  {bits:.3f} bits per byte after {rounds} rounds  {drawn}", markup=False
+                f"  {bits:.3f} bits per byte after {counted(rounds, 'round')}  {drawn}",
+                markup=False,
+                no_wrap=True,
+                overflow="ellipsis",
             )
         if picture.committed == self._shown:
             return
         self._shown = picture.committed
         loss = "" if math.isnan(picture.loss_last) else f"loss {picture.loss_last:.3f}"
-        text = f"{len(picture.active)} peers  {loss}"
+        text = f"{counted(len(picture.active), 'peer')}  {loss}"
         self._bar.update(self._rounds, completed=picture.committed, description=text)
         if not self._live and picture.committed % 5 == 0 and picture.committed:
             self._console.print(f"  round {picture.committed}: {text}")

@@ -39,7 +39,7 @@ def export(
 
       farflung export my-run --hf my-model
 
-      farflung export ~/.farflung/my-run/peer --hf my-model --dtype bf16 --license apache-2.0
+      farflung export ~/.farflung/my-run/peer --hf my-model --dtype bf16
 
       farflung export my-model --gguf my-model.gguf
     """

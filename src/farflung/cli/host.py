@@ -38,6 +38,7 @@ from farflung.events import (
     RunAmended,
     RunFinished,
     SnapshotUploaded,
+    Trouble,
     printable,
 )
 from farflung.run.home import (
@@ -49,6 +50,7 @@ from farflung.run.home import (
     running_process,
 )
 from farflung.swarm.recovery import Recovery
+from farflung.words import counted
 
 if TYPE_CHECKING:
     from farflung.run.host_folder import HostOptions
@@ -156,20 +158,20 @@ def host(
 
     Examples:
 
-      farflung host run.toml --bind 0.0.0.0:7000 --advertise train.example.org:7000
+      farflung host run.toml --bind 0.0.0.0:7000 --advertise example.org:7000
 
-      farflung host run.toml --upload s3://my-bucket/runs/first --upload-rate 2MB
+      farflung host run.toml --upload s3://my-bucket/runs/first
 
-      farflung host            (continue after a stop or a crash)
+      farflung host                          # continue after a stop or a crash
 
-      farflung host next.toml --from my-run      (a new run from another one's weights)
+      farflung host next.toml --from my-run  # a new run from that one's weights
 
-      farflung host --run my-run --extend rounds=+100      (a finished run goes on, too)
+      farflung host --extend rounds=+100     # a finished run goes on, too
 
-      farflung host --run my-run --extend weights=web:5,books:5      (another mixture of sources)
+      farflung host --extend weights=web:5,books:5   # another mixture of sources
 
-      farflung host --restore-from keeper/ --restore-from peer.example.org:7100
-      --recovery-key recovery.key --old-host-is-stopped      (after a lost disk)
+      farflung host --restore-from keeper/ --restore-from example.org:7100 \\
+          --recovery-key recovery.key --old-host-is-stopped  # after a lost disk
     """
     from farflung.peer.disk_budget import parse_keep, parse_size
     from farflung.run.host import check_ports
@@ -364,11 +366,10 @@ class _Printer:
         if isinstance(event, ForkDetected):
             return  # the command ends with its sentence
         # A change that the operator asked for has a sentence, and is no trouble.
-        trouble = "" if isinstance(event, RunAmended) else self._news.of(event)
-        if trouble:
-            typer.echo(f"! {trouble}", err=True)
-        else:
+        if not isinstance(event, Trouble) or isinstance(event, RunAmended):
             _print_progress(event)
+        elif trouble := self._news.of(event):
+            typer.echo(f"! {trouble}", err=True)
 
 
 def _say(line: str, *, err: bool = False) -> None:
@@ -381,20 +382,22 @@ def _print_progress(event: Event) -> None:
         case RoundCommitted():
             extra = "" if event.replicated else "  not replicated"
             _say(
-                f"round {event.round:5d}  loss {event.loss:7.4f}  {event.contributors} peers  "
+                f"round {event.round:5d}  loss {event.loss:7.4f}  "
+                f"{counted(event.contributors, 'peer')}  "
                 f"{event.total_tokens:,} tokens  {event.took_s:5.1f} s{extra}"
             )
         case ModelEvaluated():
             _say(
                 f"  held-out text: {event.bits_per_byte:.3f} bits per byte after "
-                f"{event.next_round} rounds (by {event.name}, {event.took_s:.0f} s)"
+                f"{counted(event.next_round, 'round')} (by {event.name}, {event.took_s:.0f} s)"
             )
         case RoundAbandoned():
             _say(f"round {event.round:5d}  abandoned: {event.reason}")
         case GenerationOpened():
             _say(f"+ {event.name} takes part from round {event.next_round}")
         case GenerationClosed():
-            _say(f"- {event.name}: {event.reason}; {event.returned} samples returned")
+            back = f"; {counted(event.returned, 'sample')} returned" if event.returned else ""
+            _say(f"- {event.name}: {event.reason}{back}")
         case Paused():
             _say(f"  {event.reason}")
         case JournalBlocked():
@@ -410,6 +413,6 @@ def _print_progress(event: Event) -> None:
         case RunAmended():
             _say(f"  {event.sentence}")
         case RunFinished():
-            _say(f"complete: {event.rounds} rounds, {event.tokens:,} tokens")
+            _say(f"complete: {counted(event.rounds, 'round')}, {counted(event.tokens, 'token')}")
         case _:
             pass

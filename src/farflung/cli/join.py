@@ -38,6 +38,7 @@ from farflung.run.home import (
     nothing_left,
     role_folder,
 )
+from farflung.words import counted
 
 if TYPE_CHECKING:
     from farflung.run.membership import JoinOptions
@@ -114,13 +115,13 @@ def join(
 
       farflung join ff1...
 
-      farflung join ff1... --bind 0.0.0.0:7100 --advertise my.example.org:7100
+      farflung join ff1... --bind 0.0.0.0:7100 --advertise example.org:7100
 
-      farflung join ff1... --role evaluator      (measures the model, trains nothing)
+      farflung join ff1... --role evaluator  # measures the model, trains nothing
 
-      farflung join invite.txt (a file keeps the invite out of the process list)
+      farflung join invite.txt  # a file keeps it out of the process list
 
-      farflung join            (continue with the same identity)
+      farflung join             # continue with the same identity
 
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """
@@ -229,7 +230,7 @@ async def _take_part(folder: Path, invite: str, options: JoinOptions, line: _Joi
             typer.echo(f"{options.name} {given}")
     if outcome == "finished":
         picture = picture_of(joined.agent.node.follower.journal.records())
-        typer.echo(f"{options.name}: finished; {the_end(folder, picture)}")
+        typer.echo(the_end(folder, picture))
     else:
         typer.echo(f"{options.name}: {outcome}; `farflung join` continues")
 
@@ -241,10 +242,9 @@ def progress_line(event: StateProgress) -> str:
     """`fetching state 120.3 of 512.0 MiB, 14.2 MiB/s from 3 peers, ETA 0:28`."""
     mib = 2**20
     eta = f"{int(event.eta_s) // 60}:{int(event.eta_s) % 60:02d}" if event.eta_s >= 0 else "-:--"
-    peers = f"{event.sources} peer{'s' if event.sources != 1 else ''}"
     return (
         f"fetching state {event.here / mib:.1f} of {event.total / mib:.1f} MiB, "
-        f"{event.bytes_per_s / mib:.1f} MiB/s from {peers}, ETA {eta}"
+        f"{event.bytes_per_s / mib:.1f} MiB/s from {counted(event.sources, 'peer')}, ETA {eta}"
     )
 
 
@@ -292,7 +292,7 @@ class _JoinLine:
             case SnapshotFetched():
                 self._show(
                     f"state of round {event.next_round} fetched in {event.took_s:.1f} s "
-                    f"from {event.sources} peer{'s' if event.sources != 1 else ''}",
+                    f"from {counted(event.sources, 'peer')}",
                     True,
                 )
             case RunKnown():
@@ -322,7 +322,8 @@ class _JoinLine:
         """The first line of a healthy start."""
         size = f"{event.model}, {event.parameters:,} parameters"
         self._show(
-            f"{self._name} joins run {event.name} of {self.host}: {size}, {event.rounds:,} rounds",
+            f"{self._name} joins run {event.name} of {self.host}: {size}, "
+            f"{counted(event.rounds, 'round')}",
             True,
         )
         if event.finished:

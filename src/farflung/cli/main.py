@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -26,6 +27,7 @@ from farflung.cli import (
     status,
     verify,
 )
+from farflung.cli.help import Command
 from farflung.errors import FarflungError
 from farflung.events import printable
 from farflung.stopping import interrupt_on_stop_signals
@@ -58,20 +60,26 @@ def root(
     del version
 
 
-app.command("demo")(demo.demo)
-app.command("host")(host.host)
-app.command("join")(join.join)
-app.command("status")(status.status)
-app.command("leave")(leave.leave)
-app.command("resume")(resume.resume)
-app.command("snapshots")(snapshots.snapshots)
-app.command("verify")(verify.verify)
-app.command("export")(export.export)
-app.command("generate")(generate.generate)
-app.command("chat")(chat.chat)
-app.command("eval")(eval.evaluate)
-app.command("sim")(sim.sim)
-app.command("chaos")(chaos.chaos)
+COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("demo", demo.demo, "See it work on this machine: several peers, one is killed."),
+    ("host", host.host, "Start or continue a run, and print its invite."),
+    ("join", join.join, "Take part in a run, until it is complete."),
+    ("status", status.status, "Rounds, peers, loss and bytes of a run."),
+    ("leave", leave.leave, "Leave a run; `farflung join` continues later."),
+    ("resume", resume.resume, "Host a run again from its archive."),
+    ("snapshots", snapshots.snapshots, "List snapshots of a run or an archive."),
+    ("verify", verify.verify, "Recompute every round of a run."),
+    ("export", export.export, "Write the model for transformers, llama.cpp or Ollama."),
+    ("generate", generate.generate, "Go on with a text."),
+    ("chat", chat.chat, "Talk with a model, line by line."),
+    ("eval", eval.evaluate, "How good a model is: bits per byte, questions."),
+    ("sim", sim.sim, "The real code under seeded faults, in virtual time."),
+    ("chaos", chaos.chaos, "Real processes under random faults, then judged."),
+)
+"""Name, function, and its line in `farflung --help`."""
+
+for _name, _function, _line in COMMANDS:
+    app.command(_name, cls=Command, short_help=_line)(_function)
 app.add_typer(data.app, name="data")
 
 

@@ -69,10 +69,10 @@ def resume(
 
     Examples:
 
-      farflung resume s3://my-bucket/runs/first --recovery-key recovery.key --old-host-is-stopped
-      --bind 0.0.0.0:7000 --advertise train.example.org:7000
+      farflung resume s3://my-bucket/runs/first --recovery-key recovery.key \\
+          --old-host-is-stopped --bind 0.0.0.0:7000 --advertise example.org:7000
 
-      farflung resume /backup/keeper --recovery-key ffr1... --old-host-is-stopped
+      farflung resume /backup/run --old-host-is-stopped  # the key is in it
     """
     from farflung.peer.disk_budget import parse_size
     from farflung.run.host_folder import HostOptions, wanted_settings
@@ -80,6 +80,7 @@ def resume(
     from farflung.run.resume import resume as make_folders
     from farflung.run.upload import check_upload
 
+    aio.run(_check_source(source))
     if not old_host_is_stopped:
         raise UserError(
             "two coordinators would fork the run; stop the old host for good and say so with "
@@ -116,6 +117,18 @@ def resume(
             typer.echo(f"{folder.parent} is ready; continue with: farflung host")
             return
         serve_folder(folder, None, options)
+
+
+async def _check_source(source: str) -> None:
+    """UserError, StoreError when there is nothing to resume from: told before all else."""
+    from farflung.clock import ThreadWorkers
+    from farflung.run.sources import locate
+
+    workers = ThreadWorkers(1)
+    try:
+        await locate(source, workers)
+    finally:
+        workers.close()
 
 
 def _key_beside(source: str) -> str:

@@ -11,10 +11,17 @@ import typer
 from farflung.cli import aio
 from farflung.errors import LinkDown, UserError
 from farflung.events import printable
-from farflung.run.home import JOURNAL, find_run, home_folder, run_names
+from farflung.run.home import JOURNAL, MEMBERSHIP, SETTINGS, find_run, home_folder, run_names
+from farflung.words import counted
 
 
 def status(
+    run: Annotated[
+        str,
+        typer.Argument(
+            metavar="[RUN]", help="A run's name in FARFLUNG_HOME, or a folder: a demo's --out too."
+        ),
+    ] = "",
     run_name: Annotated[str, typer.Option("--run", help="Which run of FARFLUNG_HOME.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole picture.")] = False,
 ) -> None:
@@ -24,9 +31,13 @@ def status(
 
       farflung status
 
-      farflung status --json
+      farflung status my-run --json
+
+      farflung status demo-out
     """
-    role, folder = _find(run_name)
+    if run and run_name:
+        raise UserError(f"{run!r} and --run {run_name!r} both name a run; leave one of them out")
+    role, folder = _in_folder(Path(run).expanduser()) or _find(run or run_name)
     try:
         picture = aio.run(_ask(role, folder))
     except LinkDown as error:
@@ -47,6 +58,21 @@ async def _ask(role: str, folder: Path) -> dict[str, Any]:
     from farflung.run.status import ask_as_host, ask_as_peer
 
     return await (ask_as_host if role == "host" else ask_as_peer)(folder)
+
+
+def _in_folder(path: Path) -> tuple[str, Path] | None:
+    """The node at or below a folder that was named, the host's before a peer's; None when there
+    is none. UserError for several hosts."""
+    if path == Path() or not path.is_dir():
+        return None
+    for role, file in (("host", SETTINGS), ("peer", MEMBERSHIP)):
+        found = sorted(p.parent for p in path.rglob(file))
+        if len(found) > 1 and role == "host":
+            names = ", ".join(map(str, found))
+            raise UserError(f"{path} holds several runs; name one of their folders: {names}")
+        if found:
+            return role, found[0]
+    return None
 
 
 def _find(run_name: str) -> tuple[str, Path]:
@@ -73,20 +99,22 @@ def _print(picture: dict[str, Any]) -> None:
     _say(f"{picture['name']} ({picture['run']})  {size}term {picture['term']}  {state}")
     if picture["descent"]:
         _say(f"from {picture['descent']}")
-    loss = picture["loss_last"]
+    loss = picture["loss_last"]  # in no journal
+    root = picture["state_root"]
     typer.echo(
-        f"round {picture['committed']} of {picture['rounds_wanted']}  "
-        f"loss {'-' if loss is None else format(loss, '.4f')}  {picture['tokens']:,} tokens  "
-        f"abandoned {picture['abandoned']}  state {picture['state_root'][:16] or '-'}"
+        f"round {picture['committed']:,} of {picture['rounds_wanted']:,}  "
+        + ("" if loss is None else f"loss {loss:.4f}  ")
+        + f"{counted(picture['tokens'], 'token')}  abandoned {picture['abandoned']:,}"
+        + (f"  state {root[:16]}" if root else "")
     )
     if picture["scores"]:
         rounds, bits = picture["scores"][-1]
-        _say(f"held-out text: {bits:.3f} bits per byte after {rounds} rounds")
+        _say(f"held-out text: {bits:.3f} bits per byte after {counted(rounds, 'round')}")
     for prompt, text in picture["samples"]:
         _say(f"  {shown_sample(prompt, text)}")
     _print_sources(picture["sources"])
-    for peer in picture["peers"].values():
-        _print_peer(peer, picture["running"])
+    for line in _table(list(picture["peers"].values()), picture["running"]):
+        _say(f"  {line}".rstrip())
     if picture.get("archived", -1) >= 0 or picture.get("uploading"):
         _say(f"archive  up to round {picture['archived']}  {picture['uploading']}".rstrip())
     if disk := picture.get("keeper_disk"):
@@ -117,15 +145,30 @@ def shown_sample(prompt: str, text: str, width: int = 100) -> str:
     return f'"{whole[:width]}{"..." if len(whole) > width else ""}"'
 
 
-def _print_peer(peer: dict[str, Any], running: bool) -> None:
-    line = (
-        f"  {peer['name']:24s} {peer['role']:9s} {peer['state']:8s} rounds {peer['rounds']:5d}  "
-        f"steps {peer['steps']:7,d}  samples {peer['samples']:9,d}"
-    )
-    if running:  # in no journal: since the host's last start
-        loss = "-" if peer["loss"] is None else format(peer["loss"], ".4f")
-        line += (
-            f"  loss {loss:>7s}  up {peer['bytes_up'] / 1e6:8.2f} MB  "
-            f"down {peer['bytes_down'] / 1e6:8.2f} MB"
-        )
-    _say(line)
+def _table(peers: list[dict[str, Any]], running: bool) -> list[str]:
+    """One line per peer under a heading; below 80 columns where names are short."""
+    heads = ["name", "role", "state", "rounds", "steps", "samples"]
+    heads += ["loss", "MB up", "MB down"] if running else []  # of the rest no journal knows
+    rows = [heads, *(_cells(peer) for peer in peers)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    return ["  ".join(_aligned(row, widths)) for row in rows if len(rows) > 1]
+
+
+def _aligned(row: list[str], widths: list[int]) -> list[str]:
+    """Words to the left, numbers to the right."""
+    words = 3
+    return [
+        cell.ljust(width) if column < words else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=False))
+    ]
+
+
+def _cells(peer: dict[str, Any]) -> list[str]:
+    return [
+        peer["name"],
+        peer["role"],
+        peer["state"],
+        *(f"{peer[key]:,}" for key in ("rounds", "steps", "samples")),
+        "-" if peer["loss"] is None else f"{peer['loss']:.4f}",
+        *(f"{peer[key] / 1e6:,.1f}" for key in ("bytes_up", "bytes_down")),
+    ]

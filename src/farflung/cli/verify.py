@@ -11,14 +11,21 @@ import typer
 
 from farflung.errors import FarflungError
 from farflung.events import printable
+from farflung.run.home import home_folder
+from farflung.words import counted
 
 if TYPE_CHECKING:
     from farflung.run.source_figures import SourceFigures
 
 
 def verify(
-    folder: Annotated[
-        Path, typer.Argument(help="A demo's --out folder, or FARFLUNG_HOME/RUN of the host.")
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN",
+            help="A run's name in FARFLUNG_HOME, or a folder: a demo's "
+            "--out, or the run's on the host's machine.",
+        ),
     ],
     data: Annotated[
         bool, typer.Option("--data", help="Show what became of each source's samples.")
@@ -32,14 +39,14 @@ def verify(
 
       farflung verify demo-out
 
-      farflung verify ~/.farflung/my-run
+      farflung verify my-run --data
 
-      farflung verify ~/.farflung/my-run --data
+      farflung verify /backup/my-run
     """
     from farflung.run.verify import Findings, Violation, verify_folder
 
     try:
-        found: Findings = verify_folder(folder, _progress if sys.stderr.isatty() else None)
+        found: Findings = verify_folder(_folder(run), _progress if sys.stderr.isatty() else None)
     except Violation as violation:
         typer.echo(f"VIOLATION: {violation}")
         raise typer.Exit(1) from None
@@ -48,6 +55,12 @@ def verify(
     _print(found)
     if data:
         _print_sources(found.sources)
+
+
+def _folder(run: Path) -> Path:
+    """A folder that is here before a run's name."""
+    named = home_folder() / run
+    return named if not run.exists() and named.exists() else run
 
 
 def _print_sources(sources: Iterable[SourceFigures]) -> None:
@@ -71,13 +84,15 @@ def _print(found: object) -> None:
     assert isinstance(found, Findings)
     f = found
     typer.echo(
-        f"journal      {f.journals} copies agree, {f.records} records, {f.terms} terms, "
+        f"journal      {counted(f.journals, 'copy', 'copies')} "
+        f"{'agrees' if f.journals == 1 else 'agree'}, "
+        f"{counted(f.records, 'record')}, {counted(f.terms, 'term')}, "
         f"{f.commits} commits, {f.abandoned} abandoned, {f.signatures} signed votes: ok"
     )
     if f.descent:
         typer.echo(f"weights      from {printable(f.descent)}")
     if f.amended:
-        typer.echo(f"settings     amended {f.amended} times, each in its place: ok")
+        typer.echo(f"settings     amended {counted(f.amended, 'time')}, each in its place: ok")
     typer.echo(
         f"samples      credited {f.credited:,}, duplicated {f.duplicated}, lost {f.lost}, "
         f"partial {f.partial}"

@@ -13,6 +13,7 @@ from farflung.swarm.identity import node_id_of
 from farflung.swarm.invite import Invite, check_expiry, parse_invite
 from farflung.swarm.records import AnyRecord, Join
 from farflung.swarm.state import Admitted, Input
+from farflung.words import counted
 
 MAX_NAME = 64
 _ALSO = {Role.TRAINER: (Role.EVALUATOR,)}
@@ -92,6 +93,7 @@ class InviteDesk:
         check_expiry(invite, self._wall_now())
         if invite.uses and self._uses.get(invite.nonce, 0) >= invite.uses:
             raise InviteError(
-                f"this invite was used {invite.uses} times, its limit; ask the host for another"
+                f"this invite was used {counted(invite.uses, 'time')}, its limit; "
+                f"ask the host for another"
             )
         return invite

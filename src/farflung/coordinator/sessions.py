@@ -46,6 +46,7 @@ from farflung.swarm.journal import Journal
 from farflung.swarm.state import Amending, Connected, Disconnected, Input, Received, State
 from farflung.swarm.votes import vote_body
 from farflung.tasks import Tasks, first_ended, nothing_else
+from farflung.words import counted
 
 HELLO_S = 5.0
 
@@ -165,7 +166,10 @@ class Sessions:
             return Refuse(sentence="the host's disk is full; the change is made when it has room")
         if message.request not in self._control.state.amended:
             return Refuse(sentence="the run has moved on meanwhile; look at its status, ask again")
-        return Extended(sentence=f"amended: {', '.join(message.wishes)}")
+        outer = self._control.state.spec.outer
+        end = f"{outer.tokens:,} tokens" if outer.tokens else counted(outer.rounds, "round")
+        wishes = ", ".join(message.wishes)
+        return Extended(sentence=f"amended: {wishes}; the run now ends after {end}")
 
     async def _journalled(self, redeem: Redeem) -> bool:
         node = node_id_of(redeem.public_key)

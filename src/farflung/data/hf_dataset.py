@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ def _load(name: str, config: str | None, split: str, label: str) -> Any:
     except ImportError:
         raise needs_extra("datasets", label, "hf") from None
 
+    # It tells each try with all of its stack; one sentence comes at the end.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     saved = Path(name) / "state.json"
     try:
         if saved.exists() or (Path(name) / "dataset_dict.json").exists():

@@ -139,13 +139,20 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
+def check_target(out: Path, seq_len: int) -> None:
+    """ConfigError when no data folder of such rows can be made there; reads no text."""
+    if seq_len < 2:
+        raise ConfigError(f"--seq-len {seq_len} must be at least 2; try 128")
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; give --out a new folder")
+    if (out / MANIFEST_FILE).exists():
+        raise ConfigError(f"{out} already holds prepared data; remove it or choose another folder")
+
+
 def _new_writer(
     out: Path, tokenizer: Tokenizer, seq_len: int, shard_rows: int | None
 ) -> _FolderWriter:
-    if seq_len < 2:
-        raise ConfigError(f"seq_len={seq_len} must be at least 2; try 128")
-    if (out / MANIFEST_FILE).exists():
-        raise ConfigError(f"{out} already holds prepared data; remove it or choose another folder")
+    check_target(out, seq_len)
     return _FolderWriter(RealDisk(out), tokenizer, seq_len, shard_rows)
 
 

@@ -139,8 +139,8 @@ def check_alike(named: Iterable[tuple[str, DataManifest]], seq_len: int) -> None
     for name, manifest in named:
         if manifest.seq_len != seq_len:
             raise ConfigError(
-                f"data.seq_len={seq_len}, but {name} holds rows of {manifest.seq_len}; prepare "
-                "the data again or set data.seq_len"
+                f"data.seq_len={seq_len}, but {name} holds rows of {manifest.seq_len} tokens; set "
+                f"data.seq_len = {manifest.seq_len}, or prepare it again with --seq-len {seq_len}"
             )
         if first is None:
             first = name, manifest

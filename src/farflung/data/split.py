@@ -40,6 +40,14 @@ class Piece:
     """The next piece of the stream goes on with this one: no end of text between them."""
 
 
+def check_fraction(fraction: float) -> None:
+    """ConfigError for a share of held-out text that cannot be kept."""
+    if not (fraction == 0 or LEAST_FRACTION <= fraction <= 0.5):
+        raise ConfigError(
+            f"--held-out {fraction:g} must be 0 or from {LEAST_FRACTION:f} to 0.5; try 0.02"
+        )
+
+
 def split(documents: Iterable[Document], fraction: float) -> Iterator[Piece]:
     """Pieces in input order; joined they are the input exactly. Reads one period ahead.
 
@@ -47,10 +55,7 @@ def split(documents: Iterable[Document], fraction: float) -> Iterator[Piece]:
     `fraction`. Held-out pieces come whole. Raises ConfigError unless fraction is 0 or in
     [0.00001, 0.5].
     """
-    if not (fraction == 0 or LEAST_FRACTION <= fraction <= 0.5):
-        raise ConfigError(
-            f"held_out_fraction={fraction} must be 0 or in [{LEAST_FRACTION:f}, 0.5]; try 0.02"
-        )
+    check_fraction(fraction)
     if fraction == 0:
         yield from (Piece(d.text, False, d.more) for d in documents if d.text)
         return

@@ -49,12 +49,17 @@ def trainer(vocab: int, eos: str, *, show_progress: bool = False) -> Any:
     )
 
 
-def train(texts: Iterable[str], vocab: int, eos: str, *, show_progress: bool = False) -> bytes:
-    """tokenizer.json. Raises ConfigError when the texts do not yield so many tokens."""
+def check_wish(vocab: int, eos: str) -> None:
+    """ConfigError for a vocabulary that no text can give; reads none."""
     if vocab < LEAST_VOCAB:
         raise ConfigError(f"--vocab {vocab} must be at least {LEAST_VOCAB}; try 32768")
     if len(eos) < 2:
         raise ConfigError(f"--eos {eos!r} must have at least two characters; try {END_OF_TEXT!r}")
+
+
+def train(texts: Iterable[str], vocab: int, eos: str, *, show_progress: bool = False) -> bytes:
+    """tokenizer.json. Raises ConfigError when the texts do not yield so many tokens."""
+    check_wish(vocab, eos)
     engine = new_engine()
     engine.train_from_iterator(texts, trainer(vocab, eos, show_progress=show_progress))
     found = engine.get_vocab_size()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from farflung.config.run import RunSpec
 from farflung.model.presets import parameter_count
 from farflung.trained.model import TrainedModel
+from farflung.words import counted
 
 MOST_NAMES = 50
 """Contributors in the table; the rest are counted."""
@@ -90,7 +91,7 @@ def _of_spec(spec: RunSpec | None) -> list[tuple[str, str]]:
         (
             "outer step",
             f"Nesterov, lr {outer.lr:g}, momentum {outer.momentum:g}, every {outer.inner_steps} "
-            f"inner steps, {outer.fragments} fragments, {outer.codec}",
+            f"inner steps, {counted(outer.fragments, 'fragment')}, {outer.codec}",
         ),
         ("seed", f"{spec.seed}"),
     ]

@@ -39,6 +39,7 @@ from farflung.events import (
     sentence_of,
 )
 from farflung.ids import Role
+from farflung.words import counted
 
 KEPT_NOTES = 8
 KEPT_LOSSES = 4096
@@ -218,9 +219,10 @@ def _see_peer(picture: Picture, event: Event) -> Picture:
             return replace(opened, joins=picture.joins + late)
         case GenerationClosed():
             left = event.reason.startswith("left")
+            back = f"; {counted(event.returned, 'sample')} returned" if event.returned else ""
             noted = _note(
                 _peer(picture, event.node, state="gone", name=event.name),
-                f"{event.name} is out: {event.reason}; {event.returned} samples returned",
+                f"{event.name} is out: {event.reason}{back}",
             )
             return replace(noted, deaths=picture.deaths + (not left))
         case PeerSuspect():

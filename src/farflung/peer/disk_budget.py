@@ -11,7 +11,6 @@ from farflung.errors import ConfigError
 from farflung.outer.codecs import get_codec
 from farflung.outer.fragments import make_fragments, size
 from farflung.outer.layout import Layout
-from farflung.peer.outer_state import OuterState
 
 UNITS = {
     "": 1,
@@ -95,15 +94,12 @@ class Need:
         return 2 * self.snapshot + self.genesis + self.results + self.cache
 
 
-def need_of(state: OuterState, *, keeps_genesis: bool, cache: int) -> Need:
+def need_of(layout: Layout, outer: OuterSpec, *, keeps_genesis: bool, cache: int) -> Need:
     """From the layout and the spec alone."""
-    fragments = range(len(state.fragments))
-    grids = [state.grid(f) for f in fragments]
-    largest = max((g.bytes_between(0, g.chunks) for g in grids if g.chunks), default=0)
     return Need(
-        snapshot=8 * state.layout.size,
-        genesis=4 * state.layout.size if keeps_genesis else 0,
-        results=(state.outer.window + 1) * largest,
+        snapshot=8 * layout.size,
+        genesis=4 * layout.size if keeps_genesis else 0,
+        results=(outer.window + 1) * max(_result_sizes(layout, outer), default=0),
         cache=cache,
     )
 
@@ -127,10 +123,16 @@ def usual_limit(used: int, free: int, need: Need) -> int:
 
 def result_bytes(layout: Layout, outer: OuterSpec) -> float:
     """Of an average round's result, as a keeper stores it."""
+    sizes = _result_sizes(layout, outer)
+    return sum(sizes) / len(sizes)
+
+
+def _result_sizes(layout: Layout, outer: OuterSpec) -> list[int]:
+    """Of each fragment's result, in bytes."""
     codec = get_codec(outer.codec)
     fragments = make_fragments(layout, outer.fragments)
     grids = [ChunkGrid(size(f), outer.chunk_elements, codec) for f in fragments]
-    return sum(g.bytes_between(0, g.chunks) for g in grids) / len(grids)
+    return [g.bytes_between(0, g.chunks) for g in grids]
 
 
 def forecast(per_round: float, rounds: int, limit: int, free: int) -> str:

@@ -88,7 +88,12 @@ class Retention:
             lambda: (self._blobs.file_bytes(), self._blobs.stored_bytes())
         )
         cache = max(cached, self._data()) if self._guest else 0
-        self._need = need_of(state, keeps_genesis=not self._guest, cache=cache)
+        self._need = need_of(
+            state.layout,
+            state.outer,
+            keeps_genesis=not self._guest,
+            cache=cache,
+        )
         check_limit(self._asked_limit, self._need)
         free = self._disk.free_bytes() - max(0, cache - cached)  # what comes will take it
         usual = usual_limit(self.used, free, self._need)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from farflung.swarm import ranges
 from farflung.swarm.records import AnyRecord, Commit, Evaluation
+from farflung.swarm.resolve import shown_tokens
+from farflung.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,7 @@ class Given:
     samples: int = 0
     """Credited to it."""
     tokens: int = 0
+    """As its program counted them."""
     share: float = 0.0
     """Of the samples that these records credit to anybody."""
     evaluations: int = 0
@@ -26,7 +29,7 @@ class Given:
 
 def given_by(node: str, records: Iterable[AnyRecord], seq_len: int) -> Given:
     """The node's part in the commits among `records`."""
-    rounds, mine, everybody, evaluations = 0, 0, 0, 0
+    rounds, mine, everybody, tokens, evaluations = 0, 0, 0, 0, 0
     for record in records:
         if isinstance(record, Evaluation):
             evaluations += record.node == node
@@ -38,26 +41,22 @@ def given_by(node: str, records: Iterable[AnyRecord], seq_len: int) -> Given:
             if contributor.node == node:
                 rounds += 1
                 mine += rows
+                tokens += shown_tokens(contributor, seq_len)
     share = mine / everybody if everybody else 0.0
-    return Given(
-        rounds=rounds,
-        samples=mine,
-        tokens=mine * seq_len,
-        share=share,
-        evaluations=evaluations,
-    )
+    return Given(rounds=rounds, samples=mine, tokens=tokens, share=share, evaluations=evaluations)
 
 
 def tell(given: Given, total: Given, hours: float, up: int, down: int) -> str:
     """For people. `given`: of this process, `total`: of the node's whole time in the run; `up`,
     `down`: bytes that this process moved."""
     text = (
-        f"contributed to {given.rounds:,} rounds: {given.tokens:,} tokens, {given.samples:,} "
-        f"samples, {100 * given.share:.1f} % of the run's in {_duration(hours)}; "
+        f"contributed to {counted(given.rounds, 'round')}: {counted(given.tokens, 'token')}, "
+        f"{counted(given.samples, 'sample')}, {100 * given.share:.1f} % of the run's in "
+        f"{_duration(hours)}; "
         f"{up / 1e6:,.1f} MB up, {down / 1e6:,.1f} MB down"
     )
     if total.rounds != given.rounds:
-        text += f" (in all {total.rounds:,} rounds, {total.tokens:,} tokens)"
+        text += f" (in all {counted(total.rounds, 'round')}, {counted(total.tokens, 'token')})"
     return text
 
 

@@ -74,7 +74,8 @@ def picture_of(records: Iterable[AnyRecord], counts: SourceCounts | None = None)
                     round=max(picture.round, record.round),
                     committed=picture.committed + 1,
                     rejected=picture.rejected + len(record.rejected),
-                    tokens=picture.tokens + sum(shown_tokens(c, spec) for c in record.contributors),
+                    tokens=picture.tokens
+                    + sum(shown_tokens(c, spec.data.seq_len) for c in record.contributors),
                     state_root=record.state_root.hex(),
                     replicated=len(record.holders) >= 2,
                 )

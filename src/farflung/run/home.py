@@ -17,6 +17,8 @@ from pathlib import Path
 from farflung.errors import UserError
 
 JOURNAL = "journal.bin"
+SETTINGS = "host.json"
+MEMBERSHIP = "membership.json"
 EVENTS = "events.jsonl"
 LOCK = "lock"
 

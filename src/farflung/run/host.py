@@ -402,7 +402,7 @@ def open_host(
 
 async def check_ports(bind: str, advertise: tuple[str, ...]) -> None:
     """UserError, before anything is made or printed, when this machine cannot listen there."""
-    await check_port(Endpoint(bind), "free it, or give another --bind")
+    await check_port(Endpoint(bind), "give another --bind")
     port = split_endpoint(bind)[1]
     if not (advertise and port):
         return

@@ -11,13 +11,15 @@ from farflung.config.run import DataSpec, is_remote
 from farflung.data.manifest import MANIFEST_FILE, File, decode_manifest
 from farflung.data.mixture import integer_weights
 from farflung.data.raw_text import refuse_raw_text
-from farflung.data.shards import blobs, source_folders
+from farflung.data.shards import blobs, check_alike, read_manifest, source_folders
 from farflung.disk import storage_errors
 from farflung.errors import CorruptState, LinkDown, UserError
 from farflung.hashing import digest
 from farflung.run.remote_folder import RemoteFolder
 
 CACHE = "cache"
+SHIPPED = ("synthetic", "shakespeare")
+"""Sources that are no folders."""
 TOLD_BYTES = 256 << 20
 MANIFEST_BYTES = 256 << 20
 """A manifest of a store is not larger."""
@@ -28,10 +30,12 @@ def check_sources(spec: DataSpec) -> None:
     integer_weights([part.weight for part in spec.parts])
     for part in spec.parts:
         _check_source(part.source, spec)
+    folders = [p.source for p in spec.parts if p.source not in SHIPPED and not is_remote(p.source)]
+    check_alike([(f, decode_manifest(read_manifest(Path(f)))) for f in folders], spec.seq_len)
 
 
 def _check_source(named: str, spec: DataSpec) -> None:
-    if named in ("synthetic", "shakespeare"):
+    if named in SHIPPED:
         return
     if is_remote(named):
         RemoteFolder(named)

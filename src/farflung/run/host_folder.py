@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from farflung.archive.settings import UploadChoice, UploadSettings, chosen_upload
-from farflung.config.run import RunSpec, spec_hash
+from farflung.config.run import OuterSpec, RunSpec, spec_hash
 from farflung.data.shards import open_sources, read_manifest, source_folders
 from farflung.disk import RealDisk, storage_errors
 from farflung.errors import CorruptState, MismatchError, StorageError, UserError
@@ -26,7 +26,8 @@ from farflung.failpoints import hit
 from farflung.hashing import digest
 from farflung.ids import RunId
 from farflung.network.tls import RunAuthority
-from farflung.peer.disk_budget import Keep
+from farflung.outer.layout import Layout
+from farflung.peer.disk_budget import Keep, check_limit, need_of
 from farflung.run.assemble import open_journal, read_journal
 from farflung.run.genesis import (
     Founding,
@@ -39,7 +40,7 @@ from farflung.run.genesis import (
     same_birth,
     synthetic_material,
 )
-from farflung.run.home import EVENTS, JOURNAL, LOCK, nothing_left, private_folder
+from farflung.run.home import EVENTS, JOURNAL, LOCK, SETTINGS, nothing_left, private_folder
 from farflung.run.host_data import CACHE, check_sources, place_sources
 from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
@@ -48,7 +49,6 @@ from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
 from farflung.swarm.replay import current_spec, genesis_spec
 
-SETTINGS = "host.json"
 RUN_KEY = "run.key"
 CA_KEY = "ca.pem"
 RECOVERY = "recovery.key"
@@ -211,11 +211,19 @@ def _open(folder: Path, spec: RunSpec | None, options: HostOptions, say: Say) ->
     elif born:
         raise UserError(f"{folder} lost its journal; {RESTORE}")
     else:
-        authority = _create(folder, run_key, _needed(folder, spec), journal, options.founding, say)
+        authority = _create(folder, run_key, _needed(folder, spec), journal, options, say)
     settings = wanted_settings(known, options, authority.run)
+    genesis = genesis_of(journal)
+    _check_limit(settings, Layout.from_json(genesis.layout), genesis_spec(genesis).outer)
     save_settings(folder, settings)
     _show_recovery_key(folder, journal, run_key, authority, options.recovery_file, say)
     return HostFiles(settings=settings, journal=journal, run_key=run_key, authority=authority)
+
+
+def _check_limit(settings: Settings, layout: Layout, outer: OuterSpec) -> None:
+    """ConfigError when --max-disk is below what the keeper needs: before it is remembered."""
+    if settings.keeper:
+        check_limit(settings.max_disk_bytes, need_of(layout, outer, keeps_genesis=True, cache=0))
 
 
 def _needed(folder: Path, spec: RunSpec | None) -> RunSpec:
@@ -359,11 +367,11 @@ def _create(
     run_key: Identity,
     spec: RunSpec,
     journal: Journal,
-    founding: Founding | None,
+    options: HostOptions,
     say: Say,
 ) -> RunAuthority:
     """Authority, data, initial weights, GENESIS. Leftovers of a birth that was killed give way."""
-    disk = RealDisk(folder)
+    disk, founding = RealDisk(folder), options.founding
     for left in (folder / DATA, folder / CACHE, folder.parent / "keeper"):
         remove_tree(left)
     authority = RunAuthority.create(RunId(secrets.token_hex(8)))
@@ -377,6 +385,7 @@ def _create(
         say(f"from {descent(founding.lineage)}")
         weights = founding.weights
     say(describe(weights.layout))
+    _check_limit(wanted_settings(None, options), weights.layout, spec.outer)
     record = genesis_record(
         run=authority.run,
         run_key=run_key.public_key,

@@ -49,13 +49,14 @@ from farflung.run.contribution import given_by, tell, tell_evaluator
 from farflung.run.data_fetch import DataFetch, OnBytes
 from farflung.run.evaluator import ProcessEvaluator
 from farflung.run.history import picture_of
-from farflung.run.home import EVENTS, JOURNAL, LOCK
-from farflung.run.membership import MEMBERSHIP, JoinOptions, Membership, load_membership
+from farflung.run.home import EVENTS, JOURNAL, LOCK, MEMBERSHIP
+from farflung.run.membership import JoinOptions, Membership, load_membership
 from farflung.run.ports import check_port
 from farflung.run.status import ask_as_peer
 from farflung.stopping import ignore_hangups, stop_signals
 from farflung.swarm.invite import Invite, check_expiry, loopback_only, parse_invite
 from farflung.tasks import Tasks, failure, nothing_else
+from farflung.words import counted
 
 DEFAULT_BIND = "127.0.0.1:0"
 RENEW_BELOW_S = 12 * 3600.0
@@ -324,7 +325,7 @@ async def prepare(
     Refused."""
     bind = None if options.outbound_only else Endpoint(options.bind or DEFAULT_BIND)
     if bind is not None and split_endpoint(bind)[1]:
-        await check_port(bind, "free it, or give another --bind")
+        await check_port(bind, "give another --bind")
     files = open_node(folder)
     if see is not None:
         files.log.listen(see)
@@ -388,7 +389,8 @@ def _holds_all(folder: Path, picture: Picture) -> bool:
 def the_end(folder: Path, picture: Picture) -> str:
     """Where to find what the run has made."""
     return (
-        f"run {picture.name} is finished: {picture.committed:,} rounds, {picture.tokens:,} tokens; "
+        f"run {picture.name} is finished: {counted(picture.committed, 'round')}, "
+        f"{counted(picture.tokens, 'token')}; "
         f"the final weights are here: farflung export {folder} --hf MODEL"
     )
 

@@ -9,8 +9,7 @@ import msgspec
 
 from farflung.errors import UserError
 from farflung.ids import Role
-
-MEMBERSHIP = "membership.json"
+from farflung.run.home import MEMBERSHIP
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,8 +19,8 @@ from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
 from farflung.run.history import away, picture_of
-from farflung.run.home import JOURNAL
-from farflung.run.host_folder import SETTINGS, Settings
+from farflung.run.home import JOURNAL, SETTINGS
+from farflung.run.host_folder import Settings
 from farflung.run.membership import load_membership
 from farflung.swarm.identity import Identity
 from farflung.swarm.invite import parse_invite

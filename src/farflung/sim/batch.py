@@ -98,9 +98,10 @@ def play_all(
     every = max(1, len(seeds) // twice) if twice else 0
     sample = list(seeds[::every])[:twice] if every else []
     total, lock = Total(), threading.Lock()
+    children = _Children()
 
     def one(chunk: Sequence[int], hash_seed: str) -> None:
-        for line in _child(chunk, faults, hash_seed):
+        for line in children.lines(chunk, faults, hash_seed):
             with lock:
                 total.add(line)
                 on_seed(total)
@@ -108,27 +109,60 @@ def play_all(
     for group, hash_seed in ((list(seeds), "1"), (sample, "2")):
         with ThreadPoolExecutor(jobs) as pool:
             chunks = [group[i : i + CHUNK] for i in range(0, len(group), CHUNK)]
-            for done in as_completed([pool.submit(one, chunk, hash_seed) for chunk in chunks]):
-                done.result()
+            try:
+                for done in as_completed([pool.submit(one, chunk, hash_seed) for chunk in chunks]):
+                    done.result()
+            except BaseException:  # Ctrl-C as well: what is not wanted any more is not waited for
+                pool.shutdown(wait=False, cancel_futures=True)
+                children.end()
+                raise
     return total
 
 
-def _child(chunk: Sequence[int], faults: int, hash_seed: str) -> Iterator[dict[str, Any]]:
-    command = [sys.executable, "-m", "farflung.sim.batch", str(faults), *map(str, chunk)]
-    environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            yield json.loads(line)
-    if child.returncode:
-        raise FarflungError(f"the process for seeds from {chunk[0]} on ended with an error")
+class _Children:
+    """Processes that play chunks of seeds. They are in sessions of their own: a Ctrl-C is for who
+    started them."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._ended = False
+        self._lock = threading.Lock()
+
+    def lines(self, chunk: Sequence[int], faults: int, hash_seed: str) -> Iterator[dict[str, Any]]:
+        """What one child prints. Raises FarflungError when it fails; nothing after `end`."""
+        command = [sys.executable, "-m", "farflung.sim.batch", str(faults), *map(str, chunk)]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "OMP_NUM_THREADS": "1"}
+        with self._lock:
+            if self._ended:
+                return
+            child = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+            )
+            self._running.add(child)
+        with child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                yield json.loads(line)
+        self._running.discard(child)
+        if child.returncode and not self._ended:
+            raise FarflungError(f"the process for seeds from {chunk[0]} on ended with an error")
+
+    def end(self) -> None:
+        """Now, in the middle of a seed."""
+        with self._lock:
+            self._ended = True
+            for child in self._running:
+                child.kill()
 
 
 def main(arguments: Sequence[str]) -> None:
     """A child: FAULTS SEED..., one JSON line per seed."""
     for line in play([int(a) for a in arguments[1:]], int(arguments[0])):
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+        try:
+            sys.stdout.write(json.dumps(line) + "\n")
+            sys.stdout.flush()
+        except BrokenPipeError:  # who wanted to know is gone
+            os._exit(1)
 
 
 if __name__ == "__main__":

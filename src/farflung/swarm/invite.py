@@ -35,6 +35,7 @@ _CHECK_BYTES = 4
 _AROUND = "\"'`<>\\\ufeff\u200b\u2018\u2019\u201c\u201d\u00ab\u00bb"
 """Quotes of terminals, mails and chats; invisible characters that they add."""
 _BEFORE = ("$", "farflung", "join")
+_SHOWN = 40
 _LEAST_BYTES = _SIGNATURE_BYTES + _CHECK_BYTES + 1
 _ASK = "ask the host for a new one"
 
@@ -156,7 +157,11 @@ def _to_text(signed: bytes) -> str:
 def _from_text(text: str) -> bytes:
     """Payload and signature, checksum verified."""
     if not text.startswith(PREFIX):
-        raise InviteError(f"this is not an invite: an invite is one line that begins with {PREFIX}")
+        shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+        raise InviteError(
+            f"{shown!r} is no invite: an invite is one line that begins with {PREFIX}; copy it "
+            f"from the host's terminal, or name a file that holds it"
+        )
     raw = _decode_base32(text[len(PREFIX) :])
     missing = int.from_bytes(raw[:2], "big") - (len(raw) - 2)
     if len(raw) < 2 or missing > 0:

@@ -12,6 +12,7 @@ from farflung.swarm import ranges
 from farflung.swarm.membership import present
 from farflung.swarm.records import Grant, Lease, Ranges
 from farflung.swarm.state import Link, Node, Phase, Round, State, Step
+from farflung.words import counted
 
 SAME_SPEED = 0.9
 """A peer at or above this share of the fastest gets the full budget: measured speeds wobble."""
@@ -63,7 +64,7 @@ def _obstacle(state: State) -> str:
     needed = max(rules.min_peers, rules.start_peers) if first else rules.min_peers
     if active < needed:
         verb = "waiting" if first else "paused"
-        return f"{verb}: {active} of {'at least ' if first else 'min '}{needed} peers"
+        return f"{verb}: {active} of {'at least ' if first else 'min '}{counted(needed, 'peer')}"
     return ""
 
 

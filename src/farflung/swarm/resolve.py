@@ -141,9 +141,12 @@ def _reported(state: State, message: Ready, credited: Ranges, node: str) -> int:
     return 0 if new == rows * state.spec.data.seq_len else new
 
 
-def shown_tokens(contributor: Contributor, spec: RunSpec) -> int:
-    """Tokens of a contribution, for people; decisions go by the ledger's rows."""
-    return contributor.reported or ranges.count(contributor.credited) * spec.data.seq_len
+def shown_tokens(contributor: Contributor, seq_len: int) -> int:
+    """Tokens of a contribution, for people; decisions go by the ledger's rows.
+
+    `seq_len`: the run's `data.seq_len`.
+    """
+    return contributor.reported or ranges.count(contributor.credited) * seq_len
 
 
 def _record(
@@ -211,7 +214,7 @@ def apply_commit(state: State, record: Commit) -> State:
         key = (c.node, c.generation)
         if key in since:
             since[key] = _advance(since[key], record.fragment, c.credited)
-            shown[key] = shown.get(key, 0) + shown_tokens(c, state.spec)
+            shown[key] = shown.get(key, 0) + shown_tokens(c, state.spec.data.seq_len)
     recent = {r: root for r, root in state.roots.items() if r > record.round - KEPT_ROOTS}
     return replace(
         state,
@@ -221,7 +224,7 @@ def apply_commit(state: State, record: Commit) -> State:
         since=since,
         shown={key: n for key, n in shown.items() if key in since},
         shown_total=state.shown_total
-        + sum(shown_tokens(c, state.spec) for c in record.contributors),
+        + sum(shown_tokens(c, state.spec.data.seq_len) for c in record.contributors),
         committed=state.committed + 1,
         abandoned_in_row=0,
         hold_until_s=0.0,
@@ -245,7 +248,7 @@ def _tell_committed(step: Step, round_: Round, record: Commit) -> None:
             fragment=round_.fragment,
             attempt=record.attempt,
             contributors=len(included),
-            tokens=sum(shown_tokens(c, step.spec) for c in record.contributors),
+            tokens=sum(shown_tokens(c, step.spec.data.seq_len) for c in record.contributors),
             total_tokens=step.state.shown_total,
             loss=loss,
             took_s=step.now_s - round_.opened_s,

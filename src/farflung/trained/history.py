@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 
 from farflung.events import RoundCommitted, read_events
-from farflung.swarm import ranges
 from farflung.swarm.records import Abandon, AnyRecord, Commit, Join
+from farflung.swarm.resolve import shown_tokens
 
 LOGS = "events*.jsonl"
 """A node's event log, and what was cut off it."""
@@ -34,7 +34,7 @@ class TrainingHistory(msgspec.Struct, frozen=True, kw_only=True):
     """Committed."""
     abandoned: int = 0
     tokens: int = 0
-    """Credited to all contributors together."""
+    """Of all contributors together, as their programs counted them."""
     contributors: tuple[TrainedShare, ...] = ()
     """Those who trained most first."""
     loss: float | None = None
@@ -57,7 +57,7 @@ def history_of(
         committed += 1
         for c in record.contributors:
             rounds[c.node] = rounds.get(c.node, 0) + 1
-            tokens[c.node] = tokens.get(c.node, 0) + ranges.count(c.credited) * seq_len
+            tokens[c.node] = tokens.get(c.node, 0) + shown_tokens(c, seq_len)
     order = sorted(rounds, key=lambda node: (-tokens[node], names.get(node, node)))
     return TrainingHistory(
         rounds=committed,

@@ -241,7 +241,7 @@ def test_mistakes_are_one_sentence(tmp_path: Path) -> None:
         open_rows(tmp_path)
     with pytest.raises(ConfigError, match="fewer than one row"):
         prepare([Document("d", "short")], ByteTokenizer(), 128, tmp_path / "a")
-    with pytest.raises(ConfigError, match="seq_len=1"):
+    with pytest.raises(ConfigError, match="--seq-len 1 must"):
         prepare(SMALL, ByteTokenizer(), 1, tmp_path / "b")
     with pytest.raises(ConfigError, match="shard_rows=0"):
         prepare(SMALL, ByteTokenizer(), 8, tmp_path / "c", shard_rows=0)

@@ -157,8 +157,8 @@ def test_a_round_without_loss_adds_no_point_to_the_curve() -> None:
 
 
 def test_pauses_end_with_resume_or_with_a_round() -> None:
-    paused = fold([Paused(reason="paused: 0 of min 1 peers")])
-    assert paused.paused == "paused: 0 of min 1 peers"
+    paused = fold([Paused(reason="paused: 0 of min 1 peer")])
+    assert paused.paused == "paused: 0 of min 1 peer"
     assert see(paused, Resumed(reason="1 trainers")).paused == ""
     assert see(paused, RoundOpened(round=1, fragment=0, peers=1, rows=8)).paused == ""
 

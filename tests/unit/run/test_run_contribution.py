@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from farflung.run.contribution import Given, given_by, tell, tell_evaluator
 from farflung.swarm.records import AnyRecord, Commit, Contributor, Evaluation, Term
+from farflung.trained.history import history_of
 
 SOME = bytes(32)
 
@@ -36,11 +39,24 @@ def test_rounds_samples_tokens_and_share_are_the_journals() -> None:
     assert given_by("a", [], 16) == Given()
 
 
+def test_what_a_program_counted_is_told_everywhere_alike() -> None:
+    """The peer's line, the run's sum and the model card: one number."""
+    whole = commit(0, a=30, b=10)
+    a, b = whole.contributors
+    record = msgspec.structs.replace(
+        whole, contributors=(msgspec.structs.replace(a, reported=333), b)
+    )
+    assert given_by("a", [record], 16).tokens == 333
+    assert given_by("b", [record], 16).tokens == 160
+    told = history_of([record], 1, 16)
+    assert told.tokens == 493 and {c.tokens for c in told.contributors} == {333, 160}
+
+
 def test_the_line_says_what_this_process_and_the_node_gave() -> None:
     now, ever = given_by("a", RECORDS[2:], 16), given_by("a", RECORDS, 16)
     line = tell(now, ever, 1.5, 2_500_000, 1_000_000)
     assert line == (
-        "contributed to 1 rounds: 320 tokens, 20 samples, 33.3 % of the run's in 90 min; "
+        "contributed to 1 round: 320 tokens, 20 samples, 33.3 % of the run's in 90 min; "
         "2.5 MB up, 1.0 MB down (in all 2 rounds, 800 tokens)"
     )
     assert "in all" not in tell(ever, ever, 40.0, 0, 0) and "40.0 h" in tell(ever, ever, 40.0, 0, 0)

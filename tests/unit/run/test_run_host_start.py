@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from farflung.config.load import from_table
+from farflung.data.prepare import prepare
+from farflung.data.split import Document
+from farflung.data.tokenizer import load_tokenizer
+from farflung.errors import ConfigError
 from farflung.failpoints import EVERY, Killed, arm
 from farflung.run.host import HostOptions, open_host
 
@@ -79,3 +83,30 @@ def test_a_run_keeps_its_address_until_it_is_told_another(
     host.log.close()
     if host.index is not None:
         host.index.close()
+
+
+@pytest.mark.parametrize("born", [False, True])
+def test_a_limit_that_is_refused_is_not_remembered(tmp_path: Path, born: bool) -> None:
+    """Before the invite is shown: the next start, without a limit, works."""
+    folder = tmp_path / "quad" / "host"
+    if born:
+        create(folder)
+    small, spec = HostOptions(max_disk_bytes=1000), None if born else SPEC
+    with pytest.raises(ConfigError, match=r"--max-disk 1000 bytes is below the 44\.1 KiB"):
+        open_host(folder, spec, small, say=lambda _: None)
+    assert folder.exists() == born  # a birth that is refused leaves nothing
+    create(folder)
+
+
+def test_a_wrong_row_length_names_the_folder_that_its_owner_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = [Document("a", "words " * 200)]
+    prepare(text, load_tokenizer("bytes"), 32, Path("mine"), held_out_fraction=0.0)
+    data = {"source": "mine", "tokenizer": "bytes", "seq_len": 16}
+    spec = from_table({"model": {"preset": "demo"}, "data": data})
+    told = "data.seq_len=16, but mine holds rows of 32 tokens; set data.seq_len = 32, or prepare"
+    with pytest.raises(ConfigError, match=told):
+        open_host(tmp_path / "home" / "run" / "host", spec, HostOptions(), say=lambda _: None)
+    assert not (tmp_path / "home" / "run").exists()

@@ -112,7 +112,7 @@ def finish_round(driver: Driver) -> None:
 
 def test_no_round_opens_without_enough_peers_and_the_sentence_says_how_many() -> None:
     driver = Driver(driver_spec(), trainers=1)
-    said = [r for r in driver.reasons if "waiting: 0 of at least 1 peers" in r]
+    said = [r for r in driver.reasons if "waiting: 0 of at least 1 peer" in r]
     assert len(said) == 1
     assert driver.feed(Tick()) == ""
     driver.gather()
@@ -125,7 +125,7 @@ def test_a_run_below_min_peers_pauses_and_goes_on_when_they_are_back() -> None:
     driver.disconnect(peer)
     for _ in range(8):
         driver.advance(1.0)
-    assert driver.state.waiting == "paused: 0 of min 1 peers"
+    assert driver.state.waiting == "paused: 0 of min 1 peer"
     driver.run_to_the_end()
 
 
