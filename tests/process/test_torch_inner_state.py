@@ -21,7 +21,7 @@ ROUNDS = 200
 
 
 def test_a_joiner_takes_a_donors_state_and_a_restarted_peer_its_own(tmp_path: Path) -> None:
-    spec = twin_spec(peers=2, rounds=ROUNDS, seed=0, size="demo", inner_steps=8, rows=4)
+    spec = twin_spec(peers=2, rounds=ROUNDS, seed=0, size="tiny", inner_steps=8, rows=4)
     rules = msgspec.structs.replace(spec.swarm, snapshot_every=4)
     spec = msgspec.structs.replace(spec, swarm=rules)
     with Swarm(tmp_path, spec) as swarm:
