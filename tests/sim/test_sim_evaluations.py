@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sim_stories import assert_sound, play, small_run
@@ -12,7 +13,7 @@ from sim_stories import assert_sound, play, small_run
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import Refused
-from farflung.events import Applied, EvaluationFailed, ModelEvaluated, TaskFailed
+from farflung.events import Applied, EvaluationFailed, ModelEvaluated, TaskFailed, Warned
 from farflung.ids import Role
 from farflung.peer.retention import Retention
 from farflung.sim.checks import check
@@ -23,7 +24,6 @@ from farflung.swarm.records import Evaluation
 
 def run_spec(**outer: Any) -> RunSpec:
     spec = small_run("evaluations", outer={"rounds": 400, **outer}, swarm={"snapshot_every": 4})
-    import msgspec
 
     return from_table(msgspec.to_builtins(spec) | {"evaluation": {"every": 4, "prompts": ["a"]}})
 
@@ -259,3 +259,16 @@ def test_the_end_is_measured_though_the_evaluator_is_busy_when_it_comes(
     assert [e.committed for e in evaluations(swarm)] == [4, 5]
     assert trainers_asked(swarm) == []
     assert_sound(swarm)
+
+
+@pytest.mark.parametrize("every", [0, 4])
+def test_an_evaluator_that_nobody_will_ask_says_so(every: int) -> None:
+    async def story(swarm: SimSwarm) -> None:
+        await with_evaluator(swarm)
+
+    plain = msgspec.to_builtins(run_spec(rounds=8)) | {"evaluation": {"every": every}}
+    told = play(story, from_table(plain), peers=3).nodes["evaluator"].events
+    idle = [e.sentence for e in told if isinstance(e, Warned) and "nothing to do" in e.sentence]
+    assert idle == ["an evaluator has nothing to do in this run: evaluation.every = 0"] * (
+        every == 0
+    )
