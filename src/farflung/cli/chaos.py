@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from farflung.cli import aio
-from farflung.cli.reports import write_report
+from farflung.cli.reports import check_report, write_report
 from farflung.errors import UserError
 
 if TYPE_CHECKING:
