@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from farflung.cli import aio
+from farflung.cli.reports import check_report, write_report
 from farflung.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def chaos(
     )
     with _ChaosScreen(minutes * 60) as screen:
         outcome = aio.run(run_chaos(options, screen.show))
-    if report is not None:
-        report.write_text(json.dumps(to_json(outcome), indent=1) + "\n")
+    write_report(report, to_json(outcome))
     _print(outcome)
     if not outcome.verdict.passed:
         typer.echo(f"repeat with: {repeat(outcome)}")
@@ -87,8 +86,7 @@ def _check(minutes: float, peers: int, report: Path | None) -> None:
         raise UserError(
             f"--peers {peers} must be {FEWEST} to {MOST}: two stay sound while others are struck"
         )
-    if report is not None and not report.absolute().parent.is_dir():
-        raise UserError(f"--report {report}: there is no folder {report.absolute().parent}")
+    check_report(report)
 
 
 class _ChaosScreen:

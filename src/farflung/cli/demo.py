@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from farflung.cli.reports import check_report, write_report
 from farflung.cli.status import shown_sample
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
@@ -58,6 +58,7 @@ def demo(
             f"--size {size!r} must be {' or '.join(SIZES)}: the demo trains on this machine's "
             f"processor; a run of your own takes any preset (farflung host run.toml)"
         )
+    check_report(report)
     spec = demo_spec(peers, rounds, size, seed, record)
     folder = out or Path(tempfile.mkdtemp(prefix="farflung-demo-"))
     screen = _DemoScreen(rounds)
@@ -66,8 +67,7 @@ def demo(
             DemoOptions(spec=spec, out=folder, peers=peers, fault=fault, solo=solo), screen.watch
         )
     _print(result, folder)
-    if report is not None:
-        report.write_text(json.dumps(result, indent=2) + "\n")
+    write_report(report, result, indent=2)
     if not result["hashes_equal"] or result["samples_duplicated"] or result["samples_lost"]:
         raise typer.Exit(1)
 

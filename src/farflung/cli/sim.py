@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from farflung.cli.reports import check_report, write_report
 from farflung.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def sim(
     from farflung.sim.batch import play_all
 
     wanted = _range(seeds)
+    check_report(report)
     line = _SimLine(len(wanted) + min(twice, len(wanted)))
     total = play_all(wanted, faults=faults, jobs=jobs, twice=twice, on_seed=line.see)
     line.end()
@@ -51,8 +52,7 @@ def sim(
         for seed in sorted(total.digests):
             typer.echo(f"{seed} {total.digests[seed]}")
     _show(total, line.elapsed_s)
-    if report is not None:
-        report.write_text(json.dumps(total.to_json(), indent=1, sort_keys=True) + "\n")
+    write_report(report, total.to_json(), sort=True)
     for broken in total.broken:
         typer.echo(broken)
         seed = int(broken.split()[1].rstrip(":"))

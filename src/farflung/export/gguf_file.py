@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from farflung.data.tokenizer import Tokenizer
+from farflung.disk import storage_errors
 from farflung.errors import UserError
 from farflung.export.hf import Dtype
 from farflung.export.output import new_file
@@ -56,7 +57,7 @@ def write_gguf(
             f"and later); write --hf and convert that with llama.cpp"
         )
     kind = _kind_of_split(tokenizer)
-    with new_file(path) as part:
+    with new_file(path) as part, storage_errors(path):  # closing it writes too
         writer = gguf.GGUFWriter(part, "qwen3" if config.qk_norm else "llama")
         try:
             _describe(writer, model, config, dtype, licence)

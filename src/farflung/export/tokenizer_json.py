@@ -41,6 +41,8 @@ def tokenizer_config(tokenizer: Tokenizer, seq_len: int) -> dict[str, Any]:
         "bos_token": end,
         "eos_token": end,
         "add_bos_token": False,
+        # Without it transformers gives `generate` the token types of BERT, which it then refuses.
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": seq_len,
         "clean_up_tokenization_spaces": False,
     }

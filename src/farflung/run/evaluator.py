@@ -21,6 +21,7 @@ from farflung.errors import FarflungError, StorageError
 from farflung.network.messages import DrawnText
 from farflung.outer.fragments import make_fragments, scatter
 from farflung.outer.layout import Layout
+from farflung.peer.disk_budget import show_size
 from farflung.peer.evaluations import Scores, Subject
 from farflung.swarm.evaluating import MAX_TEXT
 from farflung.tasks import to_the_end
@@ -79,8 +80,8 @@ class ProcessEvaluator:
             needed, free = 4 * subject.layout.size, shutil.disk_usage(self._folder).free
             if free < needed + LEFT_FREE:
                 raise StorageError(
-                    f"the weights take {needed >> 20} MiB of disk while they are measured, "
-                    f"{free >> 20} MiB are free"
+                    f"the weights take {show_size(needed)} of disk while they are measured, and "
+                    f"{show_size(LEFT_FREE)} are left free; {show_size(free)} are there"
                 )
             (self._folder / "spec.json").write_bytes(spec_bytes(subject.spec))
             anchor = self._folder / "anchor.f32"

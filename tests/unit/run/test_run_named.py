@@ -61,3 +61,10 @@ def test_a_folder_of_several_runs_needs_a_choice(home: Path) -> None:
     said = call("status", home)
     assert isinstance(said.exception, UserError)
     assert "several runs" in str(said.exception) and "two" in str(said.exception)
+
+
+@pytest.mark.parametrize("verb", ["demo", "sim", "chaos"])
+def test_a_report_that_cannot_be_written_is_told_before_the_work(verb: str, home: Path) -> None:
+    for path, why in ((home / "no" / "r.json", "there is no folder"), (home.parent, "is a folder")):
+        said = call(verb, "--report", path)
+        assert isinstance(said.exception, UserError) and why in str(said.exception)

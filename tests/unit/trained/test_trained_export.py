@@ -94,6 +94,19 @@ def test_a_run_is_exported_as_the_journal_has_it(
     assert f"| tokens trained | {first.history.tokens:,} |" in card
 
 
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe-1024"])
+def test_the_code_on_the_card_runs(
+    tokenizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = made(tokenizer)
+    write_hf(model, tmp_path / "hf", HfOptions())
+    code = (tmp_path / "hf" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code.replace("50", "5"), {"FOLDER": str(tmp_path / "hf")})
+    assert capsys.readouterr().out.startswith("Once")
+
+
 @pytest.mark.parametrize("name", ["bytes", "bpe-1024"])
 def test_the_ends_of_documents_are_those_of_the_run(name: str, tmp_path: Path) -> None:
     model = made(name)

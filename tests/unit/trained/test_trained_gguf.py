@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 from itertools import islice
@@ -19,7 +20,7 @@ from trained_samples import SEQ_LEN, made
 
 from farflung.data.json_tokenizer import JsonTokenizer
 from farflung.data.tokenizer import load_tokenizer
-from farflung.errors import UserError
+from farflung.errors import StorageError, UserError
 from farflung.export.gguf_file import SPLITS, rope_rows, write_gguf
 from farflung.export.tokenizer_json import token_names
 from farflung.model.generate import Sampling, stream
@@ -265,3 +266,16 @@ def test_stretched_frequencies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="write --hf and convert that with llama"):
         write_gguf(model, tmp_path / "model.gguf", "fp32")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path) -> None:
+    """Closing the writer writes again, and fails again. A limit of the process does for a disk."""
+    target = tmp_path / "m.gguf"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"m\.gguf"):
+            write_gguf(made(), target, "fp32")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
