@@ -6,7 +6,7 @@ from pathlib import Path
 
 from farflung.errors import UserError
 from farflung.run.home import home_folder
-from farflung.swarm.invite import PREFIX
+from farflung.swarm.invite import PREFIX, tidy
 from farflung.trained.hf_folder import is_hf_folder, read_hf
 from farflung.trained.model import TrainedModel
 from farflung.trained.reader import folder_of_invite
@@ -15,6 +15,8 @@ from farflung.trained.run_state import OnBytes
 
 LONGEST_NAME = 64
 """Of a run; an invite is longer."""
+LARGEST_INVITE = 1 << 14
+"""Bytes of a file that may hold one."""
 
 
 def resolve(what: str, on_bytes: OnBytes | None = None) -> TrainedModel:
@@ -24,16 +26,30 @@ def resolve(what: str, on_bytes: OnBytes | None = None) -> TrainedModel:
     A path that holds something comes before a name. Raises UserError with what is known, LinkDown
     and Refused (of an invite), CorruptState, StorageError.
     """
-    if what.startswith(PREFIX) and len(what) > LONGEST_NAME:
-        return read_run([folder_of_invite(what, home_folder(), on_bytes)], on_bytes)
     path = Path(what).expanduser()
     try:
-        found = _found(what, path, on_bytes)
+        invite = _invite_in(what) or _invite_in(_small_text(path))
+        found = None if invite else _found(what, path, on_bytes)
     except OSError as error:  # a name that no file system takes, such as a damaged invite
         raise UserError(f"cannot look for {what[:40]!r}...: {error.strerror}") from None
+    if invite:
+        return read_run([folder_of_invite(invite, home_folder(), on_bytes)], on_bytes)
     if found is None:
         raise UserError(_nothing(what, path))
     return found
+
+
+def _invite_in(text: str) -> str:
+    """The invite that was pasted, as `join` takes it; empty when it is something else."""
+    tidied = tidy(text)
+    return tidied if tidied.startswith(PREFIX) and len(tidied) > LONGEST_NAME else ""
+
+
+def _small_text(path: Path) -> str:
+    """Of a file that may hold an invite; empty of all else."""
+    if not path.is_file() or path.stat().st_size > LARGEST_INVITE:
+        return ""
+    return path.read_text("utf-8-sig", errors="replace")
 
 
 def _found(what: str, path: Path, on_bytes: OnBytes | None) -> TrainedModel | None:

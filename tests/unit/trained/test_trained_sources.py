@@ -262,8 +262,11 @@ def test_nothing_there_names_what_is(tmp_path: Path) -> None:
         resolve("")
     with pytest.raises(UserError, match=r"cannot look for 'gg1aaaa.*File name too long"):
         resolve("gg1" + 500 * "a")
-    with pytest.raises(UserError, match="the invite"):
-        resolve("ff1" + 500 * "a")
+    cut = "ff1" + 500 * "a"
+    (tmp_path / "invite.txt").write_text(f"farflung join {cut[:90]}\n {cut[90:]}\n")
+    for named in (cut, f"farflung join {cut[:60]}\n  {cut[60:]}", str(tmp_path / "invite.txt")):
+        with pytest.raises(UserError, match="the invite"):  # damaged, and taken for one
+            resolve(named)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"neither a run .* nor an exported model"):
         resolve(str(tmp_path / "empty"))
