@@ -87,7 +87,7 @@ def test_a_run_whose_machines_are_all_lost_goes_on_with_more_peers(tmp_path: Pat
         commits = swarm.commits()
         assert commits[: len(before)] == before and commits[-1].round >= 89
         assert max(len(c.contributors) for c in commits[len(before) :]) == 3
-        result = audit(swarm.records(), swarm.spec.data.rows)
+        result = audit(swarm.records())
         assert (result.duplicated, result.lost) == (0, 0)
         after = listed(archive, "--verify")["snapshots"]
         assert after[-1]["reaches"] == commits[-1].round and len(after) == 3
