@@ -69,7 +69,7 @@ def invite_of(swarm: Swarm, *, expires_in_s: int = 3600, uses: int = 5, run: str
     [
         (lambda text: text[:-40], "cut off"),
         (lambda text: text[:60] + ("a" if text[60] != "a" else "b") + text[61:], "checksum"),
-        (lambda _: "hello", "not an invite"),
+        (lambda _: "hello", "is no invite"),
         (lambda text: text[:50] + "!" + text[51:], "does not belong"),
     ],
 )
@@ -111,7 +111,7 @@ def test_a_used_up_invite_is_refused(live: Swarm, tmp_path: Path) -> None:
     first = live.spawn("first", "join", invite, "--name", "first")
     until(lambda: "joins run" in first.text, "the first bearer is in")
     done = command(tmp_path, "join", invite)
-    assert_one_sentence(done, "used 1 times", "ask the host for another")
+    assert_one_sentence(done, "used 1 time,", "ask the host for another")
     first.kill()
 
 

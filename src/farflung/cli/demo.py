@@ -163,9 +163,13 @@ def _print(result: dict[str, Any], folder: Path) -> None:
     if result["sample"]:
         console.print("\nA sample of the swarm's model:\n", style="bold")
         console.print(result["sample"], markup=False)
-    console.print(f"\nEverything is in {folder}; recompute it with: farflung verify {folder}")
-    console.print(f'Go on with its text: farflung generate {folder} --prompt "What say you"')
-    console.print(f"Take the model with you: farflung export {folder} --hf my-model")
+    for line in (  # not wrapped: they are there to be copied
+        f"\nEverything is in {folder}",
+        f"Recompute it:            farflung verify {folder}",
+        f'Go on with its text:     farflung generate {folder} --prompt "What say you"',
+        f"Take the model with you: farflung export {folder} --hf my-model",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _rows(r: dict[str, Any]) -> list[tuple[str, str]]:

@@ -182,5 +182,5 @@ def test_many_tiny_documents_are_split_in_blocks() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.6, float("nan")])
 def test_a_bad_fraction_is_refused(fraction: float) -> None:
-    with pytest.raises(ConfigError, match="held_out_fraction"):
+    with pytest.raises(ConfigError, match="--held-out"):
         list(split([], fraction))

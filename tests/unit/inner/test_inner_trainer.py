@@ -172,7 +172,7 @@ def test_sources_that_do_not_go_together_are_one_sentence(tmp_path: Path) -> Non
     prepare(text, ByteTokenizer(), 2 * T, tmp_path / "long")
     with pytest.raises(ConfigError, match=r"bpe was prepared with another tokenizer than .*bytes"):
         build(mixed(["bytes", "bpe"]), tmp_path, fresh=False)
-    with pytest.raises(ConfigError, match="long holds rows of 32; prepare"):
+    with pytest.raises(ConfigError, match="long holds rows of 32 tokens; set"):
         build(mixed(["bytes", "long"]), tmp_path, fresh=False)
     with pytest.raises(ConfigError, match=r"none has no manifest\.json"):
         build(mixed(["bytes", "none"]), tmp_path, fresh=False)
