@@ -64,7 +64,7 @@ def test_what_is_credited_is_what_was_trained_once_with_a_leave_in_the_middle(
         leaver.signal(signal.SIGINT)
         assert leaver.wait(60) == 0 and "a: left" in leaver.text
         assert host.wait(200) == 0
-        assert stayer.wait(60) == 0 and "b: finished" in stayer.text
+        assert stayer.wait(60) == 0 and "run own is finished" in stayer.text
         records, order = swarm.records(), keyed_order(spec, N_SAMPLES, shuffle=True)
         names = {r.node: r.name for r in records if isinstance(r, Join)}
         shares = [c for r in records if isinstance(r, Commit) for c in r.contributors]
@@ -121,11 +121,11 @@ def test_a_program_that_fails_in_the_last_round_has_not_finished(
         failing = swarm.join("a")
         monkeypatch.delenv("TOY_FAILS_AFTER")
         good = swarm.join("b")
-        assert host.wait(120) == 0 and good.wait(60) == 0 and "b: finished" in good.text
+        assert host.wait(120) == 0 and good.wait(60) == 0 and "run own is finished" in good.text
         assert failing.wait(60) == 2
         last = failing.text.strip().splitlines()[-1]
         assert (
-            "RuntimeError: the toy is broken (log: " in last and "a: finished" not in failing.text
+            "RuntimeError: the toy is broken (log: " in last and "run own is finished" not in failing.text
         )
 
 
