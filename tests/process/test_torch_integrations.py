@@ -125,7 +125,8 @@ def test_a_program_that_fails_in_the_last_round_has_not_finished(
         assert failing.wait(60) == 2
         last = failing.text.strip().splitlines()[-1]
         assert (
-            "RuntimeError: the toy is broken (log: " in last and "run own is finished" not in failing.text
+            "RuntimeError: the toy is broken (log: " in last
+            and "run own is finished" not in failing.text
         )
 
 
