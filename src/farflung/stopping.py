@@ -5,7 +5,9 @@ Whoever started a program under `nohup` has SIGHUP ignored: then it stays ignore
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -29,6 +31,32 @@ def interrupt_on_stop_signals() -> None:
             signal.signal(number, _interrupt)
 
 
+class _Hold:
+    """Main thread only, as signal handlers are."""
+
+    depth = 0
+    wished = False
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """A wish to stop takes effect after this: who starts a process must know it before it has to
+    end it. In the main thread of a program that called `interrupt_on_stop_signals`."""
+    before = signal.signal(signal.SIGINT, _interrupt)
+    _Hold.depth += 1
+    try:
+        yield
+    finally:
+        _Hold.depth -= 1
+        signal.signal(signal.SIGINT, before)
+        if not _Hold.depth and _Hold.wished:
+            _Hold.wished = False
+            raise KeyboardInterrupt
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     ignore_hangups()
-    raise KeyboardInterrupt
+    if _Hold.depth:
+        _Hold.wished = True
+    else:
+        raise KeyboardInterrupt

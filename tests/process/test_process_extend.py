@@ -74,7 +74,8 @@ def test_the_mixture_of_a_run_is_changed_while_it_runs(tmp_path: Path) -> None:
         swarm.committed(3)
         wish = "weights=web:1,notes:4"
         done = swarm.run("host", "host", "--extend", wish)
-        assert (done.returncode, done.stdout) == (0, f"amended: {wish}\n"), done.stderr
+        said = f"amended: {wish}; the run now ends after 30 rounds\n"
+        assert (done.returncode, done.stdout) == (0, said), done.stderr
         again = swarm.run("host", "host", "--extend", wish)
         assert again.returncode == 0 and "nothing to change" in again.stdout
         for nonsense, words in {

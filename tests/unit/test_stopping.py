@@ -88,3 +88,30 @@ def test_ctrl_c_ends_a_simulation_and_its_processes() -> None:
         play_all(range(100_000, 110_000), faults=2, jobs=2, twice=0, on_seed=stop)
     mine = Path("/proc/self/task").glob("*/children")
     assert "".join(p.read_text() for p in mine).split() == []
+
+
+HOLDS = """
+import signal, sys
+from farflung.stopping import held_back, interrupt_on_stop_signals
+interrupt_on_stop_signals()
+known = []
+try:
+    with held_back():
+        signal.raise_signal(getattr(signal, sys.argv[1]))
+        signal.raise_signal(signal.SIGTERM)
+        known.append("the process that was being started")
+    print("went on")
+except KeyboardInterrupt:
+    print("ends", *known)
+with held_back():
+    pass
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_process_that_is_being_started_is_known_before_the_stop(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HOLDS, name], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "ends the process that was being started\nTrue\n"

@@ -30,6 +30,7 @@ from farflung.outer.layout import Layout
 from farflung.run.evaluator import write_anchor
 from farflung.run.home import EVENTS, JOURNAL
 from farflung.run.verify import verify_folder
+from farflung.stopping import held_back
 from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Genesis
@@ -82,9 +83,10 @@ class DemoSwarm:
         """Start the host, wait for its invite. UserError with its last line when it fails."""
         spec_path = self.options.out / "run.toml.json"
         spec_path.write_bytes(spec_bytes(self.options.spec))
-        self.host = self._spawn(
-            "host", ["host", "--spec-json", str(spec_path), "--bind", "127.0.0.1:0"]
-        )
+        with held_back():
+            self.host = self._spawn(
+                "host", ["host", "--spec-json", str(spec_path), "--bind", "127.0.0.1:0"]
+            )
         path = self.host_folder / "invite.txt"
         end = time.monotonic() + START_S
         while not path.exists():
@@ -95,7 +97,8 @@ class DemoSwarm:
 
     def start_peer(self, number: int, invite: str) -> None:
         arguments = ["join", invite, "--name", f"peer-{number}"]
-        self.peers[number] = self._spawn(f"peer-{number}", arguments)
+        with held_back():
+            self.peers[number] = self._spawn(f"peer-{number}", arguments)
 
     def kill_peer(self, number: int) -> None:
         """SIGKILL: the process gets no chance to say goodbye."""
