@@ -4,6 +4,8 @@ Plain msgspec structs (no pydantic, no torch): the agent must start in 0.6 s and
 the names. A spec that breaks a rule cannot be built: every section checks itself, whether it is
 written in Python, read from TOML or decoded from a journal, and raises ConfigError with one
 sentence of value, rule and remedy.
+
+A long file for a reason: it is the list of all settings, each with default, sentence and rules.
 """
 
 from __future__ import annotations
