@@ -24,7 +24,7 @@ from farflung.ids import NodePhase
 from farflung.outer.layout import Frozen
 from farflung.outer.merge import Operation, reads_anchor
 
-TRAINER_PROTOCOL_VERSION = 4
+TRAINER_PROTOCOL_VERSION = 5
 FRAME_CAP = 16 << 20
 """A layout of 100,000 tensors fits."""
 ENV_SOCKET = "FARFLUNG_AGENT_SOCKET"
@@ -61,6 +61,32 @@ class Work(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """Changes of the mixture of sources so far."""
 
 
+class StepFigures(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """What the steps of a lease were like, for people: nothing is decided by it.
+
+    Means over its steps; 0: not measured.
+    """
+
+    lr: float = 0.0
+    """Factor of the peak learning rates at the last step."""
+    grad_norm: float = 0.0
+    """Global norm before clipping."""
+    data_wait_s: float = 0.0
+    """Waiting for rows, of the whole lease."""
+    copy_s: float = 0.0
+    """Copying departing and landing fragments, of the whole lease."""
+    flops: float = 0.0
+    """Model FLOPs of a token, forward and backward: 6 N + 12 L d T (inner/flops.py)."""
+    mfu: float = 0.0
+    """Model FLOPs per second of training time over the device's peak, in 0..1."""
+    mfu_causal: float = 0.0
+    """The same with attention counted by the causal mask: half of it."""
+    memory_bytes: int = 0
+    """Most that was allocated on the accelerator."""
+    device: str = ""
+    """`NVIDIA H200`; on CPUs their model and the number of threads."""
+
+
 class WorkReport(_Part, frozen=True, kw_only=True):
     """What became of a lease. The departing fragment lies in its slot."""
 
@@ -80,6 +106,7 @@ class WorkReport(_Part, frozen=True, kw_only=True):
     wait_s: float
     """Blocked without a lease, before this one came."""
     note: str
+    figures: StepFigures = StepFigures()
 
     @property
     def loss(self) -> float:
