@@ -46,9 +46,9 @@ TRAINED = ch.WorkReport(
 )
 LAYOUT = (("a.weight", (2, 3)), ("b", (4,)))
 MESSAGES: dict[str, ch.Message] = {
-    "Attach": ch.Attach(version=4, layout=LAYOUT, frozen=(("table", (2, 2), "c0ffee"),)),
+    "Attach": ch.Attach(version=5, layout=LAYOUT, frozen=(("table", (2, 2), "c0ffee"),)),
     "AcceptAttach": ch.AcceptAttach(
-        version=4, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
+        version=5, spec=b"{}", layout=LAYOUT, fragments=FRAGMENTS, slots=2, data_dir="/data"
     ),
     "RefuseAttach": ch.RefuseAttach(sentence="no"),
     "StartWork": ch.StartWork(serial=1, lease=LEASE),
@@ -97,10 +97,10 @@ def test_unknown_fields_and_kinds_are_refused() -> None:
 
 
 def test_a_version_mismatch_is_one_sentence_with_both_values() -> None:
-    body = ch.encode(ch.Attach(version=5, layout=()))[4:]
-    with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 5, this") as e:
+    body = ch.encode(ch.Attach(version=99, layout=()))[4:]
+    with pytest.raises(MismatchError, match="the trainer speaks trainer protocol 99, this") as e:
         ch.check_version(body, "trainer")
-    assert "farflung 4; install" in str(e.value)
+    assert f"farflung {ch.TRAINER_PROTOCOL_VERSION}; install" in str(e.value)
     ch.check_version(ch.encode(MESSAGES["Attach"])[4:], "trainer")
 
 
