@@ -1029,7 +1029,7 @@ class EventLog:
         self._file.close()
 
     def _keep(self, event: Event) -> None:
-        self._write({"kind": type(event).__name__, **dataclasses.asdict(event)})
+        self._write({"kind": type(event).__name__, **vars(event)})
 
     def _write(self, fields: dict[str, Any]) -> None:
         stamp = {"t": round(self._monotonic(), 6), "wall": round(time.time(), 3)}
