@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from farflung.events import PHASES
-from farflung.inner.channel import StepFigures, WorkReport
 from farflung.network.messages import LinkFigures, RoundMeasures
+from farflung.trainers.port import StepFigures, WorkReport
 
 MAX_SPANS = 64
 """Of a message. The shortest are left out."""

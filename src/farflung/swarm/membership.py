@@ -65,6 +65,8 @@ def connect(step: Step, event: Connected) -> None:
     if node.open and event.generation != node.generation:
         close_generation(step, event.node, "restarted without its progress")
         node = step.state.nodes[event.node]
+    if node.open and (node.link is Link.GONE or node.suspect):
+        step.tell(PeerRecovered(node=node.node, name=node.name))
     step.set_node(
         replace(
             node,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,9 +31,12 @@ from farflung.coordinator.measures import (
 from farflung.events import (
     PHASES,
     Event,
+    EventLog,
     PeerDescribed,
     PeerMeasured,
+    older_log,
     parse_event,
+    read_events,
 )
 from farflung.network.messages import Hello, LinkFigures, RoundMeasures
 from farflung.swarm.state import State
@@ -280,3 +284,39 @@ def test_every_value_of_an_honest_node_survives() -> None:
     (told_link,) = true_links(message, NODES[0], NODES)
     found = measured_link(1, NODES[0], told_link)
     assert (found.bytes, found.bytes_per_s, found.rtt_s, found.loss) == (9, 2.5e6, 0.08, 0.001)
+
+
+@pytest.mark.parametrize(("nodes", "most"), [(5, 10_000), (65, 80_000), (257, 280_000)])
+def test_a_round_adds_no_more_to_the_log_than_its_share(
+    nodes: int, most: int, tmp_path: Path
+) -> None:
+    """Rounds of ten seconds, of nodes that tell as much as the honest ones do at most."""
+    log = EventLog(tmp_path / "events.jsonl", "host", lambda: 0.0, most_bytes=2**20)
+    now = [0.0]
+    told = MeasureBook(log.emit, lambda: now[0], lambda: WALL_S + now[0])
+    names = [f"{i:040x}" for i in range(nodes)]
+    known = {n: SimpleNamespace(name=f"peer-{n[-4:]}") for n in names}
+    spans = tuple((i % 8, 9.0 - i / 2, 8.5 - i / 2) for i in range(14))
+    written = list[int]()
+    log.listen(lambda e: written.append(len(json.dumps(vars(e))) + 60))
+    for number in range(30):
+        now[0] += 10.0
+        seen = cast(State, SimpleNamespace(nodes=known, next_round=number + 1))
+        written.append(0)
+        for i, node in enumerate(names):
+            links = tuple(
+                LinkFigures(node=names[(i + k) % nodes], bytes=10**6, bytes_per_s=1e7, rtt_s=0.08)
+                for k in range(1, min(17, nodes))
+            )
+            message = RoundMeasures(
+                round=number, spans=spans, links=links, lr=0.731, device="NVIDIA H200"
+            )
+            told.heard(seen, node, message)
+    log.close()
+    burst = 300 * max(BURST_LINES, LEAST_LINKS * nodes)
+    assert sum(written) - burst < 30 * most
+    kept = [older_log(tmp_path / "events.jsonl"), tmp_path / "events.jsonl"]
+    assert sum(p.stat().st_size for p in kept if p.exists()) <= 2 * 2**20 + 4096
+    events = [e for p in kept if p.exists() for _, e in read_events(p.read_bytes().splitlines())]
+    rounds = [e.round for e in events if isinstance(e, PeerMeasured)]
+    assert rounds == sorted(rounds) and rounds[-1] == 29, "the older file goes on into the newer"
