@@ -1063,20 +1063,6 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
             yield float(fields.get("t", 0.0)), event
 
 
-def read_walls(lines: Iterable[bytes]) -> Iterator[tuple[float | None, Event]]:
-    """(unix seconds, event) of every line that `read_events` yields: wall times of several
-    processes are of one clock, and a window shows them. None: the line tells no time."""
-    for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        event = parse_event(fields) if isinstance(fields, dict) else None
-        if event is not None:
-            wall = fields.get("wall")
-            yield float(wall) if isinstance(wall, int | float) else None, event
-
-
 def parse_event(fields: dict[str, Any]) -> Event | None:
     """The event of one log line; None for headers, and for kinds that this version does not know or
     knows with other fields."""
