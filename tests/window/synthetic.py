@@ -93,6 +93,7 @@ from farflung.swarm.records import (
     Term,
 )
 from farflung.swarm.resolve import fp32_bits
+from farflung.window.export import Report, write_report
 
 Told = AnyRecord | tuple[float, Event]
 """A journal record, or an event with its wall time."""
@@ -104,6 +105,8 @@ LONG = 20_000
 """Rounds from which on most peers are silent in the event log."""
 NEWEST_WHOLE = 512
 LINKS_A_ROUND = 96
+TRAIN_S = 34.0
+"""Of a round's inner steps."""
 MAX_OWNERS = 16
 
 REGIONS = (
@@ -209,8 +212,8 @@ class Story:
             name="meridian-150m",
             seed=self.options.seed,
             model=ModelSpec(preset="150m"),
-            data=DataSpec(source="synthetic", rows=40_000_000, seq_len=1024),
-            inner=InnerSpec(batch_rows=16),
+            data=DataSpec(source="synthetic", rows=400_000_000, seq_len=1024),
+            inner=InnerSpec(batch_rows=256),
             outer=OuterSpec(inner_steps=200, fragments=4, rounds=rounds, codec="int8"),
             swarm=SwarmSpec(min_peers=2),
             evaluation=EvaluationSpec(prompts=("The sea", "In the year 2100")),
@@ -302,7 +305,7 @@ class Story:
             fragment_hashes=tuple(bytes([f]) * 32 for f in range(self.spec.outer.fragments)),
             snapshot=bytes(32),
             snapshot_bytes=1,
-            data=(DataPart(name="data", rows=40_000_000, manifest=b"", manifest_bytes=0),),
+            data=(DataPart(name="data", rows=400_000_000, manifest=b"", manifest_bytes=0),),
             tokenizer=b"",
             tokenizer_bytes=0,
         )
@@ -413,7 +416,7 @@ class Story:
             RoundOpened(round=number, fragment=fragment, peers=len(active), rows=rows)
         )
         late = {p.node for p in active if rng.random() < 0.02} if len(active) > 3 else set()
-        train = {p.node: 34.0 * rng.uniform(0.96, 1.04) for p in active}
+        train = {p.node: TRAIN_S * rng.uniform(0.96, 1.04) for p in active}
         for node in late:
             train[node] *= rng.uniform(1.3, 1.7)
         ready = sorted(active, key=lambda p: train[p.node])
@@ -432,10 +435,10 @@ class Story:
 
     def _steps(self, peer: Peer) -> int:
         """So that all finish together."""
-        return max(1, round(50 * min(1.0, peer.speed / 430_000.0) * self._rng.uniform(0.97, 1.03)))
+        return max(1, round(TRAIN_S * peer.speed / (256 * 1024) * self._rng.uniform(0.97, 1.03)))
 
     def _loss(self, noise: float = 0.012) -> float:
-        base = 1.86 + 6.1 * (1 + self._tokens / 2.5e7) ** -0.42
+        base = 1.86 + 6.1 * (1 + self._tokens / 4e8) ** -0.42
         return base * self._rng.gauss(1.0, noise)
 
     def _lr(self, number: int) -> float:
@@ -465,7 +468,7 @@ class Story:
             node=peer.node,
             name=peer.name,
             steps=steps,
-            tokens=steps * 16 * 1024,
+            tokens=steps * 256 * 1024,
             loss_sum=steps * self._loss(0.03),
             compute_s=round(took_s - wait, 3),
             wait_s=round(wait, 3),
@@ -774,6 +777,18 @@ def view_of(options: Options, *, map_shown: bool = True) -> View:
     return view
 
 
+def write_replay(options: Options, out: Path) -> Report:
+    """The static report of the run, without a folder for it."""
+    told = list(Story(options).tell())
+    return write_report(
+        (one for one in told if not isinstance(one, tuple)),
+        (one for one in told if isinstance(one, tuple)),
+        out,
+        resolved=sum(isinstance(one, Commit | Abandon) for one in told),
+        served=not options.finished,
+    )
+
+
 # ---- folders -----------------------------------------------------------------------------------
 
 
@@ -873,6 +888,8 @@ def main(arguments: list[str]) -> None:
         view = view_of(options)
         frame = view.frame(view.newest or options.start)
         given.frame.write_text(json.dumps(frame, allow_nan=False))
+    if given.replay:
+        write_replay(options, given.replay)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ from farflung.monitor.evaluations import Measured
 from farflung.monitor.fold import KEPT_DRIFT, Fold
 from farflung.monitor.lines import line_of
 from farflung.monitor.link_table import Measure
-from farflung.monitor.timelines import WHOLE_ROUNDS, relative
+from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS, relative
 
 
 def take_event(fold: Fold, wall: float, event: Event) -> None:
@@ -141,14 +141,14 @@ def _round(
         case RoundCommitted():
             _committed(fold, wall, event)
         case RoundAbandoned():
-            fold.resolve(event.round, ABANDONED, wall)
+            fold.resolve(event.round, ABANDONED, EVENTS, wall)
             opened = fold.columns.get("opened", event.round)
             if 0 <= event.round < fold.columns.length:
                 fold.columns.set(event.round, took_s=wall - opened)
 
 
 def _committed(fold: Fold, wall: float, event: RoundCommitted) -> None:
-    found = fold.resolve(event.round, COMMITTED, wall)
+    found = fold.resolve(event.round, COMMITTED, EVENTS, wall)
     if not 0 <= event.round < fold.columns.length:
         return
     fold.columns.set(event.round, loss=event.loss, took_s=event.took_s)
@@ -289,7 +289,7 @@ def _stay(fold: Fold, wall: float, event: GenerationOpened | GenerationClosed) -
 def _left_out(fold: Fold, node: str, why: str) -> None:
     """Of open rounds: a peer that has gone before it was ready."""
     for number in fold.open_rounds():
-        found = fold.timelines.of(number)
+        found = fold.timelines.known(number)
         part = found.parts.get(node) if found is not None else None
         if found is not None and part is not None and not math.isfinite(part.ready):
             part.left_out = why

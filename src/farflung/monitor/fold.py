@@ -15,7 +15,7 @@ from farflung.monitor.peer_rows import PeerRow
 from farflung.monitor.report import ddp_bytes
 from farflung.monitor.sources import SourceCounts
 from farflung.monitor.standing import RunStanding
-from farflung.monitor.timelines import OneRound, Timelines
+from farflung.monitor.timelines import EVENTS, OneRound, Source, Timelines
 from farflung.regions import Region
 
 NAN = math.nan
@@ -87,12 +87,12 @@ class Fold:
         key = text.strip().upper()
         return key if self.place_of(key) is not None else ""
 
-    def round(self, number: int) -> OneRound | None:
+    def round(self, number: int, source: Source = EVENTS) -> OneRound | None:
         """What is kept of a round, touched by this step; None of one that is too old."""
         if not self.columns.reach(number):
             return None
         self.columns.set(number, step=self.step)
-        found = self.timelines.of(number)
+        found = self.timelines.of(number, source)
         if found is not None:
             found.step = self.step
         return found
@@ -100,7 +100,7 @@ class Fold:
     def settle(self) -> None:
         """Bring up to date what figures that come peer by peer add up to."""
         for number in self.loose:
-            found = self.timelines.of(number)
+            found = self.timelines.known(number)
             if found is not None:
                 lr, norm = found.median("lr"), found.median("grad_norm")
                 self.columns.set(number, lr=lr, grad_norm=norm)
@@ -122,9 +122,11 @@ class Fold:
 
     # ---- rules that both sources share ---------------------------------------------------------
 
-    def resolve(self, number: int, outcome: int, wall: float = NAN) -> OneRound | None:
+    def resolve(
+        self, number: int, outcome: int, source: Source, wall: float = NAN
+    ) -> OneRound | None:
         """A round has an outcome; told twice, it counts once."""
-        found = self.round(number)
+        found = self.round(number, source)
         if not 0 <= number < self.columns.length:
             return None
         if not self.columns.get("outcome", number):
@@ -145,7 +147,7 @@ class Fold:
         """What a peer sent and received for a round, beside data-parallel training's bytes."""
         self.bytes_up += up
         self.bytes_down += down
-        found = self.timelines.of(number)
+        found = self.timelines.known(number)
         part = found.parts.get(node) if found is not None else None
         if found is None or part is None or part.reported or not part.steps:
             return

@@ -123,7 +123,7 @@ def _last_known(fold: Fold, name: str) -> float:
 def _doing(fold: Fold) -> str:
     """What the newest open round waits for."""
     opened = fold.open_rounds()
-    found = fold.timelines.of(opened[-1]) if opened else None
+    found = fold.timelines.known(opened[-1]) if opened else None
     if found is None:
         return f"{counted(fold.committed, 'round')} committed; the next one opens."
     return _waits(found)
@@ -134,7 +134,7 @@ def _waits(found: OneRound) -> str:
     expected = sum(not p.left_out for p in found.parts.values())
     if not expected:
         return f"Round {found.number} is open."
-    if ready < expected:
+    if ready < expected and not found.attempts:
         return (
             f"Round {found.number} trains: {ready} of {counted(expected, 'peer')} are ready. "
             f"It goes on by itself."

@@ -8,6 +8,7 @@ from farflung.monitor.columns import ABANDONED, COMMITTED
 from farflung.monitor.evaluations import Measured
 from farflung.monitor.flops import model_flops
 from farflung.monitor.fold import NAN, Fold
+from farflung.monitor.timelines import JOURNAL
 from farflung.outer.layout import Layout
 from farflung.swarm import ranges
 from farflung.swarm.amendments import amended_by
@@ -50,7 +51,7 @@ def take_record(fold: Fold, record: AnyRecord) -> None:
         case Commit():
             _commit(fold, record)
         case Abandon():
-            fold.resolve(record.round, ABANDONED)
+            fold.resolve(record.round, ABANDONED, JOURNAL)
         case Evaluation():
             _evaluation(fold, record)
         case Admin():
@@ -86,7 +87,7 @@ def _membership(fold: Fold, record: Join | Gen | Close) -> None:
 
 
 def _lease(fold: Fold, record: Lease) -> None:
-    found = fold.round(record.round)
+    found = fold.round(record.round, JOURNAL)
     if found is not None:
         found.fragment = record.fragment
         for grant in record.grants:
@@ -94,7 +95,7 @@ def _lease(fold: Fold, record: Lease) -> None:
 
 
 def _commit(fold: Fold, record: Commit) -> None:
-    found = fold.resolve(record.round, COMMITTED)
+    found = fold.resolve(record.round, COMMITTED, JOURNAL)
     tokens = sum(_credit(fold, one) for one in record.contributors)
     fold.tokens += tokens
     fold.columns.set(record.round, tokens=tokens, peers=len(record.contributors))

@@ -1,7 +1,8 @@
 """Who did what when in the newest rounds, and what else is known of each peer's part in them.
 
-The newest 64 rounds are kept; of all but the newest 8 only the 128 slowest peers. That is at most
-8 N + 7,168 parts of about 600 bytes: 9 MB with 1,000 peers.
+The newest 64 rounds are kept; of all but the newest 8 only the 128 slowest peers. That is some
+8 N + 7,168 parts of about 600 bytes: 9 MB with 1,000 peers. While events are read long after the
+journal, 64 N more.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 from farflung.events import PHASES
 from farflung.monitor import inert
@@ -23,6 +24,9 @@ MAX_SPANS = 64
 """Of one peer in one round."""
 
 NameOf = Callable[[str], str]
+Source = Literal["journal", "events"]
+JOURNAL: Source = "journal"
+EVENTS: Source = "events"
 
 
 class Part:
@@ -51,7 +55,7 @@ class Part:
     def spans_after(self, opened: float) -> list[float]:
         """As measured; of peers that tell nothing, from the times that READY holds."""
         if self.spans is not None:
-            return [round(value, 3) for value in self.spans]
+            return [round(v, 3) if at % 3 else int(v) for at, v in enumerate(self.spans)]
         if not math.isfinite(self.ready):
             return []
         stop = self.ready - opened
@@ -144,31 +148,40 @@ class OneRound:
 
 
 class Timelines:
-    """The newest rounds."""
+    """The newest rounds of each source: a journal may be read long before the events of its first
+    rounds are, and figures of a round are complete before it is forgotten."""
 
     def __init__(self) -> None:
         self._rounds: dict[int, OneRound] = {}
+        self._newest = {JOURNAL: -1, EVENTS: -1}
 
-    def of(self, number: int) -> OneRound | None:
+    def of(self, number: int, source: Source) -> OneRound | None:
         """The round, begun if it is new; None of one that is too old to be kept."""
         found = self._rounds.get(number)
-        if found is None and number > max(self._rounds, default=-1) - KEPT_ROUNDS and number >= 0:
-            found = self._rounds[number] = OneRound(number)
+        if number > self._newest[source]:
+            self._newest[source] = number
             self._age()
+        if found is None and number > self._newest[source] - KEPT_ROUNDS and number >= 0:
+            found = self._rounds[number] = OneRound(number)
         return found
 
+    def known(self, number: int) -> OneRound | None:
+        """The round, if it is kept."""
+        return self._rounds.get(number)
+
     def _age(self) -> None:
-        newest = max(self._rounds)
-        for number in [n for n in self._rounds if n <= newest - KEPT_ROUNDS]:
-            del self._rounds[number]
-        for number, kept in self._rounds.items():
-            if number <= newest - WHOLE_ROUNDS and not kept.thinned:
-                kept.thin(KEPT_PEERS)
+        told, journalled = self._newest[EVENTS], self._newest[JOURNAL]
+        for number in list(self._rounds):
+            if number <= journalled - KEPT_ROUNDS and not told - KEPT_ROUNDS < number <= told:
+                del self._rounds[number]
+            elif number <= told - WHOLE_ROUNDS and not self._rounds[number].thinned:
+                self._rounds[number].thin(KEPT_PEERS)
 
     def __iter__(self) -> Iterator[OneRound]:
-        """Those whose opening has a time, by number."""
+        """The newest ones whose opening has a time, by number."""
+        oldest = max(self._newest.values()) - KEPT_ROUNDS
         for number in sorted(self._rounds):
-            if math.isfinite(self._rounds[number].opened):
+            if number > oldest and math.isfinite(self._rounds[number].opened):
                 yield self._rounds[number]
 
 

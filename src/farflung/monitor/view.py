@@ -113,6 +113,10 @@ class View:
 
     # ---- answers: types.ts says what is in each --------------------------------------------------
 
+    def __len__(self) -> int:
+        """Nodes that were ever admitted."""
+        return len(self._fold.peers)
+
     @property
     def newest(self) -> float | None:
         """Wall time of the newest event."""
