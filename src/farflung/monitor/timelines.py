@@ -82,6 +82,7 @@ class OneRound:
         self.parts: dict[str, Part] = {}
         self.thinned = 0
         """Peers that are not kept any more."""
+        self.aged = False
         self.step = 0
         """Of the newest thing that changed."""
 
@@ -103,6 +104,7 @@ class OneRound:
         return part.ready if math.isfinite(part.ready) else -math.inf
 
     def thin(self, most: int) -> None:
+        self.aged = True
         if len(self.parts) > most:
             kept = set(self.slowest(most))
             self.thinned += len(self.parts) - most
@@ -176,7 +178,7 @@ class Timelines:
         for number in list(self._rounds):
             if number <= journalled - KEPT_ROUNDS and not told - KEPT_ROUNDS < number <= told:
                 del self._rounds[number]
-            elif number <= told - WHOLE_ROUNDS and not self._rounds[number].thinned:
+            elif number <= told - WHOLE_ROUNDS and not self._rounds[number].aged:
                 self._rounds[number].thin(KEPT_PEERS)
 
     def __iter__(self) -> Iterator[OneRound]:
