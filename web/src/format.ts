@@ -66,7 +66,10 @@ export function tick(x: number, step: number): string {
   if (x === 0) return "0";
   if (Math.abs(x) >= 1e5) return short(x).replace(/\.?0+(?=\D|$)/, "");
   if (step < 1e-5) return minus(x.toExponential(0));
-  return minus(x.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9))));
+  let places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const scaled = step * 10 ** places;
+  if (Math.abs(scaled - Math.round(scaled)) > 1e-6) places += 1; // 0.25 needs two
+  return minus(x.toFixed(places));
 }
 
 const minus = (text: string): string => text.replace(/^-/, "−").replace("e-", "e−");

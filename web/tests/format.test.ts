@@ -37,6 +37,7 @@ test("an axis has as many decimals as its lines need", () => {
   assert.equal(format.tick(2, 0.5), "2.0");
   assert.equal(format.tick(10, 2), "10");
   assert.equal(format.tick(1.25, 0.05), "1.25");
+  assert.equal(format.tick(1.75, 0.25), "1.75");
   assert.equal(format.tick(0, 0.5), "0");
   assert.equal(format.tick(1_500_000, 500_000), "1.5M");
   assert.equal(format.tick(2_000_000, 500_000), "2M");
