@@ -1,6 +1,6 @@
 """Typed events: the one source of logs, status, reports and test assertions.
 
-Each process writes its events to a JSONL file (`EventLog`); monitor/picture.py folds them.
+Each process writes its events to a JSONL file (`EventLog`); monitor/view.py folds them.
 Times are seconds of the emitting process's monotonic clock plus, for people only, the wall clock.
 
 A long file for a reason: it is the list of all kinds, which whoever folds, prints or asserts them
@@ -23,6 +23,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from farflung.errors import StorageError
 
 EVENT_LOG_VERSION = 1
+EVENTS = "events.jsonl"
+"""The log's name in a node's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1054,23 +1056,28 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
     and full disks leave behind.
     """
     for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        event = parse_event(fields) if isinstance(fields, dict) else None
-        if event is not None:
+        fields = read_line(line)
+        event = None if fields is None else parse_event(fields)
+        if fields is not None and event is not None:
             yield float(fields.get("t", 0.0)), event
+
+
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """The fields of one line of a log; None for half a line, and for what is no object."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:
     """The event of one log line; None for headers, and for kinds that this version does not know or
     knows with other fields."""
-    kind = _KINDS.get(fields.get("kind", ""))
+    kind = _KINDS.get(str(fields.get("kind", "")))
     if kind is None:
         return None
-    names = {f.name for f in dataclasses.fields(kind)}
-    values = {k: v for k, v in fields.items() if k in names}
+    values = {k: v for k, v in fields.items() if k in kind.__dataclass_fields__}
     try:
         return kind(**{k: _frozen(v) for k, v in values.items()})
     except TypeError:  # a field that the line lacks

@@ -33,7 +33,6 @@ from farflung.run.genesis import (
     Founding,
     Material,
     check_founding,
-    descent,
     describe,
     genesis_record,
     make_weights,
@@ -45,6 +44,7 @@ from farflung.run.host_data import CACHE, check_sources, place_sources
 from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
+from farflung.swarm.lineage import descent
 from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
 from farflung.swarm.replay import current_spec, genesis_spec
