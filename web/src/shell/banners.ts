@@ -14,7 +14,9 @@ export function driftWords({ drift, disagreements }: Head, now: number): string 
     `Drift: after round ${format.count(newest.round)}, the state of ${newest.name} was not the run's` +
     `${others > 0 ? `, and that of ${format.counted(others, "other peer")} before it` : ""} ` +
     `(${format.counted(disagreements, "report")} in all). ` +
-    (now > 0 ? `${format.counted(now, "peer")} now: do not trust the weights there.` : "All newest reports agree again.")
+    (now > 0
+      ? `${format.counted(now, "peer")} ${now === 1 ? "differs" : "differ"} still; do not use weights from there.`
+      : "All newest reports agree again.")
   );
 }
 
