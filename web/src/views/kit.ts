@@ -48,7 +48,9 @@ export function placeName(region: Region | undefined): string {
   } catch {
     // not an ISO code: shown as it came
   }
-  return country ? `${region.city}, ${country}` : region.city;
+  return country && country !== region.city && !country.startsWith(`${region.city} `)
+    ? `${region.city}, ${country}`
+    : region.city;
 }
 
 /** A floating box at a point of the window. It never leaves the window. */

@@ -20,7 +20,6 @@ export class Camera {
   /** `free`: the wheel zooms by itself; otherwise it needs the control key, and scrolls. */
   constructor(
     private readonly stage: HTMLElement,
-    private readonly svg: SVGSVGElement,
     private readonly free: boolean,
     private readonly look: () => void,
   ) {
@@ -72,17 +71,19 @@ export class Camera {
   }
 
   private listen(): void {
-    const { svg } = this;
+    const { stage } = this;
     const signal = this.abort.signal;
-    svg.addEventListener("wheel", (event) => this.wheel(event), { passive: false, signal });
-    svg.addEventListener("dblclick", (event) => this.zoom(2, ...this.at(event)), { signal });
-    svg.addEventListener("pointerdown", (event) => this.down(event), { signal });
+    stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false, signal });
+    stage.addEventListener("dblclick", (event) => {
+      if (!(event.target as Element).closest("button, .map-card, .map-mark")) this.zoom(2, ...this.at(event));
+    }, { signal });
+    stage.addEventListener("pointerdown", (event) => this.down(event), { signal });
     addEventListener("pointermove", (event) => this.move(event), { signal });
     for (const name of ["pointerup", "pointercancel"] as const) {
       addEventListener(name, (event) => this.pointers.delete(event.pointerId), { signal });
     }
     // A drag is no click on what lies under its end.
-    svg.addEventListener("click", (event) => {
+    stage.addEventListener("click", (event) => {
       if (this.dragged > 6) event.stopPropagation();
     }, { capture: true, signal });
   }
@@ -95,12 +96,12 @@ export class Camera {
   }
 
   private at(event: MouseEvent): [number, number] {
-    const box = this.svg.getBoundingClientRect();
+    const box = this.stage.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   }
 
   private down(event: PointerEvent): void {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || (event.target as Element).closest("button, .map-card")) return;
     const [x, y] = this.at(event);
     this.pointers.set(event.pointerId, { x, y });
     this.dragged = 0;

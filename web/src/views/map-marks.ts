@@ -30,14 +30,15 @@ export class MapMarks {
     layer.addEventListener("keydown", (event) => this.key(event));
   }
 
-  draw(marks: readonly Mark[], labels: number): void {
+  /** `labels`: how many names at most; `narrow`: a phone, with smaller discs. */
+  draw(marks: readonly Mark[], labels: number, screen: { width: number; narrow: boolean }): void {
     const kept = new Set<string>();
     for (const mark of marks) {
       const key = mark.places[0]!.region.key;
       kept.add(key);
       const drawn = this.drawn.get(key) ?? this.make(key, mark);
       drawn.mark = mark;
-      this.update(drawn);
+      this.update(drawn, screen.narrow);
     }
     for (const [key, drawn] of this.drawn) {
       if (kept.has(key)) continue;
@@ -48,7 +49,7 @@ export class MapMarks {
     for (const [key, { group }] of this.drawn) {
       setAttribute(group, "tabindex", key === this.current ? "0" : "-1");
     }
-    this.label(marks, labels);
+    this.label(marks, labels, screen.width);
   }
 
   private make(key: string, mark: Mark): Drawn {
@@ -76,19 +77,20 @@ export class MapMarks {
     return drawn;
   }
 
-  private update({ mark, group, disc, ring, number }: Drawn): void {
+  private update({ mark, group, disc, ring, number }: Drawn, narrow: boolean): void {
     const parts = states(mark.peers);
     const most = [...parts].sort((a, b) => b.count - a.count)[0];
     const several = mark.peers.length > 1;
-    const r = several ? Math.max(mark.radius, mark.peers.length > 99 ? 11 : 8) : mark.radius;
+    const least = (mark.peers.length > 99 ? 10 : 8) - (narrow ? 2 : 0);
+    const r = several ? Math.max(mark.radius, least) : mark.radius;
     setAttribute(group, "class", `map-mark ${STATE_TONE[most?.state ?? "gone"]}`);
     setAttribute(group, "transform", `translate(${mark.x.toFixed(1)} ${mark.y.toFixed(1)})`);
     setAttribute(group, "aria-label", spoken(mark));
     setAttribute(disc, "r", r.toFixed(1));
     setText(number, several ? String(mark.peers.length) : "");
-    number.style.fontSize = `${Math.max(9, Math.min(13, r * 0.85)).toFixed(1)}px`;
+    number.style.fontSize = `${Math.max(narrow ? 7.5 : 9, Math.min(13, r * 0.85)).toFixed(1)}px`;
     const mixed = parts.length > 1;
-    const around = r + 2.6;
+    const around = r + (narrow ? 1.8 : 2.6);
     const circle = 2 * Math.PI * around;
     let turned = 0;
     ring.replaceChildren(
@@ -108,7 +110,7 @@ export class MapMarks {
   }
 
   /** Names beside the heaviest marks, where they cover nothing. */
-  private label(marks: readonly Mark[], most: number): void {
+  private label(marks: readonly Mark[], most: number, room: number): void {
     const taken = marks.map(({ x, y, radius }) => {
       const r = radius + 4;
       return { left: x - r, right: x + r, top: y - r, bottom: y + r };
@@ -123,6 +125,7 @@ export class MapMarks {
       const side = [1, -1].find((sign) => {
         const left = sign > 0 ? mark.x + r : mark.x - r - width;
         const [right, top, bottom] = [left + width, mark.y - LABEL_HEIGHT / 2, mark.y + LABEL_HEIGHT / 2];
+        if (left < 0 || right > room) return false;
         return !taken.some((o) => o.left < right && o.right > left && o.top < bottom && o.bottom > top);
       });
       const shown = given < most && side !== undefined;

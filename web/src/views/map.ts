@@ -10,6 +10,7 @@ import type { Place as Slot, View } from "../view";
 import { Comets, type Path } from "./comets";
 import { Tip, fit, onWidth, oncePerPicture, tipLines } from "./kit";
 import { MapCard } from "./map-card";
+import { PlaceList } from "./map-list";
 import { MapMarks } from "./map-marks";
 import { Camera } from "./map-camera";
 import { arcs, greatCircle, marks, places, radius, type Arc, type Mark } from "./places";
@@ -42,10 +43,16 @@ class WorldMap {
   private readonly lines = s("g", { class: "map-arcs" });
   private readonly front = s("g");
   private readonly moved = s("g", {}, this.base, this.lines);
-  private readonly svg = s("svg", { role: "group", "aria-label": "World map of the peers" });
+  private readonly under = s("svg", { class: "map-under", "aria-hidden": "true" }, this.moved);
+  private readonly svg = s(
+    "svg",
+    { class: "map-over", role: "group", "aria-label": "World map of the peers" },
+    this.front,
+  );
   private readonly comets = new Comets();
   private readonly stage = h("div", { class: "map-stage" });
   private readonly foot = h("p", { class: "view-foot map-foot" });
+  private readonly list = new PlaceList();
   private readonly tip = new Tip();
   private readonly card: MapCard;
   private readonly dots: MapMarks;
@@ -62,10 +69,10 @@ class WorldMap {
 
   constructor(el: HTMLElement, private readonly slot: Slot) {
     el.classList.add("map", `map-${slot.size}`);
-    this.svg.append(s("g", { class: "map-camera" }, this.moved, this.front));
-    this.stage.append(this.svg, this.comets.canvas);
+    this.stage.append(this.under, this.comets.canvas, this.svg);
     el.append(this.stage, legend(), this.foot);
-    this.camera = new Camera(this.stage, this.svg, slot.size === "page", () => this.look());
+    if (slot.size === "page") el.append(this.list.element);
+    this.camera = new Camera(this.stage, slot.size === "page", () => this.look());
     this.card = new MapCard(this.stage, slot, (mark) => this.camera.closer(mark.x, mark.y));
     this.dots = new MapMarks(this.front, this.card);
     this.stage.append(this.camera.buttons);
@@ -83,6 +90,7 @@ class WorldMap {
   take(state: State): void {
     this.state = state;
     this.say(state);
+    if (this.slot.size === "page") this.list.draw(state);
     this.redraw();
   }
 
@@ -93,11 +101,13 @@ class WorldMap {
 
   private resize(width: number): void {
     this.width = width;
-    const share = width < 560 ? 0.64 : 0.475;
+    const share = width < 560 ? 0.54 : 0.475;
     const most = this.slot.size === "page" ? Math.max(300, innerHeight - 260) : 560;
     this.height = Math.round(Math.min(most, Math.max(200, width * share)));
     this.stage.style.height = `${this.height}px`;
-    this.svg.setAttribute("viewBox", `0 0 ${width} ${this.height}`);
+    for (const svg of [this.under, this.svg]) {
+      svg.setAttribute("viewBox", `0 0 ${width} ${this.height}`);
+    }
     this.drawLand();
     this.camera.resize(this.width, this.height);
     this.drawnFor = "";
@@ -112,6 +122,7 @@ class WorldMap {
       .fitExtent([[edge, edge], [this.width - edge, this.height - edge]], world.land);
     const path = geoPath(this.projection).digits(1);
     this.base.replaceChildren(
+      s("path", { class: "map-edge", d: path({ type: "Sphere" }) ?? "" }),
       s("path", { class: "map-grid", d: path(geoGraticule().step([30, 30])()) ?? "" }),
       s("path", { class: "map-ground", d: path(world.land) ?? "" }),
       s("path", { class: "map-border", d: path(world.borders) ?? "" }),
@@ -123,7 +134,7 @@ class WorldMap {
     if (!state || this.width === 0) return;
     const found = places(state.peers, state.head.map ? state.regions : []);
     const heaviest = Math.max(1, ...found.places.map((place) => place.tokens));
-    const most = Math.max(11, Math.min(24, this.width / 42));
+    const most = Math.max(9, Math.min(24, this.width / 42));
     const size = (tokens: number): number => radius(tokens / heaviest, LEAST, most);
     const { k } = this.camera;
     const at = (region: Region): [number, number] | null => {
@@ -131,7 +142,7 @@ class WorldMap {
       return point && [point[0] * k, point[1] * k];
     };
     this.made = marks(found.places, at, size);
-    this.dots.draw(this.made, this.width > 560 ? 12 : 4);
+    this.dots.draw(this.made, this.width > 560 ? 12 : 4, { width: this.width * k, narrow: this.width <= 560 });
     this.card.refresh(this.made);
     this.drawArcs(state);
     this.look();
@@ -186,8 +197,8 @@ class WorldMap {
   /** The camera moved: clusters are made anew only when it came closer or went back. */
   private look(): void {
     const { k, x, y } = this.camera;
-    this.moved.setAttribute("transform", `scale(${k})`);
-    this.svg.querySelector(".map-camera")?.setAttribute("transform", `translate(${x} ${y})`);
+    this.moved.setAttribute("transform", `translate(${x} ${y}) scale(${k})`);
+    this.front.setAttribute("transform", `translate(${x} ${y})`);
     this.comets.place({ width: this.width, height: this.height }, { k, x, y });
     if (this.comets.canvas.width === 0) fit(this.comets.canvas, this.width, this.height);
     this.card.move(k, x, y);
