@@ -7,14 +7,14 @@ export interface Span {
   start: number; // seconds after the axis' zero
   stop: number;
   round: number;
-  track: number; // spans that overlap lie on different tracks of their lane
+  track: number; // spans that overlap lie on different tracks of their lane,
+  tracks: number; // which has so many at that time
 }
 
 export interface Lane {
   node: string;
   name: string;
   spans: Span[]; // by start
-  tracks: number;
   ready: { round: number; at: number }[];
   leftOut: { round: number; why: string }[];
   took: number; // seconds until ready, of the newest round shown; Infinity: never ready
@@ -59,7 +59,7 @@ export function chart(timelines: readonly Timeline[]): Chart {
   const all = [...lanes.values()];
   for (const lane of all) {
     lane.spans.sort((a, b) => a.start - b.start);
-    lane.tracks = pack(lane.spans);
+    pack(lane.spans);
     lane.computing = computing(lane.spans);
   }
   all.sort(slower);
@@ -67,7 +67,7 @@ export function chart(timelines: readonly Timeline[]): Chart {
 }
 
 function empty(node: string, name: string): Lane {
-  return { node, name, spans: [], tracks: 1, ready: [], leftOut: [], took: Infinity, computing: null };
+  return { node, name, spans: [], ready: [], leftOut: [], took: Infinity, computing: null };
 }
 
 function spansOf(timeline: Timeline, flat: readonly number[], shift: number): Span[] {
@@ -76,7 +76,7 @@ function spansOf(timeline: Timeline, flat: readonly number[], shift: number): Sp
     const phase = timeline.phases[flat[i]!];
     const start = flat[i + 1]! + shift;
     const stop = flat[i + 2]! + shift;
-    if (phase && stop > start) spans.push({ phase, start, stop, round: timeline.round, track: 0 });
+    if (phase && stop > start) spans.push({ phase, start, stop, round: timeline.round, track: 0, tracks: 1 });
   }
   return spans;
 }
@@ -95,18 +95,25 @@ function trained(lane: Lane): number {
 }
 
 /**
- * Puts each span on the lowest track that is free when it starts; answers how many there are.
- * Waiting yields to work: it starts no track of its own beside something else.
+ * Puts each span on the lowest track that is free when it starts. Spans that touch none at the same
+ * time have their lane for themselves: `tracks` is counted for each group of overlapping spans.
  */
-export function pack(spans: Span[], slack = 1e-6): number {
-  const free: number[] = [];
+export function pack(spans: readonly Span[], slack = 1e-6): void {
+  let group: Span[] = [];
+  let free: number[] = [];
+  const close = (): void => {
+    for (const span of group) span.tracks = free.length;
+    [group, free] = [[], []];
+  };
   for (const span of spans) {
+    if (free.every((until) => until <= span.start + slack)) close();
     let track = free.findIndex((until) => until <= span.start + slack);
     if (track < 0) track = free.length;
     free[track] = span.stop;
     span.track = track;
+    group.push(span);
   }
-  return Math.max(1, free.length);
+  close();
 }
 
 /** Training over everything that a peer told of its time; overlaps count once. */
@@ -203,10 +210,10 @@ export function tickStep(seconds: number, most: number): number {
   return [1, 2, 5, 10].map((unit) => unit * power).find((step) => step >= wanted * 0.999) ?? power * 10;
 }
 
-/** The rounds whose lanes a person should look at first: later than 1.3 times the median. */
-export function isStraggler(lane: Lane, lanes: readonly Lane[], median = medianReady(lanes)): boolean {
-  if (lanes.length < 3 || median === null) return false;
-  return lane.took === Infinity ? lane.leftOut.length > 0 : lane.took > 1.3 * median;
+/** Who keeps the others waiting: later than 1.3 times the median, or left out. */
+export function isStraggler(lane: Lane, lanes: number, median: number | null): boolean {
+  if (lane.leftOut.length > 0) return true;
+  return lanes > 2 && median !== null && Number.isFinite(lane.took) && lane.took > 1.3 * median;
 }
 
 export function medianReady(lanes: readonly Lane[]): number | null {
