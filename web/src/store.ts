@@ -33,6 +33,17 @@ export interface State extends Frame {
   readonly contact: Contact;
   /** The part of the run that all charts show, in rounds; null: all of it. */
   readonly zoom: Zoom | null;
+  /** Finer columns of the zoomed part, once they have come. */
+  readonly detail: Rounds | null;
+  readonly look: Look;
+}
+
+/** How this viewer wants the charts. */
+export interface Look {
+  readonly x: "round" | "tokens" | "time";
+  readonly log: boolean;
+  /** Weight of the past in the smoothed line, 0..0.99. */
+  readonly smoothing: number;
 }
 
 export interface Zoom {
@@ -51,6 +62,8 @@ export class Store {
   private readonly listeners = new Map<Topic, Set<Listener>>();
   private readonly due = new Set<Topic>();
   private scheduled = false;
+  /** Unix seconds, when the source was last heard. */
+  heard: number;
 
   /** `later` runs a function soon, once per picture; `clock` gives unix seconds. */
   constructor(
@@ -61,6 +74,7 @@ export class Store {
   ) {
     this.current = state;
     this.source = source;
+    this.heard = clock();
   }
 
   get state(): State {
@@ -104,6 +118,7 @@ export class Store {
   }
 
   news(news: News): void {
+    this.heard = this.clock();
     this.change(fold(this.current, news));
   }
 
