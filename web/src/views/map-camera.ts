@@ -24,7 +24,7 @@ export class Camera {
     private readonly look: () => void,
   ) {
     const button = (sign: string, label: string, act: () => void): HTMLButtonElement =>
-      h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick: act }, sign);
+      h("button", { type: "button", class: "tool-button", "aria-label": label, title: label, onclick: act }, sign);
     this.closerButton = button("+", "Zoom in", () => this.zoom(1.7));
     this.backButton = button("−", "Zoom out", () => this.zoom(1 / 1.7));
     this.buttons = h("div", { class: "map-zoom" }, this.closerButton, this.backButton);

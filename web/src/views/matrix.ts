@@ -21,7 +21,10 @@ export interface Matrix {
 
 const UNKNOWN = "?";
 
-/** Senders are rows, receivers columns. By region: the mean of the measured pairs in each cell. */
+/**
+ * Senders are rows, receivers columns; both run from west to east, who did not say where last.
+ * By region: the mean of the measured pairs in each cell.
+ */
 export function matrix(
   links: Links,
   by: "node" | "region",
@@ -29,21 +32,12 @@ export function matrix(
   regions: readonly Region[] = [],
 ): Matrix {
   const cities = new Map(regions.map((region) => [region.key, region]));
-  const group = by === "node" ? links.nodes.map((_, i) => i) : grouped(links);
+  const group = by === "node" ? byNode(links, cities) : byRegion(links, cities);
   const labels: Matrix["labels"] = [];
   links.nodes.forEach((node, i) => {
-    const at = group[i]!;
-    const label = labels[at];
-    if (label) {
-      label.peers++;
-      return;
-    }
-    const region = cities.get(node.region);
-    const place = region ? `${region.city}, ${region.country}` : "place not said";
-    labels[at] =
-      by === "node"
-        ? { key: node.node, name: node.name, region: region ? place : "", peers: 1 }
-        : { key: node.region || UNKNOWN, name: place, region: node.region, peers: 1 };
+    const label = labels[group[i]!];
+    if (label) label.peers++;
+    else labels[group[i]!] = labelOf(node, by, cities);
   });
   const size = labels.length;
   const cells: (Cell | null)[] = new Array<Cell | null>(size * size).fill(null);
@@ -52,13 +46,7 @@ export function matrix(
     const column = group[pair.to];
     if (row === undefined || column === undefined) continue;
     const place = row * size + column;
-    const cell = (cells[place] ??= { value: NaN, pairs: 0, bytes: 0, active: false });
-    cell.bytes += pair.bytes;
-    cell.active ||= pair.active;
-    const value = valueOf(pair, measure);
-    if (value === null) continue;
-    cell.value = cell.pairs === 0 ? value : cell.value + (value - cell.value) / (cell.pairs + 1);
-    cell.pairs++;
+    count((cells[place] ??= { value: NaN, pairs: 0, bytes: 0, active: false }), pair, measure);
   }
   const owners = new Array<number>(size).fill(0);
   for (const owner of links.owners) {
@@ -68,44 +56,82 @@ export function matrix(
   return { labels, cells, owners, by };
 }
 
-function valueOf(pair: Links["pairs"][number], measure: Measure): number | null {
+type Pair = Links["pairs"][number];
+type Cities = ReadonlyMap<string, Region>;
+
+function labelOf(
+  node: Links["nodes"][number],
+  by: "node" | "region",
+  cities: Cities,
+): Matrix["labels"][number] {
+  const region = cities.get(node.region);
+  const place = region ? region.city : "place not said";
+  if (by === "region") return { key: node.region || UNKNOWN, name: place, region: place, peers: 1 };
+  return { key: node.node, name: node.name, region: region ? place : "", peers: 1 };
+}
+
+/** A running mean of what is known. */
+function count(cell: Cell, pair: Pair, measure: Measure): void {
+  cell.bytes += pair.bytes;
+  cell.active ||= pair.active;
+  const value = valueOf(pair, measure);
+  if (value === null) return;
+  cell.value = cell.pairs === 0 ? value : cell.value + (value - cell.value) / (cell.pairs + 1);
+  cell.pairs++;
+}
+
+function valueOf(pair: Pair, measure: Measure): number | null {
   return measure === "bandwidth" ? pair.bytes_per_s : measure === "rtt" ? pair.rtt_s : pair.loss;
 }
 
-/** Regions in order of their number of nodes, who said none last. */
-function grouped(links: Links): number[] {
-  const counts = new Map<string, number>();
-  for (const { region } of links.nodes) counts.set(region, (counts.get(region) ?? 0) + 1);
-  const order = [...counts].sort(
-    ([a, n], [b, m]) => Number(a === "") - Number(b === "") || m - n || (a < b ? -1 : 1),
-  );
-  const index = new Map(order.map(([region], i) => [region, i]));
-  return links.nodes.map((node) => index.get(node.region) ?? 0);
+function lonOf(key: string, cities: Cities): number {
+  return cities.get(key)?.lon ?? Infinity;
+}
+
+/** The place of each node among the rows. */
+function byNode(links: Links, cities: Cities): number[] {
+  const order = links.nodes.map((node, i) => ({ i, lon: lonOf(node.region, cities), key: node.region }));
+  order.sort((a, b) => rising(a.lon, b.lon) || (a.key < b.key ? -1 : a.key > b.key ? 1 : a.i - b.i));
+  const group: number[] = [];
+  order.forEach(({ i }, row) => (group[i] = row));
+  return group;
+}
+
+function byRegion(links: Links, cities: Cities): number[] {
+  const known = (key: string): string => (cities.has(key) ? key : "");
+  const keys = [...new Set(links.nodes.map(({ region }) => known(region)))];
+  keys.sort((a, b) => rising(lonOf(a, cities), lonOf(b, cities)) || (a < b ? -1 : 1));
+  const index = new Map(keys.map((key, i) => [key, i]));
+  return links.nodes.map((node) => index.get(known(node.region)) ?? 0);
+}
+
+function rising(a: number, b: number): number {
+  return a === b ? 0 : a < b ? -1 : 1;
 }
 
 export interface Scale {
   low: number;
   high: number;
-  at: (value: number) => number; // 0 (bad) .. 1 (good)
+  at: (value: number) => number; // 0 (least) .. 1 (most)
 }
 
 /**
- * Colours follow the logarithm between the 2 % and 98 % quantiles (bandwidth, RTT) or lie between
- * 0 and the 98 % quantile (loss, at least 1 %). 1 is always what a person wishes for.
+ * Colours follow the logarithm between the 2 % and 98 % quantiles (bandwidth, RTT), or lie between
+ * 0 and the 98 % quantile (loss; at least 1 %). null: nothing measured.
  */
 export function scale(cells: readonly (Cell | null)[], measure: Measure): Scale | null {
   const values: number[] = [];
   for (const cell of cells) if (cell && cell.pairs > 0) values.push(cell.value);
-  const [low = 0, high = 0] = quantiles(values, [0.02, 0.98]);
   if (values.length === 0) return null;
+  const [low = 0, high = 0] = quantiles(values, [0.02, 0.98]);
   if (measure === "loss") {
     const top = Math.max(0.01, high);
-    return { low: 0, high: top, at: (value) => 1 - clamp(value / top) };
+    return { low: 0, high: top, at: (value) => clamp(value / top) };
   }
   const [a, b] = [Math.log(Math.max(low, 1e-9)), Math.log(Math.max(high, 1e-9))];
-  const share = (value: number) =>
-    b - a < 1e-3 ? 0.75 : clamp((Math.log(Math.max(value, 1e-9)) - a) / (b - a));
-  return { low, high, at: measure === "rtt" ? (value) => 1 - share(value) : share };
+  const at = (value: number): number =>
+    b - a < 1e-3 ? 0.6 : clamp((Math.log(Math.max(value, 1e-9)) - a) / (b - a));
+  return { low, high, at };
 }
 
 function clamp(value: number): number {
@@ -126,23 +152,18 @@ function channels(hex: string): number[] {
 }
 
 export interface Edge {
-  from: string;
-  to: string;
-  value: number;
-  bytes: number;
-  active: boolean;
+  row: number;
+  column: number;
+  cell: Cell;
 }
 
 /** The measured cells as a list, the worst first: what a phone shows, and what is read aloud. */
-export function edges(matrix: Matrix, scale: Scale | null): Edge[] {
+export function edges(matrix: Matrix, measure: Measure): Edge[] {
   const size = matrix.labels.length;
   const found: Edge[] = [];
   matrix.cells.forEach((cell, i) => {
-    if (!cell || cell.pairs === 0) return;
-    const from = matrix.labels[Math.floor(i / size)]!.name;
-    const to = matrix.labels[i % size]!.name;
-    found.push({ from, to, value: cell.value, bytes: cell.bytes, active: cell.active });
+    if (cell && cell.pairs > 0) found.push({ row: Math.floor(i / size), column: i % size, cell });
   });
-  if (!scale) return found;
-  return found.sort((a, b) => scale.at(a.value) - scale.at(b.value));
+  const sign = measure === "bandwidth" ? 1 : -1;
+  return found.sort((a, b) => sign * (a.cell.value - b.cell.value) || b.cell.bytes - a.cell.bytes);
 }

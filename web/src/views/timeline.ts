@@ -85,7 +85,7 @@ class RoundTimeline {
 
   private tools(): RoundTimeline["step"] {
     const icon = (sign: string, label: string, act: () => void): HTMLButtonElement =>
-      h("button", { type: "button", class: "icon-button", title: label, "aria-label": label, onclick: act }, sign);
+      h("button", { type: "button", class: "tool-button", title: label, "aria-label": label, onclick: act }, sign);
     const back = icon("‹", "The round before", () => void this.go(-1));
     const on = icon("›", "The next round", () => void this.go(1));
     const name = h("button", { type: "button", class: "timeline-name", title: "Back to the newest", onclick: () => this.newest() });
