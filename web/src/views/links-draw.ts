@@ -2,7 +2,7 @@
 
 import { percent } from "../format";
 import { clipped, tokens } from "./kit";
-import { ramp, type Matrix, type Measure, type Scale } from "./matrix";
+import { isLight, ramp, type Matrix, type Measure, type Scale } from "./matrix";
 
 export interface Layout {
   width: number;
@@ -102,7 +102,7 @@ function drawCells(
       context.fillStyle = ramp(colourStops, scale.at(found.value));
       context.fillRect(x + inset, y + inset, cell - 1 - 2 * inset, cell - 1 - 2 * inset);
       if (cell < FIGURES || inset > 0) continue;
-      context.fillStyle = scale.at(found.value) > 0.55 ? colours["--paper"] : colours["--ink"];
+      context.fillStyle = isLight(ramp(colourStops, scale.at(found.value))) ? "#101416" : "#ffffff";
       context.fillText(format(found.value), x + cell / 2, y + cell / 2);
     }
   }

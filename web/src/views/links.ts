@@ -53,7 +53,9 @@ class LinkMatrix {
   private readonly list = h("div", { class: "links-list" });
   private readonly none = h("div", { class: "empty" });
   private readonly legend = h("div", { class: "links-legend" });
-  private readonly foot = h("p", { class: "view-foot" });
+  private readonly way = h("span", {});
+  private readonly facts = h("span", {});
+  private readonly foot = h("p", { class: "view-foot" }, this.way, this.facts);
   private readonly choices = h("span", { class: "links-choices" });
   private readonly tip = new Tip();
   private readonly redraw = oncePerPicture(() => this.draw());
@@ -123,6 +125,7 @@ class LinkMatrix {
     const of = (measure: Measure): Matrix => matrix(found, this.grouped, measure, regions);
     this.all = { bandwidth: of("bandwidth"), rtt: of("rtt"), loss: of("loss") };
     this.none.hidden = found.pairs.length > 0;
+    this.foot.hidden = found.pairs.length === 0;
     this.none.replaceChildren(
       h("strong", {}, "No link measured yet"),
       h("span", {}, "Peers measure how fast they send to each other in every round, and tell it when the round is resolved."),
@@ -155,15 +158,15 @@ class LinkMatrix {
     const { links: found } = state;
     if (found.pairs.length === 0) {
       this.place.note("");
-      setText(this.foot, "");
+      setText(this.facts, "");
       return;
     }
     const active = found.pairs.filter((pair) => pair.active).length;
     this.place.note(`${count(found.pairs.length)} links measured · ${count(active)} used in round ${count(found.round)}`);
-    const parts = ["Rows send, columns receive, both from west to east."];
+    const parts: string[] = [];
     if (found.owners.length > 0) parts.push(`${counted(found.owners.length, "peer")} ${found.owners.length === 1 ? "owns" : "own"} the slices of the newest attempt.`);
     if (found.more > 0) parts.push(`${counted(found.more, "peer")} with smaller contributions ${found.more === 1 ? "is" : "are"} not shown.`);
-    setText(this.foot, parts.join(" "));
+    setText(this.facts, parts.join(" "));
   }
 
   private drawLegend(): void {
@@ -191,6 +194,8 @@ class LinkMatrix {
     const listed = this.shape === "list";
     this.box.hidden = listed || empty;
     this.list.hidden = !listed || empty;
+    this.legend.classList.toggle("links-listed", listed);
+    setText(this.way, listed ? "The worst first." : "Rows send, columns receive, both from west to east.");
     if (empty) return;
     if (listed) return this.drawList(made);
     const most = this.place.size === "page" ? Math.max(1240, innerHeight - 240) : 560;

@@ -147,6 +147,15 @@ export function ramp(stops: readonly string[], at: number): string {
   return `rgb(${a.map((value, i) => Math.round(value + (b[i]! - value) * share)).join(",")})`;
 }
 
+/** Whether dark words are read better than white ones on `rgb(r,g,b)` (WCAG 2 luminance). */
+export function isLight(colour: string): boolean {
+  const [r = 0, g = 0, b = 0] = (colour.match(/\d+/g) ?? []).map((text) => {
+    const value = globalThis.Number(text) / 255;
+    return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179;
+}
+
 function channels(hex: string): number[] {
   return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 }

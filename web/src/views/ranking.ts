@@ -104,3 +104,10 @@ export function visible(
   const last = Math.min(count, Math.max(0, Math.ceil((top + view) / height)) + spare);
   return { first, last: Math.max(first, last) };
 }
+
+/** `1st`, `2nd`, `3rd`, `11th`, `1,022nd`. */
+export function ordinal(n: number): string {
+  const teen = Math.floor(n / 10) % 10 === 1;
+  const end = teen ? "th" : (["th", "st", "nd", "rd"][n % 10] ?? "th");
+  return `${n.toLocaleString("en-US")}${end}`;
+}
