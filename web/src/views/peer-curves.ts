@@ -17,7 +17,7 @@ interface Curve {
 }
 
 const CURVES: readonly Curve[] = [
-  { key: "loss", title: "Loss", colour: "--accent", format: (x) => figure(x), weight: 0.9, zero: false },
+  { key: "loss", title: "Loss", colour: "--accent", format: (x) => figure(x), weight: 0.8, zero: false },
   { key: "tokens_per_s", title: "Tokens per second", colour: "--cat-1", format: (x) => short(x), weight: 0.8, zero: true },
   { key: "wait_s", title: "Waited in a round", colour: "--cat-2", format: (x) => duration(x), weight: 0.8, zero: true },
   { key: "bytes_up", title: "Sent in a round", colour: "--cat-4", format: (x) => bytes(x), weight: 0.8, zero: true },
@@ -95,7 +95,7 @@ export class Curves {
       },
       axes: [
         { ...axis, grid: { show: false }, size: 20, gap: 3, space: 70, values: (_plot, at) => at.map((x) => (globalThis.Number.isInteger(x) ? count(x) : "")) },
-        { ...axis, grid: { stroke: token("--rule"), width: 1 }, size: 52, gap: 5, space: 34, values: (_plot, at) => at.map((x) => format(x)) },
+        { ...axis, grid: { stroke: token("--rule"), width: 1 }, size: 52, gap: 5, space: 34, values: (_plot, at) => at.map((x) => round(format(x))) },
       ],
       series: [
         {},
@@ -111,11 +111,16 @@ export class Curves {
     const { rounds } = this;
     for (const { curve, value } of this.boxes) {
       const column = rounds?.[curve.key] ?? [];
-      const shown = at === null ? column.findLast((one) => one !== null) : column[at];
+      const shown = at === null ? [...column].reverse().find((one) => one !== null) : column[at];
       const where = at === null ? "" : `round ${count(rounds?.round[at])}: `;
       setText(value, where + curve.format(shown ?? null));
     }
   }
+}
+
+/** On an axis: `5 MB` for `5.00 MB`, `7.5` for `7.500`. */
+function round(text: string): string {
+  return text.replace(/(\.\d*?)0+(?!\d)/, "$1").replace(/\.(?!\d)/, "");
 }
 
 /** A colour of a token ("#rrggbb"), mostly transparent. */

@@ -45,37 +45,37 @@ export const COLUMNS: readonly Column[] = [
     cell: (row, about) => who(row, about),
   },
   {
-    key: "state", label: "State", title: "What the coordinator thinks of it", width: 92, need: 2,
+    key: "state", label: "State", title: "What the coordinator thinks of it", width: 86, need: 2,
     cell: ({ peer }) => state(peer),
   },
-  number("tokens", "Tokens", "Committed tokens that it trained", 78, 1, (peer) => short(peer.tokens)),
+  number("tokens", "Tokens", "Committed tokens that it trained", 66, 1, (peer) => short(peer.tokens)),
   {
-    key: "share", label: "Share", title: "Share of all committed tokens", width: 104, need: 3, right: true, down: true,
+    key: "share", label: "Share", title: "Share of all committed tokens", width: 96, need: 3, right: true, down: true,
     cell: ({ peer }, { most }) => share(peer.share, most),
   },
-  number("tokens_per_s", "Tok/s", "Tokens per second, newest round", 76, 4, (peer) => short(peer.tokens_per_s)),
-  number("mfu", "MFU", "Model FLOPs utilisation", 62, 8, (peer) => percent(peer.mfu)),
-  { ...number("loss", "Loss", "Its own loss in the newest round, nats per token", 66, 9, (peer) => figure(peer.loss)), down: false },
-  number("utilisation", "Computing", "Computing over computing and waiting", 86, 12, (peer) => percent(peer.utilisation)),
-  number("rounds", "Rounds", "Rounds that it contributed to", 72, 6, (peer) => count(peer.rounds)),
-  number("uptime_s", "Here for", "Length of all its stays", 84, 7, (peer) => duration(peer.uptime_s)),
-  number("bytes_up", "Up", "Sent, all rounds", 76, 11, (peer) => bytes(peer.bytes_up)),
-  number("bytes_down", "Down", "Received, all rounds", 76, 13, (peer) => bytes(peer.bytes_down)),
+  number("tokens_per_s", "Tok/s", "Tokens per second, newest round", 62, 4, (peer) => short(peer.tokens_per_s)),
+  number("mfu", "MFU", "Model FLOPs utilisation", 54, 8, (peer) => percent(peer.mfu)),
+  { ...number("loss", "Loss", "Its own loss in the newest round, nats per token", 58, 9, (peer) => figure(peer.loss)), down: false },
+  number("utilisation", "Computing", "Computing over computing and waiting", 82, 14, (peer) => percent(peer.utilisation)),
+  number("rounds", "Rounds", "Rounds that it contributed to", 62, 6, (peer) => count(peer.rounds)),
+  number("uptime_s", "Here for", "Length of all its stays", 80, 7, (peer) => duration(peer.uptime_s)),
+  number("bytes_up", "Up", "Sent, all rounds", 72, 11, (peer) => bytes(peer.bytes_up)),
+  number("bytes_down", "Down", "Received, all rounds", 72, 12, (peer) => bytes(peer.bytes_down)),
   {
-    key: "strikes", label: "Strikes", title: "Rejected contributions, failed links, accusations", width: 68, need: 10, right: true, down: true,
+    key: "strikes", label: "Strikes", title: "Rejected contributions, failed links, accusations", width: 60, need: 10, right: true, down: true,
     cell: ({ peer }) => (peer.strikes > 0 ? h("span", { class: "peers-strikes" }, count(peer.strikes)) : h("span", { class: "muted" }, "0")),
   },
   {
-    key: "device", label: "Device", title: "What it computes on", width: 112, grow: 1, need: 5,
+    key: "device", label: "Device", title: "What it computes on", width: 100, grow: 1, need: 5,
     cell: ({ peer }) => clip(peer.device),
   },
   {
-    key: "software", label: "Version", title: "Its software", width: 72, need: 14,
+    key: "software", label: "Version", title: "Its software", width: 62, need: 13,
     cell: ({ peer }) => clip(peer.software.replace(/^farflung /, ""), peer.software),
   },
 ];
 
-const GAP = 14;
+const GAP = 12;
 const PANEL = new Set<Key>(["rank", "name", "tokens", "share", "tokens_per_s", "device", "uptime_s"]);
 
 /** As many columns as fit, the most needed ones. */
