@@ -26,7 +26,7 @@ export class PlaceList {
     const most = Math.max(1e-9, ...found.map(({ tokens }) => share(tokens)));
     this.element.replaceChildren(
       ...found.map(({ region, peers, tokens }) => {
-        const bar = h("span", { class: "bar" });
+        const bar = h("span", { class: "map-bar" });
         bar.style.transform = `scaleX(${share(tokens) / most})`;
         const name = placeName(region);
         return h(
@@ -34,7 +34,7 @@ export class PlaceList {
           {},
           h("span", { class: "ellipsis", title: name }, name),
           h("span", { class: "muted" }, counted(peers.length, "peer")),
-          h("span", { class: "share" }, percent(share(tokens)), bar),
+          h("span", { class: "map-share" }, percent(share(tokens)), bar),
         );
       }),
     );

@@ -60,6 +60,7 @@ class OwnPage {
   take(state: State): void {
     const moment = state.head.at;
     const replay = state.mode === "replay";
+    if (!state.peers.some(({ node }) => node === this.node)) return this.redraw();
     if (!this.asking && (replay ? moment !== this.asked : moment - this.asked >= AGAIN_S)) void this.ask(moment);
     this.redraw();
   }
@@ -97,12 +98,11 @@ class OwnPage {
   }
 
   private nobody(state: State): void {
-    const words = this.asking || this.page === null && this.asked === -Infinity ? "Looking for this peer …" : "No such peer here";
-    this.el.replaceChildren(
+        this.el.replaceChildren(
       h(
         "div",
         { class: "empty" },
-        h("strong", {}, words),
+        h("strong", {}, "No such peer here"),
         h("span", {}, `${brief(this.node, 16) || "Nobody"} has not joined ${state.head.name || "this run"}, or not yet at this moment.`),
       ),
     );

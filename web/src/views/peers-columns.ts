@@ -99,7 +99,7 @@ export function template(columns: readonly Column[]): string {
 
 export function cells(columns: readonly Column[], row: Row, about: About): Node[] {
   return columns.map((column) =>
-    h("div", { role: "cell", class: column.right ? "right" : column.key }, column.cell(row, about)),
+    h("div", { role: "cell", class: column.right ? "right" : `peers-col-${column.key}` }, column.cell(row, about)),
   );
 }
 

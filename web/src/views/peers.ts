@@ -12,6 +12,7 @@ import "./kit.css";
 import "./peers.css";
 
 const PANEL_ROWS = 8;
+const PANEL_CARDS = 6;
 const ROW = 38;
 const PHONE_ROW = 58;
 
@@ -58,7 +59,8 @@ class PeerTable {
       this.drawn.clear();
       this.body.replaceChildren();
       this.headline();
-      this.redraw();
+      this.make();
+      this.draw();
     });
     this.box.addEventListener("scroll", () => this.redraw());
     this.body.addEventListener("click", (event) => this.follow(event));
@@ -80,7 +82,7 @@ class PeerTable {
   }
 
   private get phone(): boolean {
-    return this.width < 600;
+    return this.width < (this.whole ? 600 : 480);
   }
 
   private get height(): number {
@@ -136,7 +138,10 @@ class PeerTable {
     const regions = new Map(state.regions.map((region) => [region.key, placeName(region)]));
     const found = matching(ranked(state.peers), this.wanted, (key) => regions.get(key) ?? "");
     this.rows = sorted(found, this.order);
-    if (!this.whole) this.rows = this.rows.slice(0, PANEL_ROWS);
+    if (!this.whole) {
+      const most = this.phone ? PANEL_CARDS : PANEL_ROWS;
+      this.rows = this.rows.filter(({ peer }) => peer.role === "trainer").slice(0, most);
+    }
     setAttribute(this.table, "aria-rowcount", String(this.rows.length + 1));
     const empty = this.rows.length === 0;
     this.none.hidden = !empty;
@@ -178,7 +183,7 @@ class PeerTable {
     const inside = this.whole
       ? h("button", { type: "button", title: column.title, onclick: () => this.sort(column.key) }, column.label, h("span", { "aria-hidden": "true" }, arrow))
       : h("span", { title: column.title }, column.label);
-    return h("div", { role: "columnheader", class: column.right ? "right" : column.key, "aria-sort": this.whole && sort }, inside);
+    return h("div", { role: "columnheader", class: column.right ? "right" : `peers-col-${column.key}`, "aria-sort": this.whole && sort }, inside);
   }
 
   /** Rows in sight only; those that are there and unchanged stay. */

@@ -15,6 +15,7 @@ import "./kit.css";
 import "./timeline.css";
 
 const SLOWEST = 24; // lanes before one asks for all
+const PANEL_LANES = 10; // among other panels
 const ALL = 5000; // peers asked of the server then
 
 export const timeline: View = {
@@ -100,7 +101,8 @@ class RoundTimeline {
       },
     );
     const scale = [icon("−", "Zoom out", () => this.zoomBy(1.6)), icon("+", "Zoom in", () => this.zoomBy(1 / 1.6))];
-    this.place.tools.append(h("span", { class: "timeline-step" }, back, name, on), choice, h("span", { class: "timeline-step" }, ...scale));
+    this.place.tools.append(h("span", { class: "timeline-step" }, back, name, on), choice);
+    if (this.place.size === "page") this.place.tools.append(h("span", { class: "timeline-step" }, ...scale));
     return { back, on, name };
   }
 
@@ -172,13 +174,13 @@ class RoundTimeline {
     const newest = shown.at(-1);
     this.none.hidden = newest !== undefined;
     for (const part of [this.head, this.box]) part.hidden = newest === undefined;
-    this.more.hidden = !made || made.lanes.length + made.more <= SLOWEST;
+    const total = made ? made.lanes.length + made.more : 0;
+    this.more.hidden = this.place.size === "panel" || total <= SLOWEST;
     if (!made || !newest) {
       this.none.replaceChildren(h("strong", {}, "No round yet"), h("span", {}, "Every peer gets a lane here when the first round is resolved."));
       this.place.note("");
       return;
     }
-    const total = made.lanes.length + made.more;
     setText(this.more, this.all ? `Show the slowest ${SLOWEST}` : `Show all ${count(total)} peers`);
     setText(this.step.name, `round ${count(newest.round)}`);
     this.step.name.classList.toggle("timeline-held", this.asked !== null);
@@ -193,11 +195,16 @@ class RoundTimeline {
 
   private get visible(): Lane[] {
     const lanes = this.made?.lanes ?? [];
-    return this.all ? lanes : lanes.slice(0, SLOWEST);
+    return this.all ? lanes : lanes.slice(0, this.most);
+  }
+
+  private get most(): number {
+    return this.place.size === "panel" ? PANEL_LANES : SLOWEST;
   }
 
   private get lane(): number {
-    return laneHeight(this.visible.length);
+    const lanes = this.visible.length;
+    return this.place.size === "panel" && lanes > 6 ? 22 : laneHeight(lanes);
   }
 
   private get banded(): boolean {
@@ -214,7 +221,7 @@ class RoundTimeline {
   private draw(): void {
     const lanes = this.visible;
     const whole = lanes.length * this.lane;
-    const most = this.place.size === "page" ? Math.max(360, innerHeight - 300) : SLOWEST * this.lane;
+    const most = this.place.size === "page" ? Math.max(360, innerHeight - 300) : this.most * this.lane;
     const height = this.all ? Math.min(whole, most) : whole;
     this.box.style.height = `${height}px`;
     this.width = this.box.clientWidth;
