@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
+import * as fixtures from "./fixtures.mjs";
 import { writeReplay } from "./replay.mjs";
 import { serve } from "./server.mjs";
 
@@ -55,7 +56,35 @@ const SHOTS = [
   ["links", "four", "#/links", wide, false, true],
   ["peers", "thousand", "#/peers", wide, false, false],
   ["peers-phone", "four", "#/peers", phone, false, false],
+  ["map-phone", "thousand", "#/map", phone, false, true],
+  ["map-hostile", "hostile", "#/map", phone, true, true],
+  ["timeline-dark", "four", "#/timeline", wide, true, true],
+  ["timeline-phone", "thousand", "#/timeline", phone, true, true],
+  ["timeline-hostile", "hostile", "#/timeline", wide, false, true],
+  ["links-thousand", "thousand", "#/links", wide, true, true],
+  ["links-phone", "thousand", "#/links", phone, false, false],
+  ["links-hostile", "hostile", "#/links", wide, false, true],
+  ["peers-dark", "four", "#/peers", wide, true, true],
+  ["peers-thousand-phone", "thousand", "#/peers", phone, true, false],
+  ["peers-hostile", "hostile", "#/peers", wide, true, false],
+  ["peers-hostile-phone", "hostile", "#/peers", phone, true, false],
+  ["peer", "thousand", "#/peer/:0", wide, false, true],
+  ["peer-dark", "four", "#/peer/:1", wide, true, true],
+  ["peer-phone", "thousand", "#/peer/:4", phone, false, true],
+  ["peer-hostile", "hostile", "#/peer/:2", phone, true, true],
+  ["peer-nobody", "four", "#/peer/00", wide, false, true],
+  ["peer-replay", "replay:finished", "#/peer/:0", wide, false, true],
+  ["embed-map", "thousand", "?embed=map", { width: 800, height: 500 }, false, false],
+  ["embed-views", "four", "?embed=timeline,links,peers&theme=dark", { width: 800, height: 900 }, false, true],
 ];
+
+/** `#/peer/:2` -> the address of the third peer. */
+function resolved(scenario, address) {
+  return address.replace(/:(\d+)$/, (_, i) => {
+    const run = fixtures.run(scenario.replace("replay:", ""));
+    return fixtures.peers(run, run.spec.rounds)[Number(i)].node;
+  });
+}
 
 const profile = mkdtempSync(join(tmpdir(), "shots-"));
 const browser = await chromium.launch({
@@ -88,7 +117,7 @@ for (const [name, scenario, address, viewport, dark, whole] of SHOTS) {
     const inside = scenario.startsWith("replay:") ? r.url().startsWith("file:") : r.url().startsWith(home);
     if (!inside && !r.url().startsWith("data:")) complain(name, `request to ${r.url()}`);
   });
-  await page.goto(home + address);
+  await page.goto(home + resolved(scenario, address));
   await page.waitForSelector(".panel");
   await page.evaluate(() => document.fonts.ready);
   await page.waitForTimeout(350);
