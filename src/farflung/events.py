@@ -348,6 +348,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(c if c.isprintable() or c in keep else " " for c in text)
 
 
+def inert(text: str, most: int = 256) -> str:
+    """Words that a node sent, as they may stand in an event: one line, cut, and printable."""
+    return printable(text[:most]).strip()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trouble(Event):
     """Base of what this program met and went on with; each kind has a `sentence`."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from farflung import regions
-from farflung.events import PHASES, Emit, LinkMeasured, PeerDescribed, PeerMeasured, printable
+from farflung.events import PHASES, Emit, LinkMeasured, PeerDescribed, PeerMeasured, inert
 from farflung.network.messages import Hello, LinkFigures, RoundMeasures
 from farflung.swarm.state import State
 
@@ -55,8 +55,8 @@ class MeasureBook:
                 node=node,
                 name=state.nodes[node].name,
                 region=hello.region if regions.known(hello.region) else "",
-                device=text(hello.device) or (known.device if known else ""),
-                software=text(hello.software),
+                device=inert(hello.device, MAX_TEXT) or (known.device if known else ""),
+                software=inert(hello.software, MAX_TEXT),
             )
         )
 
@@ -126,7 +126,7 @@ def measured(message: RoundMeasures, node: str, name: str, wall_s: float) -> Pee
         data_wait_s=round(within(message.data_wait_s, WINDOW_S), 4),
         copy_s=round(within(message.copy_s, WINDOW_S), 4),
         memory_bytes=int(within(message.memory_bytes, MOST_BYTES)),
-        device=text(message.device),
+        device=inert(message.device, MAX_TEXT),
         flops=within(message.flops, MOST_FLOPS),
     )
 
@@ -169,8 +169,3 @@ def within(value: float, most: float) -> float:
 def _short(value: float) -> float:
     """Six digits are enough to look at."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def text(value: str) -> str:
-    """A stranger's words: one short line, inert."""
-    return printable(value[:MAX_TEXT]).strip()

@@ -13,6 +13,7 @@ from farflung.events import (
     PeerRecovered,
     PeerSuspect,
     StateRejected,
+    inert,
 )
 from farflung.hashing import merkle_root
 from farflung.ids import NodePhase
@@ -195,7 +196,7 @@ def _rate(value: float) -> float:
 
 def leave(step: Step, sender: str, message: Leave) -> None:
     if step.state.nodes[sender].open:
-        close_generation(step, sender, f"left: {message.reason}")
+        close_generation(step, sender, f"left: {inert(message.reason)}")
 
 
 def watch(step: Step) -> None:

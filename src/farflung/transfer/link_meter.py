@@ -37,7 +37,14 @@ class LinkMeter:
         self._sent = sent
         chosen = sorted(moved, key=lambda n: (n <= self._last, n))[:MAX_LINKS]
         self._last = chosen[-1] if chosen else self._last
+        self._forget_closed()
         return tuple(figures(n, moved[n], self._look(n)) for n in chosen)
+
+    def _forget_closed(self) -> None:
+        for node, counts in list(self._counts.items()):
+            links = self._mesh.open_links(node)
+            if any(link not in links for link in counts):
+                self._counts[node] = {k: c for k, c in counts.items() if k in links}
 
     def _look(self, node: str) -> list[LinkCounts]:
         """What the system has counted on the links to a node since the last look at it."""

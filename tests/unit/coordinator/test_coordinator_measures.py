@@ -25,7 +25,6 @@ from farflung.coordinator.measures import (
     MeasureBook,
     measured,
     measured_link,
-    text,
     true_links,
 )
 from farflung.events import (
@@ -133,12 +132,6 @@ def test_more_than_allowed_is_cut() -> None:
     message = RoundMeasures(round=1, spans=((0, 2.0, 1.0),) * 1000, links=links)
     assert len(measured(message, "", "p0", WALL_S).spans) == 3 * MAX_SPANS
     assert len(true_links(message, "", many)) == MAX_LINKS
-
-
-def test_what_hides_or_turns_text_is_not_in_it() -> None:
-    tricks = "".join(map(chr, [0x202E, *range(0x200B, 0x2010), *range(0x2066, 0x206A), 0x1B, 0x9B]))
-    assert text(f"H{tricks}200\n") == "H" + " " * len(tricks) + "200"
-    assert len(text("w" * 10_000)) == 64
 
 
 def test_a_node_is_heard_once_per_resolved_round() -> None:

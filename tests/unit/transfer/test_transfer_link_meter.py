@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, cast
 
 import pytest
@@ -96,6 +97,18 @@ def test_a_new_link_to_the_same_node_counts_from_its_beginning(
     meter.take()
     links.sent, links.links = {"a": 2}, {"a": (Wire(acknowledged=10**6, busy_s=1.0),)}
     assert meter.take()[0].bytes_per_s == 1e6
+
+
+def test_a_closed_link_is_not_held(links: Links, meter: LinkMeter) -> None:
+    wire = Wire(acknowledged=1)
+    gone = weakref.ref(wire)
+    links.sent, links.links = {"a": 1}, {"a": (wire,)}
+    meter.take()
+    links.links = {}
+    del wire
+    assert gone() is not None
+    meter.take()
+    assert gone() is None
 
 
 def test_where_the_system_tells_nothing_bytes_are_all(links: Links, meter: LinkMeter) -> None:
