@@ -149,7 +149,7 @@ class EdgeFailed(Event):
     source: str
     """Name of the node whose bytes did not arrive."""
     target: str
-    kind: str
+    fault: str
     """`unreachable`: the source said so; `silent`: the target did."""
     source_node: str = ""
     target_node: str = ""

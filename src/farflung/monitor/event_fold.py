@@ -322,7 +322,7 @@ def _strike(fold: Fold, event: ContributionRejected | EdgeFailed | AttemptFailed
                 part.left_out = inert.sentence(event.reason)
         case EdgeFailed():
             # `silent` is said by the target, of the source; `unreachable` the other way round.
-            silent = event.kind == "silent"
+            silent = event.fault == "silent"
             node = event.source_node if silent else event.target_node
             node = node or fold.by_name.get(event.source if silent else event.target, "")
             if node in fold.peers:
