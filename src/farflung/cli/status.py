@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from farflung.cli import aio
-from farflung.errors import LinkDown, UserError
+from farflung.cli.which_run import which_node
+from farflung.errors import LinkDown
 from farflung.events import printable
-from farflung.run.home import JOURNAL, MEMBERSHIP, SETTINGS, find_run, home_folder, run_names
+from farflung.run.home import JOURNAL
 from farflung.words import counted
 
 
@@ -35,9 +36,7 @@ def status(
 
       farflung status demo-out
     """
-    if run and run_name:
-        raise UserError(f"{run!r} and --run {run_name!r} both name a run; leave one of them out")
-    role, folder = _in_folder(Path(run).expanduser()) or _find(run or run_name)
+    role, folder = which_node(run, run_name)
     try:
         picture = aio.run(_ask(role, folder))
     except LinkDown as error:
@@ -58,35 +57,6 @@ async def _ask(role: str, folder: Path) -> dict[str, Any]:
     from farflung.run.status import ask_as_host, ask_as_peer
 
     return await (ask_as_host if role == "host" else ask_as_peer)(folder)
-
-
-def _in_folder(path: Path) -> tuple[str, Path] | None:
-    """The node at or below a folder that was named, the host's before a peer's; None when there
-    is none. UserError for several hosts."""
-    if path == Path() or not path.is_dir():
-        return None
-    for role, file in (("host", SETTINGS), ("peer", MEMBERSHIP)):
-        found = sorted(p.parent for p in path.rglob(file))
-        if len(found) > 1 and role == "host":
-            names = ", ".join(map(str, found))
-            raise UserError(f"{path} holds several runs; name one of their folders: {names}")
-        if found:
-            return role, found[0]
-    return None
-
-
-def _find(run_name: str) -> tuple[str, Path]:
-    """The role of this machine in the run, and its folder; the host's before a peer's."""
-    home = home_folder()
-    for role in ("host", "peer"):
-        names = run_names(home, role)
-        if run_name in names or (names and not run_name):
-            return role, find_run(home, run_name, role)
-    known = sorted({*run_names(home, "host"), *run_names(home, "peer")})
-    if run_name and known:
-        raise UserError(f"{home} holds no run named {run_name!r}; it has: {', '.join(known)}")
-    what = f"run named {run_name!r}" if run_name else "run"
-    raise UserError(f"{home} holds no {what}; host or join one first")
 
 
 def _print(picture: dict[str, Any]) -> None:
