@@ -13,9 +13,9 @@ import contextlib
 import json
 import os
 import resource
+import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from farflung.clock import ThreadWorkers
@@ -64,3 +64,98 @@ def _run(arguments: argparse.Namespace, options: WindowOptions) -> None:
             return
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
+
+
+async def serve(
+    folder: Path, sock: socket.socket, options: WindowOptions, *, map_shown: bool, lead: bool
+) -> None:
+    """Show a folder's run on a listening socket, until cancelled or until the lead ends."""
+    tasks = Tasks(_tell, nothing_else)
+    workers = ThreadWorkers(1)
+    reader = RunReader(
+        folder,
+        workers=workers,
+        tasks=tasks,
+        wall=time.time,
+        map_shown=map_shown,
+        served=(lambda: True) if lead else (lambda: in_use(folder)),
+    )
+    server = WindowServer(reader, read_static(), options)
+    try:
+        async with site(server, sock):
+            tasks.start(reader.follow(server.hub.wake), "follow the run")
+            tasks.start(server.hub.run(), "tell the viewers")
+            if lead:
+                await _follow_lead(reader)
+            else:
+                await tasks.failed()
+    finally:
+        await tasks.close()
+        await workers.run(reader.close)
+        workers.close()
+
+
+async def _follow_lead(reader: RunReader) -> None:
+    """Until the standard input ends."""
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader(limit=1 << 16)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        with contextlib.suppress(ValueError, AttributeError):
+            await reader.tell_disk(str(json.loads(line).get("keeper_disk", "")))
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process has the folder, by what its lock says: asking the lock itself could turn
+    a host away that is just starting."""
+    try:
+        os.kill(int((folder / LOCK).read_text().strip()), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
+
+
+def address(bind: str, port: int) -> str:
+    """What to open in a browser on this machine."""
+    host, _ = split_endpoint(bind)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    return f"http://[{shown}]:{port}/" if ":" in shown else f"http://{shown}:{port}/"
+
+
+def _be_modest() -> None:
+    """Behind the run in the queue for the processor; as many connections as the system allows."""
+    with contextlib.suppress(OSError):
+        os.nice(NICE)
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _tell(event: Event) -> None:
+    """What went wrong in here; the host keeps it in a file."""
+    print(sentence_of(event), file=sys.stderr, flush=True)
+
+
+def _print(**fields: str) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m farflung.window")
+    parser.add_argument("--folder", type=Path, required=True, help="Of a host, or of a peer.")
+    parser.add_argument("--bind", default=WindowOptions.bind, help="HOST:PORT.")
+    parser.add_argument("--ports", type=int, default=1, help="How many ports to try.")
+    parser.add_argument("--public", action="store_true", help="For everybody.")
+    parser.add_argument("--name", action="append", default=[], help="A host name to allow.")
+    parser.add_argument("--prefix", default="", help="Path in front of all others.")
+    parser.add_argument("--no-map", dest="map", action="store_false", help="Show no regions.")
+    parser.add_argument("--connections", type=int, default=WindowOptions.most_connections)
+    parser.add_argument("--each", type=int, default=WindowOptions.most_each)
+    parser.add_argument("--lead", action="store_true", help="Live as long as standard input.")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
