@@ -1,6 +1,6 @@
 """`python -m farflung.window`: the window's process, started by a host or by `farflung window`.
 
-It prints one JSON line, {"address": "http://127.0.0.1:7080/"}, or {"error": "..."} and ends. With
+It prints one JSON line, {"address": "http://127.0.0.1:7080/", "port": 7080}, or {"error": "..."} and ends. With
 `--lead` it lives as long as its standard input: whoever started it, and however that ends, the
 pipe is closed then. Each line there is JSON of what only the host knows: {"keeper_disk": "..."}.
 """
@@ -27,6 +27,8 @@ from farflung.window.server import WindowOptions, WindowServer, listen, site
 from farflung.window.static_files import read_static
 
 NICE = 10
+LAST_S = 0.7
+"""For telling the viewers that the host is gone, or that the run is complete."""
 LOCK = "lock"
 """Of a folder in use: it names the process."""
 
@@ -55,7 +57,8 @@ def _run(arguments: argparse.Namespace, options: WindowOptions) -> None:
         _print(error=f"cannot listen on {options.bind}: {(error.strerror or str(error)).lower()}")
         sys.exit(1)
     with sock:
-        _print(address=address(options.bind, sock.getsockname()[1]))
+        port = int(sock.getsockname()[1])
+        _print(address=address(options.bind, port), port=port)
         main = serve(arguments.folder, sock, options, map_shown=arguments.map, lead=arguments.lead)
         try:
             import uvloop
@@ -78,7 +81,7 @@ async def serve(
         tasks=tasks,
         wall=time.time,
         map_shown=map_shown,
-        served=(lambda: True) if lead else (lambda: in_use(folder)),
+        served=None if lead else (lambda: in_use(folder)),
     )
     server = WindowServer(reader, read_static(), options)
     try:
@@ -87,6 +90,8 @@ async def serve(
             tasks.start(server.hub.run(), "tell the viewers")
             if lead:
                 await _follow_lead(reader)
+                reader.leave()
+                await asyncio.sleep(LAST_S)
             else:
                 await tasks.failed()
     finally:
@@ -138,7 +143,7 @@ def _tell(event: Event) -> None:
     print(sentence_of(event), file=sys.stderr, flush=True)
 
 
-def _print(**fields: str) -> None:
+def _print(**fields: str | int) -> None:
     print(json.dumps(fields), flush=True)
 
 

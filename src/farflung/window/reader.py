@@ -87,12 +87,14 @@ class RunReader:
         tasks: Tasks,
         wall: Callable[[], float],
         map_shown: bool = True,
-        served: Callable[[], bool] = lambda: True,
+        served: Callable[[], bool] | None = None,
     ) -> None:
         """`workers`: one thread, used by nothing else. `served`: whether a process has the folder
-        in use."""
+        in use now; None: until `leave`."""
         self._workers, self._tasks = workers, tasks
-        self._wall, self._map_shown, self._served = wall, map_shown, served
+        self._wall, self._map_shown = wall, map_shown
+        self._left = False
+        self._served = served or (lambda: not self._left)
         self._folder = folder
         self._tail = FolderTail(folder)
         self._history: Iterator[AnyRecord | Stamped] | None = self._tail.history()
@@ -168,6 +170,10 @@ class RunReader:
         if served != self._was_served:
             self._was_served = served
             self._view.serve(served, self._wall())
+
+    def leave(self) -> None:
+        """Nobody serves the run any more."""
+        self._left = True
 
     async def tell_disk(self, text: str) -> None:
         """What the host says of its keeper's disk."""
