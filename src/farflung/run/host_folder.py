@@ -42,10 +42,10 @@ from farflung.run.genesis import (
 from farflung.run.home import EVENTS, JOURNAL, LOCK, SETTINGS, nothing_left, private_folder
 from farflung.run.host_data import CACHE, check_sources, place_sources
 from farflung.run.window_settings import WindowChoice, WindowSettings, chosen_window
-from farflung.swarm.lineage import descent
 from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
+from farflung.swarm.lineage import descent
 from farflung.swarm.records import DataPart, Genesis
 from farflung.swarm.recovery import Recovery, recovery_text
 from farflung.swarm.replay import current_spec, genesis_spec

@@ -64,7 +64,9 @@ def chosen_window(old: WindowSettings, choice: WindowChoice) -> WindowSettings:
 async def check_window(choice: WindowChoice, bind: str) -> None:
     """UserError, before anything is made, when what was named now cannot be had. `bind`: the
     coordinator's."""
-    option, named = ("--window", choice.bind) if choice.public is None else ("--public", choice.public)
+    option, named = (
+        ("--window", choice.bind) if choice.public is None else ("--public", choice.public)
+    )
     if named is None:
         return
     port = split_endpoint(named)[1]
