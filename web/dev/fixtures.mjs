@@ -69,11 +69,17 @@ export const SCENARIOS = {
 const T0 = 1_795_000_000;
 const PHASES = ["train", "wait", "encode", "send", "reduce", "receive", "vote", "merge"];
 
-export function run(scenario) {
+/** `ends`: unix seconds when its newest round was resolved. */
+export function run(scenario, ends = null) {
   const spec = { parameters: 124e6, ...SCENARIOS[scenario] };
   if (SCENARIOS[scenario] === undefined) throw new Error(`no scenario ${scenario}`);
   const people = Array.from({ length: spec.peers }, (_, i) => person(spec, i));
-  return { scenario, spec, people, started: T0 };
+  const made = { scenario, spec, people, started: T0 };
+  if (ends !== null) {
+    const length = sums(made, spec.rounds).at[spec.rounds] - T0;
+    return { scenario, spec, people, started: ends - length };
+  }
+  return made;
 }
 
 function person(spec, i) {

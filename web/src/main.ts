@@ -16,6 +16,7 @@ import type { Store } from "./store";
 import type { Frame, Replay } from "./types";
 
 const RETRY_S = 4;
+const FONTS_MS = 400;
 
 /** `replay` when this page is a file, or says so itself: a static export does. */
 function wantsReplay(): boolean {
@@ -48,6 +49,13 @@ function showLive(frame: Frame): void {
   feed.start();
 }
 
+/** The fonts, or a moment's patience: text that is drawn before them would jump. */
+async function fonts(): Promise<void> {
+  const wanted = ['400 1rem "Inter"', '400 1rem "Source Serif"'].map((f) => document.fonts.load(f));
+  const patience = new Promise((go) => setTimeout(go, FONTS_MS));
+  await Promise.race([Promise.allSettled(wanted), patience]);
+}
+
 /** Words in the middle of an empty page: before the run is there. */
 function waiting(): (title: string, text: string) => void {
   const strong = h("strong", {});
@@ -61,9 +69,12 @@ function waiting(): (title: string, text: string) => void {
 
 async function start(): Promise<void> {
   const say = waiting();
+  const ready = fonts();
   if (wantsReplay()) {
     try {
-      showReplay(await loadReplay());
+      const replay = await loadReplay();
+      await ready;
+      showReplay(replay);
     } catch {
       say("No run here.", "data/run.js beside this page cannot be read. Copy the whole folder of the report.");
     }
@@ -72,6 +83,7 @@ async function start(): Promise<void> {
   for (;;) {
     try {
       const frame = await firstFrame();
+      await ready;
       if (frame !== null) showLive(frame);
       else showReplay(await loadReplay());
       return;

@@ -76,7 +76,8 @@ class RoundColumns:
 
     def part(self, name: str, first: int, stop: int) -> NDArray[Any]:
         """A view of rounds first..stop (exclusive)."""
-        return self._columns[name][first:stop]
+        found: NDArray[Any] = self._columns[name][first:stop]
+        return found
 
     # ---- what follows from the columns ---------------------------------------------------------
 
@@ -140,7 +141,8 @@ class RoundColumns:
         self, first: int, stop: int, pick: NDArray[Any], starts: NDArray[Any]
     ) -> dict[str, list[Any]]:
         def of(name: str) -> NDArray[Any]:
-            return self.part(name, first, stop)[pick]
+            found: NDArray[Any] = self.part(name, first, stop)[pick]
+            return found
 
         buckets = Buckets(starts, len(pick))
         committed = of("outcome") == COMMITTED

@@ -45,12 +45,11 @@ from farflung.events import (
 from farflung.ids import Role
 from farflung.monitor import inert
 from farflung.monitor.columns import ABANDONED, COMMITTED
-from farflung.monitor.evaluations import Measured
+from farflung.monitor.evaluations import Score
 from farflung.monitor.fold import KEPT_DRIFT, Fold
-from farflung.monitor.lines import line_of
+from farflung.monitor.lines import line_of, noted
 from farflung.monitor.link_table import Measure
 from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS, relative
-
 
 FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
 """Some for every peer and round."""
@@ -59,7 +58,7 @@ FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
 def take_event(fold: Fold, wall: float, event: Event) -> None:
     """`wall`: unix seconds, NaN when not known."""
     fold.seen(wall)
-    fold.say(wall, line_of(event))
+    _say(fold, wall, event)
     if isinstance(event, FREQUENT):
         _figures(fold, wall, event)
         return
@@ -84,6 +83,15 @@ def take_event(fold: Fold, wall: float, event: Event) -> None:
             _state(fold, wall, event)
 
 
+def _say(fold: Fold, wall: float, event: Event) -> None:
+    told = line_of(event)
+    again = isinstance(event, JournalBlocked) and fold.standing.blocked  # every few seconds
+    if told is not None and not again:
+        fold.say(wall, told)
+        if noted(event, told):
+            fold.note(told.text)
+
+
 def _state(fold: Fold, wall: float, event: Event) -> None:
     standing = fold.standing
     match event:
@@ -101,8 +109,8 @@ def _state(fold: Fold, wall: float, event: Event) -> None:
         case JournalWritable():
             standing.unblock(wall)
         case RunFinished():
-            if standing.finished or not fold.journalled:
-                standing.finish(wall)
+            standing.finished_at = wall
+            standing.finished = standing.finished or not fold.journalled
         case RunAmended():
             if not fold.journalled:
                 fold.rounds_wanted = event.rounds
@@ -177,9 +185,7 @@ def _figures(
         case PeerMeasured():
             _measured(fold, event)
         case LinkMeasured():
-            measured = Measure(
-                event.round, event.bytes, event.bytes_per_s, event.rtt_s, event.loss
-            )
+            measured = Measure(event.round, event.bytes, event.bytes_per_s, event.rtt_s, event.loss)
             fold.links.measure(event.source, event.target, measured)
             fold.links.step = fold.step
 
@@ -326,7 +332,7 @@ def _strike(fold: Fold, event: ContributionRejected | EdgeFailed | AttemptFailed
 
 def _evaluated(fold: Fold, wall: float, event: ModelEvaluated) -> None:
     pairs = zip(event.prompts, event.texts, strict=False)
-    measured = Measured(
+    measured = Score(
         serial=event.serial,
         round=event.next_round,
         bits_per_byte=event.bits_per_byte,

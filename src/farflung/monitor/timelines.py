@@ -29,7 +29,7 @@ JOURNAL: Source = "journal"
 EVENTS: Source = "events"
 
 
-class Part:
+class PeerPart:
     """One peer's part in one round."""
 
     __slots__ = (
@@ -79,18 +79,18 @@ class OneRound:
         self.outcome = OPEN
         self.attempts = 0
         self.contributors = 0
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, PeerPart] = {}
         self.thinned = 0
         """Peers that are not kept any more."""
         self.aged = False
         self.step = 0
         """Of the newest thing that changed."""
 
-    def part(self, node: str) -> Part | None:
+    def part(self, node: str) -> PeerPart | None:
         """None of a peer that is not kept any more."""
         found = self.parts.get(node)
         if found is None and not self.thinned:
-            found = self.parts[node] = Part()
+            found = self.parts[node] = PeerPart()
         return found
 
     def slowest(self, most: int) -> list[str]:
@@ -119,7 +119,8 @@ class OneRound:
 
     def median(self, name: str) -> float:
         """Over the peers that told it; NaN when nobody did."""
-        known = sorted(v for p in self.parts.values() if math.isfinite(v := getattr(p, name)))
+        told: list[float] = [getattr(part, name) for part in self.parts.values()]
+        known = sorted(value for value in told if math.isfinite(value))
         middle = len(known) // 2
         if not known:
             return math.nan

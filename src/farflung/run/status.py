@@ -1,4 +1,4 @@
-"""Asking a coordinator for its picture, with the certificate that this machine has."""
+"""Asking a coordinator about its run, with the certificate that this machine has."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import msgspec
 from farflung.disk import RealDisk
 from farflung.errors import LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, RunId, split_endpoint
-from farflung.monitor.picture import to_json
 from farflung.network.link import Received
 from farflung.network.messages import Control, Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
 from farflung.run.assemble import read_journal
-from farflung.run.history import away, picture_of
+from farflung.run.history import view_of
 from farflung.run.home import JOURNAL, SETTINGS
 from farflung.run.host_folder import Settings
 from farflung.run.membership import load_membership
@@ -54,8 +53,9 @@ def offline(folder: Path) -> dict[str, Any]:
 
     Raises CorruptState, StorageError.
     """
-    picture = away(picture_of(read_journal(folder / JOURNAL).records()), ())
-    return {**to_json(picture), "running": False}
+    view = view_of(read_journal(folder / JOURNAL).records())
+    view.serve(False, 0.0)
+    return {**view.glance(0.0), "running": False}
 
 
 async def ask_as_peer(folder: Path) -> dict[str, Any]:

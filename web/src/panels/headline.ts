@@ -56,10 +56,10 @@ const FIGURES: readonly Figure[] = [
     under: () => "of the time computing",
   },
   {
-    label: "Less traffic",
+    label: "Bytes saved",
     title: "Times fewer bytes than a bf16 ring all-reduce at every step would send",
     value: (head) => format.times(head.reduction),
-    under: (head) => `${format.bytes(head.bytes_up)} sent in all`,
+    under: (head) => saved(head),
   },
   {
     label: "Peers",
@@ -83,6 +83,12 @@ const FIGURES: readonly Figure[] = [
     under: () => "bits per byte",
   },
 ];
+
+/** What was sent, and what data-parallel training would have sent for the same steps. */
+function saved({ bytes_up, reduction }: Head): string {
+  if (reduction === null) return "against data-parallel";
+  return `${format.bytes(bytes_up)}, not ${format.bytes(bytes_up * reduction)}`;
+}
 
 /** `for 3 m`, with the moment it began; empty for states that hold no news. */
 function since(head: Head, now: number): string {

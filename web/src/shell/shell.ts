@@ -106,14 +106,14 @@ function bar(store: Store, tabs: HTMLElement, help: () => void): HTMLElement {
   });
   const swap = h(
     "button",
-    { type: "button", class: "icon-button", onclick: () => setTheme(theme() === "dark" ? "light" : "dark") },
+    { type: "button", class: "bar-button", onclick: () => setTheme(theme() === "dark" ? "light" : "dark") },
     s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
       s("circle", { cx: 8, cy: 8, r: 6, fill: "none", stroke: "currentColor", "stroke-width": 1.4 }),
       s("path", { d: "M8 2a6 6 0 0 1 0 12z", fill: "currentColor" })),
   );
   swap.setAttribute("aria-label", "Dark or light");
   swap.title = "Dark or light (d)";
-  const ask = h("button", { type: "button", class: "icon-button", "aria-label": "Keys", title: "Keys (?)", onclick: help }, "?");
+  const ask = h("button", { type: "button", class: "bar-button", "aria-label": "Keys", title: "Keys (?)", onclick: help }, "?");
   return h(
     "header",
     { class: "bar" },
