@@ -1,6 +1,6 @@
 """Typed events: the one source of logs, status, reports and test assertions.
 
-Each process writes its events to a JSONL file (`EventLog`); monitor/picture.py folds them.
+Each process writes its events to a JSONL file (`EventLog`); monitor/view.py folds them.
 Times are seconds of the emitting process's monotonic clock plus, for people only, the wall clock.
 
 A long file for a reason: it is the list of all kinds, which whoever folds, prints or asserts them

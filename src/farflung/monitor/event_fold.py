@@ -302,7 +302,9 @@ def _left_out(fold: Fold, node: str, why: str) -> None:
     for number in fold.open_rounds():
         found = fold.timelines.known(number)
         part = found.parts.get(node) if found is not None else None
-        if found is not None and part is not None and not math.isfinite(part.ready):
+        if found is None or part is None or not math.isfinite(found.opened):
+            continue  # not opened by then
+        if not math.isfinite(part.ready):
             part.left_out = why
             found.step = fold.step
 
