@@ -98,6 +98,7 @@ def start(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     frame_s, frame_bytes = window.fetch("api/v1/frame")
     found = {
         "rounds": given.rounds,
+        "load_average": os.getloadavg()[0],
         "files_mb": sizes,
         "ready_s": took_s,
         "longest_not_yet_s": longest_s,
@@ -174,6 +175,7 @@ async def viewers(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         told[number] = time.monotonic()
         await asyncio.sleep(given.every)
     took, cpu = time.monotonic() - began, cpu_s(window.process.pid) - began_cpu
+    load = os.getloadavg()[0]
     await asyncio.sleep(2)
     late = [t - told[n] for n, times in heard.items() if n in told for t in times if t > told[n]]
     found = {
@@ -186,6 +188,8 @@ async def viewers(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "expected": given.viewers * given.live,
         "event_to_viewer_s": quantiles(late),
         "cpu_share": cpu / took,
+        "cpu_s_a_round": cpu / given.live,
+        "load_average": load,
         "memory_mb": memory_mb(window.process.pid),
     }
     for task in watching:
@@ -267,6 +271,7 @@ def crowd(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         crowded = _rounds(swarm, given.seconds)
         found = {
             "connections": opened,
+            "load_average": os.getloadavg()[0],
             "opening_s": opening_s,
             "window_cpu_share": (cpu_s(pid) - cpu) / given.seconds,
             "window_memory_mb": memory_mb(pid),

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from farflung.errors import ProtocolError
 from farflung.monitor.view import View
 from farflung.window.export import rounds_csv
 from farflung.window.metrics import METRICS_TYPE, metrics_text
@@ -32,7 +33,7 @@ Answer = Callable[[View, float], bytes | None]
 """The body at this wall clock; None: there is no such thing."""
 
 
-class QuestionRefused(ValueError):
+class QuestionRefused(ProtocolError):
     """One sentence for whoever asked: what the value must be."""
 
 
