@@ -14,6 +14,7 @@ ALLOWED = {
     "run.join": {"time.time"},  # renewal of certificates
     "run.remote_folder": {"datetime"},  # a length of time, as obstore wants it
     "cli.snapshots": {"time.time"},  # how old a snapshot is
+    "window.process": {"time.time"},  # ages and lengths of time, shown to people
     "run.upload": {"time.time"},  # how old an archived snapshot is, in days
 }
 
