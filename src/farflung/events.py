@@ -23,6 +23,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from farflung.errors import StorageError
 
 EVENT_LOG_VERSION = 1
+EVENTS = "events.jsonl"
+"""The log's name in a node's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +69,34 @@ class GenerationClosed(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeerDescribed(Event):
+    """What a node says of itself: when it connects, and when its trainer names another device."""
+
+    node: str
+    name: str
+    region: str
+    """IATA code of an airport (regions.py); empty: not declared."""
+    device: str
+    """`NVIDIA H200`; empty: not known yet."""
+    software: str
+    """`farflung 0.1.0`"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PeerSuspect(Event):
+    """A stay goes on, but its node is not heard: until `PeerRecovered` or `GenerationClosed`."""
+
     node: str
     name: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerRecovered(Event):
+    """A suspect is heard again."""
+
+    node: str
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +127,8 @@ class AttemptStarted(Event):
     candidates: int
     owners: int
     reason: str
+    shares: tuple[tuple[str, float], ...] = ()
+    """(node, share of the fragment) of every owner, in 0..1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +136,8 @@ class AttemptFailed(Event):
     round: int
     attempt: int
     reason: str
+    without: tuple[str, ...] = ()
+    """Nodes that the round's next attempt leaves out: a strike for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +151,8 @@ class EdgeFailed(Event):
     target: str
     kind: str
     """`unreachable`: the source said so; `silent`: the target did."""
+    source_node: str = ""
+    target_node: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +208,68 @@ class StateReported(Event):
     agrees: bool
     bytes_up: int
     bytes_down: int
+
+
+PHASES = ("train", "wait", "encode", "send", "reduce", "receive", "vote", "merge")
+"""What a peer does in a round; spans name a phase by its place here.
+
+train    inner steps
+wait     for others, or for its own earlier round
+encode   the departing fragment's pseudo-gradient, encoded
+send     contributions to owners, an owner's results to all
+reduce   an owner: statistics and sum
+receive  bytes arrive: an owner's contributions, everybody's results
+vote     store the result, step ahead, vote; until the commit is known
+merge    the commit is applied
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerMeasured(Event):
+    """What a peer did in a resolved round, as it says itself: shown, never decided by.
+
+    0 stands for what was not measured. Checked by coordinator/measures.py.
+    """
+
+    round: int
+    node: str
+    name: str
+    spans: tuple[float, ...]
+    """Flat: (index into PHASES, start, stop) for each; seconds since 1970 of the coordinator's
+    clock, by order of start. `wait` overlaps nothing."""
+    lr: float
+    """Factor of the peak learning rates at the last step."""
+    grad_norm: float
+    """Mean global norm before clipping."""
+    tokens_per_s: float
+    """While it computed."""
+    mfu: float
+    """Model FLOPs over the device's peak, in 0..1."""
+    data_wait_s: float
+    copy_s: float
+    memory_bytes: int
+    device: str
+    flops: float = 0.0
+    """Model FLOPs of a token, forward and backward."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkMeasured(Event):
+    """What one node sent to another in a resolved round, as the sender measured it.
+
+    Not of every pair in every round where there are many: coordinator/measures.py chooses.
+    """
+
+    round: int
+    source: str
+    target: str
+    bytes: int
+    bytes_per_s: float
+    """While bytes were on their way; 0: not known."""
+    rtt_s: float
+    """0: not known."""
+    loss: float
+    """Retransmitted share of the round's segments, in 0..1; -1: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -964,27 +1058,37 @@ def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:
     and full disks leave behind.
     """
     for line in lines:
-        try:
-            fields = json.loads(line)
-        except ValueError:
-            continue
-        event = parse_event(fields) if isinstance(fields, dict) else None
-        if event is not None:
+        fields = read_line(line)
+        event = None if fields is None else parse_event(fields)
+        if fields is not None and event is not None:
             yield float(fields.get("t", 0.0)), event
+
+
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """The fields of one line of a log; None for half a line, and for what is no object."""
+    try:
+        fields = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
 
 
 def parse_event(fields: dict[str, Any]) -> Event | None:
     """The event of one log line; None for headers, and for kinds that this version does not know or
     knows with other fields."""
-    kind = _KINDS.get(fields.get("kind", ""))
+    kind = _KINDS.get(str(fields.get("kind", "")))
     if kind is None:
         return None
-    names = {f.name for f in dataclasses.fields(kind)}
-    values = {k: v for k, v in fields.items() if k in names}
+    values = {k: v for k, v in fields.items() if k in kind.__dataclass_fields__}
     try:
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return kind(**{k: _frozen(v) for k, v in values.items()})
     except TypeError:  # a field that the line lacks
         return None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples that they were, inner ones too."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 def _ends_torn(path: Path) -> bool:

@@ -33,6 +33,7 @@ ROOMS |= {
         *("world", "network", "averaging", "outer", "checkpoint", "swarm", "transfer", "trainers")
     },
 }
+ROOMS["window"] = {"monitor", "swarm"}
 ROOMS["run"] = {*ROOMS, "world", "attach"}
 ROOMS["integrations"] = {"attach", "inner", "data"}
 ROOMS["sim"] = {*ROOMS, "world", "attach"}
@@ -69,9 +70,10 @@ AGENT_MODULES = {
     "data.chunk_cache",
     "data.wanted",
     "data.shards",
+    "window.tail",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
-HEAVY |= {"obstore"}
+HEAVY |= {"obstore", "aiohttp"}
 STANDARD = set(sys.stdlib_module_names) | {"blake3"}
 
 BIGGEST_ROOM = 0.15

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from farflung.cli.where import Place
 from farflung.errors import LinkDown
 from farflung.run.home import JOURNAL
 
 
-async def answer_of(place: Place) -> tuple[dict[str, Any], str]:
+async def answer_of(role: str, folder: Path) -> tuple[dict[str, Any], str]:
     """(answer, why it is the journal's; empty: the coordinator's own).
 
     Raises LinkDown when neither is to be had, CorruptState, StorageError, UserError.
@@ -17,9 +17,9 @@ async def answer_of(place: Place) -> tuple[dict[str, Any], str]:
     from farflung.run.status import ask_as_host, ask_as_peer, offline
 
     try:
-        ask = ask_as_host if place.role == "host" else ask_as_peer
-        return await ask(place.folder), ""
+        ask = ask_as_host if role == "host" else ask_as_peer
+        return await ask(folder), ""
     except LinkDown as error:
-        if not (place.folder / JOURNAL).exists():
+        if not (folder / JOURNAL).exists():
             raise LinkDown(f"the coordinator does not answer ({error}); is the host up?") from None
-        return offline(place.folder), str(error)
+        return offline(folder), str(error)

@@ -15,7 +15,7 @@ from farflung.cli.screens.line import ScreenLine
 from farflung.cli.screens.status_screen import PEERS, status_lines
 from farflung.cli.screens.terminal import Terminal, show, this_terminal
 from farflung.cli.screens.text import inert, wrapped
-from farflung.cli.where import find_place
+from farflung.cli.which_run import which_node
 from farflung.errors import FarflungError, UserError
 
 
@@ -49,7 +49,7 @@ def status(
         return
     if peers < 1:
         raise UserError(f"--peers {peers} must be at least 1")
-    answer, silent = aio.run(answer_of(find_place(run, run_name)))
+    answer, silent = aio.run(answer_of(*which_node(run, run_name)))
     terminal = this_terminal()
     lines = status_lines(frame_of(answer), terminal, time.time(), most_peers=peers)
     show([*_silent(silent, terminal), *lines], terminal)
@@ -66,7 +66,7 @@ def _silent(why: str, terminal: Terminal) -> list[ScreenLine]:
 def _print_json(run: str, run_name: str) -> None:
     """Whatever happens, JSON is what comes out; exit code 2 for a mistake."""
     try:
-        answer, _ = aio.run(answer_of(find_place(run, run_name)))
+        answer, _ = aio.run(answer_of(*which_node(run, run_name)))
     except FarflungError as error:
         typer.echo(json.dumps({"error": inert(str(error))}))
         raise typer.Exit(2) from None

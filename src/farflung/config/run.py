@@ -27,7 +27,7 @@ MAX_SAMPLE_TOKENS = 512
 Rule = tuple[bool, str]
 """Whether it holds, and what to tell a person if it does not."""
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Version of the messages between nodes, and of the order of samples that they lease."""
 
 ARITHMETIC_VERSION = 1

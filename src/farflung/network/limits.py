@@ -36,6 +36,7 @@ TYPE_CAPS: dict[type[m.Control | m.BulkHeader], int] = {
     m.Vote: KIB,
     m.Accuse: 64 * KIB,
     m.Moved: KIB,
+    m.RoundMeasures: 16 * KIB,
     m.Evaluate: KIB,
     m.Measured: 256 * KIB,
     m.DataHello: KIB,

@@ -55,6 +55,10 @@ class Hello(Message, frozen=True, kw_only=True):
     """Random per process: two processes with one key are told apart."""
     generation: int
     """The generation whose progress this process still holds; 0: none."""
+    device: str = ""
+    """What its trainer computes on, for people; empty: not known yet."""
+    software: str = ""
+    """`farflung 0.1.0`"""
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -279,6 +283,40 @@ class Moved(Message, frozen=True, kw_only=True):
     state_root: bytes
 
 
+class LinkFigures(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What the sender sent to one node in a round."""
+
+    node: str
+    bytes: int
+    bytes_per_s: float = 0.0
+    """While bytes were on their way; 0: not known."""
+    rtt_s: float = 0.0
+    """0: not known."""
+    loss: float = -1.0
+    """Retransmitted share of segments, in 0..1; -1: not known."""
+
+
+class RoundMeasures(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Node -> coordinator, once per resolved round, beside `Moved`: for people, and dropped when
+    the link is busy or down. 0: not measured."""
+
+    round: int
+    spans: tuple[tuple[int, float, float], ...] = ()
+    """(index into events.PHASES, start, stop), in seconds before this was sent."""
+    links: tuple[LinkFigures, ...] = ()
+    lr: float = 0.0
+    grad_norm: float = 0.0
+    tokens_per_s: float = 0.0
+    mfu: float = 0.0
+    flops: float = 0.0
+    data_wait_s: float = 0.0
+    copy_s: float = 0.0
+    memory_bytes: int = 0
+    device: str = ""
+
+
 class Evaluate(Message, frozen=True, kw_only=True):
     """Coordinator -> node: measure your newest snapshot, as the spec's `evaluation` says."""
 
@@ -444,6 +482,7 @@ Control = (
     | Vote
     | Accuse
     | Moved
+    | RoundMeasures
     | Evaluate
     | Measured
     | DataHello

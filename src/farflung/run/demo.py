@@ -13,17 +13,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from farflung.checkpoint.blob_store import BlobStore
 from farflung.checkpoint.snapshot import decode_manifest, newest
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
-from farflung.events import RoundCommitted, older_log, read_events
+from farflung.events import Event, RoundCommitted
 from farflung.monitor.picture import Picture, see
 from farflung.monitor.report import Timed, build_report
 from farflung.outer.layout import Layout
@@ -34,6 +34,7 @@ from farflung.stopping import held_back
 from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Genesis
+from farflung.window.tail import EventTail
 
 START_S = 120.0
 """Until the host has printed its invite."""
@@ -161,18 +162,19 @@ def run_demo(options: DemoOptions, watch: Watch) -> dict[str, Any]:
     started = time.monotonic()
     _prepare_folder(options.out)
     swarm = DemoSwarm(options)
-    follower = EventFollower(swarm.host_folder / EVENTS, watch)
-    try:
-        watch.stage("making the initial weights")
-        invite = swarm.start_host()
-        watch.stage(f"starting {options.peers} peers")
-        for number in range(options.peers):
-            swarm.start_peer(number, invite)
-        killed = _drive(swarm, follower, invite, options)
-        swarm.wait(30)
-    finally:
-        swarm.stop()
-    swarm_seconds = time.monotonic() - started
+    with contextlib.closing(DemoProgress(swarm.host_folder / EVENTS, watch)) as follower:
+        try:
+            watch.stage("making the initial weights")
+            invite = swarm.start_host()
+            watch.stage(f"starting {options.peers} peers")
+            for number in range(options.peers):
+                swarm.start_peer(number, invite)
+            killed = _drive(swarm, follower, invite, options)
+            swarm.wait(30)
+        finally:
+            swarm.stop()
+        swarm_seconds = time.monotonic() - started
+        follower.poll()
     return _conclude(swarm, follower, killed, options, watch, started, swarm_seconds)
 
 
@@ -185,53 +187,36 @@ def _prepare_folder(out: Path) -> None:
         raise UserError(f"cannot write to {out}: {error.strerror}") from None
 
 
-class EventFollower:
-    """Reads the host's event log as it grows and folds it; also across the start of a new file."""
+class DemoProgress:
+    """The picture of the host's events so far, and the times of its rounds."""
 
     def __init__(self, path: Path, watch: Watch) -> None:
         self.picture = Picture()
         self.rounds: list[Timed] = []
-        self._path = path
+        self._tail = EventTail(path)
         self._watch = watch
-        self._offset = 0
-        self._file: int | None = None
-        """Inode of what was read so far."""
 
     def poll(self) -> bool:
         """Read what is new. True when the run is finished."""
-        for at_s, event in read_events(self._new_lines()):
-            self.picture = see(self.picture, event)
-            if isinstance(event, RoundCommitted):
-                self.rounds.append(Timed(round=event.round, at_s=at_s, took_s=event.took_s))
-            self._watch.picture(self.picture)
+        more = True
+        while more:
+            told, more, _ = self._tail.poll()
+            for at_s, _, event in told:
+                self._see(at_s, event)
         return self.picture.finished
 
-    def _new_lines(self) -> Iterator[bytes]:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            number = os.fstat(file.fileno()).st_ino
-            if self._file not in (None, number):  # the rest of the former file first
-                with (
-                    contextlib.suppress(FileNotFoundError),
-                    older_log(self._path).open("rb") as old,
-                ):
-                    yield from self._whole_lines(old)
-                self._offset = 0
-            self._file = number
-            yield from self._whole_lines(file)
+    def _see(self, at_s: float, event: Event) -> None:
+        self.picture = see(self.picture, event)
+        if isinstance(event, RoundCommitted):
+            self.rounds.append(Timed(round=event.round, at_s=at_s, took_s=event.took_s))
+        self._watch.picture(self.picture)
 
-    def _whole_lines(self, file: BinaryIO) -> Iterator[bytes]:
-        file.seek(self._offset)
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            self._offset += len(line)
-            yield line
+    def close(self) -> None:
+        self._tail.close()
 
 
 def _drive(
-    swarm: DemoSwarm, follower: EventFollower, invite: str, options: DemoOptions
+    swarm: DemoSwarm, follower: DemoProgress, invite: str, options: DemoOptions
 ) -> int | None:
     """Until the run is finished: kill one peer at 3/10 of the rounds, let one join at 4/10.
 
@@ -265,14 +250,13 @@ def _drive(
 
 def _conclude(
     swarm: DemoSwarm,
-    follower: EventFollower,
+    follower: DemoProgress,
     killed: int | None,
     options: DemoOptions,
     watch: Watch,
     started: float,
     swarm_seconds: float,
 ) -> dict[str, Any]:
-    follower.poll()
     watch.stage("recomputing every round from the log")
     findings = verify_folder(options.out)
     picture = follower.picture

@@ -12,10 +12,10 @@ from farflung.config.run import RunSpec
 from farflung.ids import Role
 from farflung.monitor.picture import PeerPicture, Picture, scored
 from farflung.outer.layout import Layout
-from farflung.run.genesis import descent
 from farflung.run.source_figures import SourceCounts
 from farflung.swarm import ranges
 from farflung.swarm.amendments import amended_by
+from farflung.swarm.lineage import descent
 from farflung.swarm.records import (
     Abandon,
     Admin,

@@ -15,11 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from farflung.errors import UserError
+from farflung.events import EVENTS as EVENTS
+from farflung.swarm.journal import JOURNAL as JOURNAL
 
-JOURNAL = "journal.bin"
 SETTINGS = "host.json"
 MEMBERSHIP = "membership.json"
-EVENTS = "events.jsonl"
 LOCK = "lock"
 
 

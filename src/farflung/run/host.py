@@ -47,7 +47,6 @@ from farflung.run.assemble import (
 )
 from farflung.run.certificates import Certified, keep_certified
 from farflung.run.data_fetch import DataFetch
-from farflung.run.genesis import descent
 from farflung.run.history import away, credited, picture_of
 from farflung.run.home import EVENTS
 from farflung.run.host_folder import (
@@ -67,6 +66,7 @@ from farflung.swarm.identity import RECORD, Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
 from farflung.swarm.journal import Journal
+from farflung.swarm.lineage import descent
 from farflung.swarm.records import AnyRecord
 from farflung.swarm.replay import genesis_spec
 from farflung.swarm.state import Admitted, Amending

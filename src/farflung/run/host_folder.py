@@ -33,7 +33,6 @@ from farflung.run.genesis import (
     Founding,
     Material,
     check_founding,
-    descent,
     describe,
     genesis_record,
     make_weights,
@@ -42,6 +41,7 @@ from farflung.run.genesis import (
 )
 from farflung.run.home import EVENTS, JOURNAL, LOCK, SETTINGS, nothing_left, private_folder
 from farflung.run.host_data import CACHE, check_sources, place_sources
+from farflung.swarm.lineage import descent
 from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal

@@ -27,12 +27,12 @@ from farflung.peer.bootstrap import install
 from farflung.peer.follower import slice_lengths
 from farflung.peer.outer_state import OuterState
 from farflung.run.assemble import read_journal
-from farflung.run.genesis import descent
 from farflung.run.source_figures import SourceFigures, per_source, wrong_change
 from farflung.swarm.course import check_course
 from farflung.swarm.identity import node_id_of, verify_vote
 from farflung.swarm.journal import Journal
 from farflung.swarm.ledger import audit
+from farflung.swarm.lineage import descent
 from farflung.swarm.records import (
     Abandon,
     AnyRecord,

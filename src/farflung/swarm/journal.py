@@ -31,6 +31,10 @@ HEADER = MAGIC + struct.pack("<I", FILE_VERSION)
 _PREFIX = struct.Struct("<II")
 _FIXED = 32 + 64
 MAX_FRAME = 16 << 20
+LARGEST_FRAME = _PREFIX.size + MAX_FRAME
+"""In the file."""
+JOURNAL = "journal.bin"
+"""Its name in a node's folder."""
 EMPTY = Hash(bytes(32))
 
 Verifier = Callable[[bytes, bytes, bytes], bool]
@@ -113,16 +117,7 @@ class Journal:
         )
 
     def _frame_at(self, data: bytes, at: int) -> bytes | None:
-        """The whole frame; None when it is incomplete or its crc is wrong."""
-        if at + _PREFIX.size > len(data):
-            return None
-        length, crc = _PREFIX.unpack_from(data, at)
-        end = at + _PREFIX.size + length
-        if length < _FIXED or length > MAX_FRAME or end > len(data):
-            return None
-        if zlib.crc32(data[at + _PREFIX.size : end]) != crc:
-            return None
-        return data[at:end]
+        return frame_at(data, at)
 
     def _cut_tail(self, data: bytes, at: int) -> None:
         """Only the last write may be torn: anything whole behind the bad frame means damage."""
@@ -178,7 +173,7 @@ class Journal:
     def records(self, first: int = 0) -> Iterator[AnyRecord]:
         """Records from entry `first` on."""
         for index in range(first, self.length):
-            yield decode_record(self.frame(index)[_PREFIX.size + _FIXED :])
+            yield record_of(self.frame(index))
 
     # ---- writing ---------------------------------------------------------------------------
 
@@ -276,6 +271,29 @@ class Journal:
             self._key = genesis.run_key
         self._hashes.append(_entry_hash(self.head, body))
         self._bounds.append(self._bounds[-1] + len(frame))
+
+
+def frame_at(data: bytes, at: int) -> bytes | None:
+    """The whole frame that begins there; None when it is incomplete or its crc is wrong."""
+    if at + _PREFIX.size > len(data):
+        return None
+    end = at + frame_bytes(data, at)
+    if end - at < _PREFIX.size + _FIXED or end - at > LARGEST_FRAME or end > len(data):
+        return None
+    if zlib.crc32(data[at + _PREFIX.size : end]) != _PREFIX.unpack_from(data, at)[1]:
+        return None
+    return data[at:end]
+
+
+def frame_bytes(data: bytes, at: int) -> int:
+    """What the frame that begins there says of its length. Its first 8 bytes must be there."""
+    length: int = _PREFIX.unpack_from(data, at)[0]
+    return _PREFIX.size + length
+
+
+def record_of(frame: bytes) -> AnyRecord:
+    """The record of a whole frame, unchecked. Raises msgspec.MsgspecError."""
+    return decode_record(frame[_PREFIX.size + _FIXED :])
 
 
 def _build(previous: Hash, body: bytes, signature: bytes) -> bytes:

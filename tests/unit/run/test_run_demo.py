@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from farflung.events import EventLog, RoundCommitted, older_log
-from farflung.run.demo import EventFollower, Watch
+from farflung.run.demo import DemoProgress, Watch
 
 
 def committed(number: int) -> RoundCommitted:
@@ -18,7 +18,7 @@ def committed(number: int) -> RoundCommitted:
 def test_the_follower_loses_nothing_when_the_log_begins_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     watch = Watch(stage=lambda _: None, picture=lambda _: None, solo=lambda *_: None)
-    follower = EventFollower(path, watch)
+    follower = DemoProgress(path, watch)
     assert not follower.poll()  # not there yet
     log = EventLog(path, "n", lambda: 1.0, most_bytes=2000)
     for number in range(60):
@@ -31,3 +31,4 @@ def test_the_follower_loses_nothing_when_the_log_begins_a_new_file(tmp_path: Pat
     log.close()
     assert older_log(path).exists()
     assert [timed.round for timed in follower.rounds] == list(range(60))
+    follower.close()

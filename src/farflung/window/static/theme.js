@@ -1,0 +1,1 @@
+"use strict";(()=>{var a=new URLSearchParams(location.search).get("theme"),t=null;try{t=localStorage.getItem("farflung:theme")}catch{}var e=a??t;(e==="light"||e==="dark")&&(document.documentElement.dataset.theme=e);new URLSearchParams(location.search).has("embed")&&(document.documentElement.dataset.embed="");})();
