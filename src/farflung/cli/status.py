@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Annotated
@@ -9,13 +10,14 @@ from typing import Annotated
 import typer
 
 from farflung.cli import aio
-from farflung.cli.answers import answer_of
+from farflung.cli.answers import Answer, Source
 from farflung.cli.screens.frame import frame_of
 from farflung.cli.screens.line import ScreenLine
 from farflung.cli.screens.status_screen import PEERS, status_lines
 from farflung.cli.screens.terminal import Terminal, show, this_terminal
 from farflung.cli.screens.text import inert, wrapped
 from farflung.cli.which_run import which_node
+from farflung.clock import InlineWorkers
 from farflung.errors import FarflungError, UserError
 
 
@@ -49,28 +51,35 @@ def status(
         return
     if peers < 1:
         raise UserError(f"--peers {peers} must be at least 1")
-    answer, silent = aio.run(answer_of(*which_node(run, run_name)))
+    answer = aio.run(_ask(run, run_name))
     terminal = this_terminal()
-    lines = status_lines(frame_of(answer), terminal, time.time(), most_peers=peers)
-    show([*_silent(silent, terminal), *lines], terminal)
+    lines = status_lines(frame_of(answer.frame), terminal, time.time(), most_peers=peers)
+    show([*_silent(answer.silent, terminal), *lines], terminal)
+
+
+async def _ask(run: str, run_name: str) -> Answer:
+    with contextlib.closing(Source(*which_node(run, run_name), InlineWorkers())) as source:
+        return await source.answer()
 
 
 def _silent(why: str, terminal: Terminal) -> list[ScreenLine]:
     """In front of what only the journal says."""
     if not why:
         return []
-    text = f"the host does not answer ({inert(why)}); from the journal here:"
+    text = f"not running ({inert(why)}); from what is on this disk:"
     return [[(line, "warn")] for line in wrapped(text, terminal.sentence_width, 3)]
 
 
 def _print_json(run: str, run_name: str) -> None:
     """Whatever happens, JSON is what comes out; exit code 2 for a mistake."""
     try:
-        answer, _ = aio.run(answer_of(*which_node(run, run_name)))
+        answer = aio.run(_ask(run, run_name))
     except FarflungError as error:
         typer.echo(json.dumps({"error": inert(str(error))}))
         raise typer.Exit(2) from None
-    typer.echo(json.dumps(answer, indent=2))
+    frame = answer.frame if "head" in answer.frame else frame_of(answer.frame)
+    running = frame["head"]["state"] != "stopped" and not answer.silent
+    typer.echo(json.dumps({"running": running, **frame}, indent=2))
 
 
 def shown_sample(prompt: str, text: str, width: int = 100) -> str:

@@ -328,22 +328,44 @@ def _member(glance: Glance) -> Wait:
             return Wait.OTHERS if glance.lease.departed else Wait.PLAN
 
 
-def of_run(state: str, reason: str, uploading: str = "") -> Wait:
+def wait_of_run(state: str, reason: str, uploading: str = "") -> Wait:
     """What a run of this state (`RunState` of the window) waits for."""
+    words = reason.lower()
     match state:
         case "waiting":
             return Wait.FIRST_PEERS
-        case "paused" if "journal" in reason or "disk" in reason:
+        case "paused" if "journal" in words or "disk" in words:
             return Wait.JOURNAL_DISK
-        case "paused" if "peer" in reason:
+        case "paused" if "peer" in words:
             return Wait.MIN_PEERS
         case "paused":
             return Wait.PAUSED
         case "finished":
-            if uploading:
-                return Wait.UPLOAD
-            return Wait.LAST_ROUND if "serving" in reason or "waiting" in reason else Wait.NOTHING
+            return Wait.UPLOAD if uploading else Wait.NOTHING
         case "stopped":
             return Wait.UNSERVED
         case _:
             return Wait.ROUND
+
+
+def of_run(
+    state: str, reason: str, uploading: str = "", since: float | None = None, now: float = 0.0
+) -> str:
+    """What a run says of its state: since when, the coordinator's reason, and whatever of what ends
+    it and who must act the reason leaves open."""
+    wait = wait_of_run(state, reason, uploading)
+    if not reason.endswith("."):  # of a coordinator that says less
+        return sentence(Waiting(wait=wait, since_s=since, detail=reason), now)
+    told = TOLD[wait]
+    lasts = "" if since is None else f"for {span(now - since)}: "
+    if wait is Wait.ROUND:
+        return inert(lasts + reason)
+    known = "by itself" in reason or "Nobody" in reason
+    more = [] if known else [told.ends]
+    more += [told.act] if told.act != NOBODY and not _says(reason, told.act) else []
+    return inert(lasts + " ".join([reason, *(f"{m[:1].upper()}{m[1:]}." for m in more)]))
+
+
+def _says(reason: str, act: str) -> bool:
+    """Whether the reason names the command, or the disk, that a person would be pointed to."""
+    return any(word in reason and word in act for word in ("farflung host", "free", "Nobody"))

@@ -17,7 +17,7 @@ from farflung.cli.screens.line import (
 from farflung.cli.screens.numbers import NONE, fixed, parameters, percent, short, size, span
 from farflung.cli.screens.terminal import Terminal
 from farflung.cli.screens.text import fit, right, wrapped
-from farflung.cli.waiting import Wait, Waiting, of_run, sentence
+from farflung.cli.waiting import of_run
 from farflung.words import counted
 
 LABEL = 10
@@ -49,14 +49,10 @@ def title(head: Json, terminal: Terminal) -> ScreenLine:
 
 
 def standing(head: Json, terminal: Terminal, now: float) -> list[ScreenLine]:
-    """Why the run is in its state, since when, what ends it and who must act; nothing while it
-    simply runs."""
-    wait = of_run(head["state"], head["reason"], head["uploading"])
-    if wait is Wait.ROUND:
-        return []
-    waiting = Waiting(wait=wait, since_s=head["since"], detail=head["reason"])
+    """Why the run is in its state, since when, what ends it and who must act."""
+    text = of_run(head["state"], head["reason"], head["uploading"], head["since"], now)
     style = "warn" if head["state"] in ("waiting", "paused") else "dim"
-    return [[(line, style)] for line in wrapped(sentence(waiting, now), terminal.sentence_width, 4)]
+    return [[(line, style)] for line in wrapped(text, terminal.sentence_width, 4) if line]
 
 
 def progress(head: Json, width: int) -> ScreenLine:
