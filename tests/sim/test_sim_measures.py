@@ -69,7 +69,7 @@ async def _run(step_s: dict[str, float], rounds: int = 6) -> SimSwarm:
 
 @pytest.fixture(scope="module")
 def story() -> Told:
-    return told_by(run_virtual(_run({"quick": 0.05, "even": 0.05, "slow": 0.2})))
+    return told_by(run_virtual(_run({"quick": 0.05, "even": 0.05, "slow": 0.4})))
 
 
 def test_every_peer_and_the_keeper_tell_of_every_round(story: Told) -> None:
@@ -113,13 +113,15 @@ def test_phases_come_in_the_order_of_the_protocol(story: Told) -> None:
             first: dict[str, float] = {}
             for phase, start_s, _ in story.spans(round_, name):
                 first.setdefault(phase, start_s)
-            starts = [first[p] for p in ("train", "encode", "send", "vote", "merge")]
-            assert starts == sorted(starts), (round_, name, first)
+            starts = [first[p] for p in ("train", "encode", "vote", "merge") if p in first]
+            assert starts == sorted(starts) and starts[0] == first["train"], (round_, name, first)
 
 
 def test_a_slow_peers_training_is_the_longest_and_the_others_wait(story: Told) -> None:
-    """Its one step takes longer than the others' five."""
-    for round_ in range(6):
+    """Its one step takes longer than the others' five; not every round has one for it."""
+    stepped = [r for r in range(6) if story.measured[r, "slow"].tokens_per_s]
+    assert len(stepped) >= 2
+    for round_ in stepped:
         spent = {
             (name, kind): sum(b - a for p, a, b in story.spans(round_, name) if p == kind)
             for name in ("quick", "even", "slow")
@@ -128,7 +130,7 @@ def test_a_slow_peers_training_is_the_longest_and_the_others_wait(story: Told) -
         longest = max(("quick", "even", "slow"), key=lambda n: spent[n, "train"])
         assert longest == "slow", spent
         gap_s = spent["slow", "train"] - spent["quick", "train"]
-        assert spent["quick", "wait"] > spent["slow", "wait"] + 0.5 * gap_s
+        assert spent["quick", "wait"] > spent["slow", "wait"] + 0.5 * gap_s > 0
 
 
 def test_a_trainers_figures_arrive(story: Told) -> None:

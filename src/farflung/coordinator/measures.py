@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass
 
 from farflung import regions
 from farflung.events import PHASES, Emit, LinkMeasured, PeerDescribed, PeerMeasured, printable
@@ -23,9 +24,9 @@ WINDOW_S = 86_400.0
 LATE_ROUNDS = 16
 """Nothing of rounds that were resolved before so many others."""
 LINES_PER_S, BURST_LINES = 4.0, 256
-"""Links that are told: so many at once, then this many each second."""
+"""Links that are told: so many at once, then this many each second, in equal shares."""
 LEAST_LINKS = 4
-"""Of one message, while there are lines left."""
+"""That a node may tell at once, in the largest swarm."""
 
 MOST_NORM = 1e9
 MOST_LR = 1e6
@@ -79,27 +80,33 @@ class MeasureBook:
         self._emit(event)
 
 
+@dataclass
+class _Turn:
+    lines: float
+    seen_s: float
+    last: str = ""
+    """The target that was told last."""
+
+
 class LinkTurns:
-    """Which of a node's links are told this time: the next ones after the last time's. Pure."""
+    """Which of a node's links are told this time: the next ones after the last time's, as many as
+    its share of the log allows. Pure."""
 
     def __init__(self) -> None:
-        self._last: dict[str, str] = {}
-        """By source: the target that was told last."""
-        self._lines = float(BURST_LINES)
-        self._seen_s = -math.inf
+        self._turns: dict[str, _Turn] = {}
 
     def choose(
         self, now_s: float, source: str, links: Sequence[LinkMeasured], nodes: int
     ) -> list[LinkMeasured]:
         """`nodes`: among how many the lines are shared."""
-        earned = LINES_PER_S * max(0.0, now_s - self._seen_s)
-        self._lines, self._seen_s = min(float(BURST_LINES), self._lines + earned), now_s
-        room = min(int(self._lines), max(LEAST_LINKS, BURST_LINES // max(1, nodes)))
-        last = self._last.get(source, "")
-        order = sorted(links, key=lambda link: (link.target <= last, link.target))[:room]
-        self._lines -= len(order)
+        most = float(max(LEAST_LINKS, BURST_LINES // max(1, nodes)))
+        turn = self._turns.setdefault(source, _Turn(most, now_s))
+        earned = max(0.0, now_s - turn.seen_s) * LINES_PER_S / max(1, nodes)
+        turn.lines, turn.seen_s = min(most, turn.lines + earned), max(now_s, turn.seen_s)
+        order = sorted(links, key=lambda e: (e.target <= turn.last, e.target))[: int(turn.lines)]
+        turn.lines -= len(order)
         if order:
-            self._last[source] = order[-1].target
+            turn.last = order[-1].target
         return order
 
 

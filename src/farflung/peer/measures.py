@@ -23,7 +23,7 @@ MAX_KEPT = 512
 """Spans of a round in memory."""
 MAX_TEXT = 64
 SHORTEST_S = 0.001
-"""Shorter waits are not told, and a phase that goes on after so short a pause is one span."""
+"""Nothing shorter is told, and a phase that goes on after so short a pause is one span."""
 
 WAIT = PHASES.index("wait")
 Span = tuple[int, float, float]
@@ -115,8 +115,6 @@ class RoundBook:
             return None
         for index, (_, since_s) in book.inside.items():
             book.spans.append((index, since_s, now_s))
-        if not book.spans:
-            return None
         steps = book.steps or StepFigures()
         return RoundMeasures(
             round=round_,
@@ -141,7 +139,7 @@ def _keep(book: _Round, span: Span) -> None:
 
 def told(began_s: float, spans: Sequence[Span]) -> list[Span]:
     """The spans of a round, joined where a phase goes on, with its waits, by order of start."""
-    joined = _joined(spans)
+    joined = [s for s in _joined(spans) if s[2] - s[1] >= SHORTEST_S]
     found = joined + _waits(began_s, joined)
     longest = sorted(found, key=lambda s: s[1] - s[2])[:MAX_SPANS]
     return sorted(longest, key=lambda s: (s[1], s[2], s[0]))
