@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farflung.clock import Workers
 from farflung.errors import LinkDown
-from farflung.monitor.view import View
 from farflung.run.home import JOURNAL, running_process
-from farflung.window.tail import FolderTail
+
+if TYPE_CHECKING:
+    from farflung.monitor.view import View
 
 Json = dict[str, Any]
 
@@ -31,9 +32,10 @@ class FolderReader:
     """Follows a node's folder. Blocking: use it from one thread, and not from an event loop's."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        from farflung.window.tail import FolderTail
+
         self._tail = FolderTail(folder)
-        self._view = View()
+        self._view = self._new_view()
 
     def frame(self, *, served: bool) -> Json:
         """Everything up to now. CorruptState for a damaged journal."""
@@ -53,18 +55,24 @@ class FolderReader:
     def _slice(self) -> bool:
         news = self._tail.poll()
         if news.anew:
-            self._view = View()
+            self._view = self._new_view()
         for record in news.records:
             self._view.record(record)
         for told in news.told:
             self._view.event(told.wall, told.event)
         return news.more
 
+    @staticmethod
+    def _new_view() -> View:
+        from farflung.monitor.view import View
+
+        return View()
+
     def close(self) -> None:
         self._tail.close()
 
 
-class Source:
+class FrameSource:
     """Where the frames of one node's run come from."""
 
     def __init__(self, role: str, folder: Path, workers: Workers) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from farflung.cli.live_line import LiveLine
 from farflung.cli.news import News
 from farflung.cli.screens.line import cells, plain, strung
-from farflung.cli.screens.numbers import fixed, percent, short, size, span
+from farflung.cli.screens.numbers import fixed, loss_text, percent, short, size, span
 from farflung.cli.screens.text import inert
 from farflung.cli.waiting import QUIET, Reminder, Wait, Waiting, brief, of_node, sentence
 from farflung.events import (
@@ -36,7 +36,6 @@ from farflung.events import (
 )
 from farflung.ids import Role
 from farflung.peer.glance import NO_LEASE, Glance, LeaseGlance
-from farflung.run.text_rate import bits_per_byte
 from farflung.words import counted
 
 PLAIN_EVERY_S = 10.0
@@ -76,7 +75,7 @@ def parts(state: JoinState, now_s: float) -> list[tuple[int, str]]:
         (0, f"round {round_:,}" if round_ or lease.steps else ""),
         (1, f"step {lease.step}/{lease.steps}" if lease.steps else ""),
         (1, brief(waiting, now_s) if stands and waiting is not None else ""),
-        (2, "" if math.isnan(state.loss) else f"loss {fixed(state.loss)}"),
+        (2, "" if math.isnan(state.loss) else f"loss {loss_text(state.loss)}"),
         (5, "" if math.isnan(state.bpb) else f"bpb {fixed(state.bpb)}"),
         (3, f"{short(state.tokens_per_s)} tok/s" if state.tokens_per_s else ""),
         (6, f"MFU {percent(state.mfu)}" if state.mfu else ""),
@@ -99,6 +98,11 @@ def _moved(state: JoinState) -> str:
     if not (state.sent_bytes or state.received_bytes):
         return ""
     return f"up {size(state.sent_bytes)} down {size(state.received_bytes)}"
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
+    """Of the text that was trained on; NaN when one of the two is not known."""
+    return nats_per_token / bytes_per_token / math.log(2) if bytes_per_token > 0 else math.nan
 
 
 def download(event: StateProgress) -> str:

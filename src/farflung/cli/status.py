@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from farflung.cli import aio
-from farflung.cli.answers import Answer, Source
+from farflung.cli.answers import Answer, FrameSource
 from farflung.cli.screens.frame import frame_of
 from farflung.cli.screens.line import ScreenLine
 from farflung.cli.screens.status_screen import PEERS, status_lines
@@ -58,7 +58,7 @@ def status(
 
 
 async def _ask(run: str, run_name: str) -> Answer:
-    with contextlib.closing(Source(*which_node(run, run_name), InlineWorkers())) as source:
+    with contextlib.closing(FrameSource(*which_node(run, run_name), InlineWorkers())) as source:
         return await source.answer()
 
 

@@ -56,7 +56,7 @@ class Wait(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class StateWords:
     """What a state says of itself."""
 
     what: str
@@ -67,133 +67,133 @@ class Told:
     """What a person must do."""
 
 
-TOLD: dict[Wait, Told] = {
-    Wait.HOST: Told(
+TOLD: dict[Wait, StateWords] = {
+    Wait.HOST: StateWords(
         what="waiting for the host",
         ends="it is tried again until it answers",
         act="nothing to do here; its owner starts it with `farflung host` (Ctrl-C leaves)",
     ),
-    Wait.JOURNAL: Told(
+    Wait.JOURNAL: StateWords(
         what="reading the run's journal",
         ends="goes on when all of it is here",
     ),
-    Wait.DATA: Told(
+    Wait.DATA: StateWords(
         what="fetching the data",
         ends="goes on when enough rows are here to begin",
         act="nothing to do; what has arrived is kept",
     ),
-    Wait.STATE: Told(
+    Wait.STATE: StateWords(
         what="fetching the model's state",
         ends="goes on when a keeper or a peer has sent all of it",
         act="nothing to do; what has arrived is kept",
     ),
-    Wait.LOADING: Told(
+    Wait.LOADING: StateWords(
         what="starting the trainer",
         ends="goes on when the model is loaded",
         act="nothing to do; trainer.log has its output",
     ),
-    Wait.COMPILING: Told(
+    Wait.COMPILING: StateWords(
         what="compiling",
         ends="goes on with the first step, which may take minutes on a GPU",
     ),
-    Wait.RESETTING: Told(
+    Wait.RESETTING: StateWords(
         what="loading the newest weights into the trainer",
         ends="goes on when they are in place",
         act="nothing to do, unless the trainer hangs: see trainer.log",
     ),
-    Wait.ADMISSION: Told(
+    Wait.ADMISSION: StateWords(
         what="ready; waiting to be let in",
         ends="the coordinator lets newcomers in when a round ends",
     ),
-    Wait.PLAN: Told(
+    Wait.PLAN: StateWords(
         what="waiting for the next round",
         ends="the coordinator opens it when enough peers are here",
         act="nothing to do; `farflung status` shows who is missing",
     ),
-    Wait.ROWS: Told(
+    Wait.ROWS: StateWords(
         what="training waits for rows of the data",
         ends="goes on when they are downloaded",
         act="nothing to do; a larger --data-cache keeps more of them here",
     ),
-    Wait.TRAINING: Told(
+    Wait.TRAINING: StateWords(
         what="training",
         ends="ends with the last inner step of the round",
     ),
-    Wait.OTHERS: Told(
+    Wait.OTHERS: StateWords(
         what="this part is done; waiting for the round's result",
         ends="ends when the others are done too, or when they are given up",
     ),
-    Wait.SAVING: Told(
+    Wait.SAVING: StateWords(
         what="saving the optimizer's state",
         ends="goes on when it is on the disk",
     ),
-    Wait.EVALUATING: Told(
+    Wait.EVALUATING: StateWords(
         what="measuring the model",
         ends="ends when the held-out text is scored",
     ),
-    Wait.QUESTION: Told(
+    Wait.QUESTION: StateWords(
         what="following the run",
         ends="measures the model when the coordinator asks for it",
     ),
-    Wait.FOLLOWING: Told(
+    Wait.FOLLOWING: StateWords(
         what="following the run",
         ends="goes on with every round",
     ),
-    Wait.COORDINATOR: Told(
+    Wait.COORDINATOR: StateWords(
         what="the coordinator is gone; training goes on",
         ends="it is tried again until it answers; no work is lost",
         act="nothing to do here; its owner starts it with `farflung host`",
     ),
-    Wait.DISK: Told(
+    Wait.DISK: StateWords(
         what="the disk refuses what must be kept",
         ends="goes on as soon as it takes data again",
         act="free some space, or give a smaller --max-disk",
     ),
-    Wait.END: Told(
+    Wait.END: StateWords(
         what="the run is complete; serving its last round",
         ends="ends when the host has it, after 5 m at the latest without one",
         act="nothing to do; Ctrl-C leaves earlier",
     ),
-    Wait.FIRST_PEERS: Told(
+    Wait.FIRST_PEERS: StateWords(
         what="waiting for peers",
         ends="the first round opens by itself when enough have joined",
         act="pass the invite on: it is in the host's folder, invite.txt",
     ),
-    Wait.MIN_PEERS: Told(
+    Wait.MIN_PEERS: StateWords(
         what="paused",
         ends="goes on by itself when enough peers are back",
         act="nothing to do if they will come back; else invite others, or `farflung host --extend "
         "min_peers=N`",
     ),
-    Wait.ROUND: Told(
+    Wait.ROUND: StateWords(
         what="a round is open",
         ends="it is committed when its peers are done; who is too slow is left out",
     ),
-    Wait.JOURNAL_DISK: Told(
+    Wait.JOURNAL_DISK: StateWords(
         what="paused: the coordinator's disk takes no records",
         ends="goes on as soon as it can be written again",
         act="free some space on the host's disk",
     ),
-    Wait.PAUSED: Told(
+    Wait.PAUSED: StateWords(
         what="paused",
         ends="goes on by itself when the reason is gone",
         act="see the reason",
     ),
-    Wait.LAST_ROUND: Told(
+    Wait.LAST_ROUND: StateWords(
         what="the run is complete; serving its last round",
         ends="ends when every node holds it, after 5 m at the latest",
         act="nothing to do; keep the host up until then",
     ),
-    Wait.UPLOAD: Told(
+    Wait.UPLOAD: StateWords(
         what="the run is complete; bringing the archive up to date",
         ends="ends when the last snapshot is there",
         act="nothing to do; keep the host up until then",
     ),
-    Wait.NOTHING: Told(
+    Wait.NOTHING: StateWords(
         what="complete",
         ends="`farflung host --extend rounds=+N` would open it again",
     ),
-    Wait.UNSERVED: Told(
+    Wait.UNSERVED: StateWords(
         what="not running",
         ends="goes on where it stopped when its host is started",
         act="start it with `farflung host`, where the run lives",
@@ -212,7 +212,7 @@ class Waiting:
     """What is known besides: a reason, how far a download is."""
 
     @property
-    def told(self) -> Told:
+    def told(self) -> StateWords:
         return TOLD[self.wait]
 
 
@@ -354,6 +354,8 @@ def of_run(
     """What a run says of its state: since when, the coordinator's reason, and whatever of what ends
     it and who must act the reason leaves open."""
     wait = wait_of_run(state, reason, uploading)
+    if wait is Wait.ROUND and not reason:
+        return ""
     if not reason.endswith("."):  # of a coordinator that says less
         return sentence(Waiting(wait=wait, since_s=since, detail=reason), now)
     told = TOLD[wait]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from farflung.cli import aio
-from farflung.cli.answers import Source
+from farflung.cli.answers import FrameSource
 from farflung.cli.screens.frame import Json, frame_of
 from farflung.cli.screens.line import ScreenLine, plain, strung
 from farflung.cli.screens.numbers import fixed, percent, short, span
@@ -69,7 +69,7 @@ def watch(
         raise UserError(f"--every {every:g} must be 0.2 to 3600 seconds")
     role, folder = which_node(run, run_name)
     workers = ThreadWorkers(1)
-    viewer = Viewer(Source(role, folder, workers), every)
+    viewer = Viewer(FrameSource(role, folder, workers), every)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # a viewer's usual end
             aio.run(_watch(viewer, once=once))
@@ -92,7 +92,7 @@ async def _watch(viewer: Viewer, *, once: bool) -> None:
 class Viewer:
     """The newest frame of a run, and what stands in the way of a newer one."""
 
-    def __init__(self, source: Source, every_s: float) -> None:
+    def __init__(self, source: FrameSource, every_s: float) -> None:
         self._source = source
         self._every_s = every_s
         self._note = ""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from farflung.ids import NodePhase, Role
-from farflung.peer.node import LocalNode
 from farflung.peer.standing import Standing, StayPhase
-from farflung.trainers.port import TrainerPort
+
+if TYPE_CHECKING:  # a command's --help needs the words only
+    from farflung.peer.node import LocalNode
+    from farflung.trainers.port import TrainerPort
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,6 @@ def bytes_per_token(data: Path, spec: RunSpec) -> float:
     return sum(w * r for w, r in zip(weights, rates, strict=True)) / sum(weights)
 
 
-def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """NaN when one of the two is not known."""
-    return nats_per_token / bytes_per_token / math.log(2) if bytes_per_token > 0 else math.nan
-
-
 def _rate(folder: Path) -> float:
     try:
         manifest = decode_manifest(read_manifest(folder))

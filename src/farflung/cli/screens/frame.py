@@ -150,6 +150,7 @@ def _of_picture(old: Mapping[str, Any]) -> Json:
     evaluations: list[Json] = [{"round": r, "bits_per_byte": b} for r, b in scores]
     if evaluations:
         evaluations[-1]["samples"] = samples
+    peers.sort(key=lambda p: -(p["samples"] if _is_number(p["samples"]) else 0))
     trainers = [p for p in peers if p["role"] == "trainer"]
     head = {
         **{k: old.get(k) for k in HEAD},

@@ -40,9 +40,9 @@ def span(seconds: float | None) -> str:
         return f"{minutes} m"
     hours, minutes = divmod(minutes, 60)
     if hours < 24:
-        return f"{hours} h {minutes:02d} m"
+        return f"{hours} h {minutes} m"
     days, hours = divmod(hours, 24)
-    return f"{days} d {hours:02d} h" if days < 100 else f"{days:,} d"
+    return f"{days} d {hours} h" if days < 100 else f"{days:,} d"
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -57,6 +57,20 @@ def fixed(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:.{digits}f}" if abs(value) < 1e4 else short(value)
+
+
+def loss_text(value: float | None) -> str:
+    """`2.31`; three digits of what is small."""
+    small = value is not None and math.isfinite(value) and 0 < abs(value) < 0.1
+    return f"{value:.2g}" if small else fixed(value)
+
+
+def flops(tera: float) -> str:
+    """`17.6 TFLOP/s` of 17.6."""
+    for unit, name in ((1e3, "P"), (1.0, "T"), (1e-3, "G")):
+        if tera >= unit * 0.9995:
+            return f"{_three(tera / unit)} {name}FLOP/s"
+    return f"{_three(tera * 1e6)} MFLOP/s"
 
 
 def parameters(n: int) -> str:

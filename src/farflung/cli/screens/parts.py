@@ -14,7 +14,7 @@ from farflung.cli.screens.line import (
     spread,
     strung_in,
 )
-from farflung.cli.screens.numbers import NONE, fixed, parameters, percent, short, size, span
+from farflung.cli.screens.numbers import NONE, fixed, flops, parameters, percent, short, size, span
 from farflung.cli.screens.terminal import Terminal
 from farflung.cli.screens.text import fit, right, wrapped
 from farflung.cli.waiting import of_run
@@ -92,7 +92,7 @@ def speed_parts(head: Json) -> list[str]:
         f"{short(head['tokens_per_s'])} tok/s" if head["tokens_per_s"] else "",
         f"MFU {percent(head['mfu'])}" if head["mfu"] else "",
         f"{percent(head['utilisation'])} computing" if head["utilisation"] is not None else "",
-        f"{short(head['tflops'])} TFLOP/s" if head["tflops"] else "",
+        flops(head["tflops"]) if head["tflops"] else "",
     ]
 
 

@@ -85,9 +85,9 @@ def _sources(head: Json, room: int) -> list[ScreenLine]:
     return [
         strung_in(
             [
-                fit(source["name"], 24),
-                f"{percent(source['share'])} of the samples" if several else "",
-                f"{source['samples']:,} read",
+                fit(source["name"], 24) if several else "",
+                percent(source["share"]) if several else "",
+                f"{source['samples']:,} samples read",
                 f"{source['epochs']:.2f} epochs",
             ],
             room,

@@ -104,4 +104,6 @@ def show(lines: Iterable[ScreenLine], terminal: Terminal) -> None:
     """Print lines that were made for this terminal."""
     console = console_of(terminal)
     for line in lines:
-        console.print(styled(line, terminal), soft_wrap=True)
+        text = styled(line, terminal)
+        text.rstrip()
+        console.print(text, soft_wrap=True)

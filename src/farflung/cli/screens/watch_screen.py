@@ -101,7 +101,7 @@ def _curve(
     known = any(v is not None for v in values)
 
     def number(value: float) -> str:
-        return short(value) if digits < 0 else fixed(value, digits)
+        return short(value) if digits < 0 else f"{value:#.4g}"[:AXIS]
 
     out: list[ScreenLine] = [
         [(" " * (AXIS + 2), ""), (name if known else f"{name}: none yet", "dim")]
