@@ -36,6 +36,7 @@ from farflung.events import (
     RunStarted,
     SnapshotUploaded,
     Trouble,
+    WindowOpened,
 )
 from farflung.words import counted
 
@@ -247,7 +248,16 @@ def told_of(event: Event) -> str:
             )
         case RunAmended():
             return f"  {event.sentence}"
+        case WindowOpened():
+            return shown_window(event)
         case RunFinished():
             return f"complete: {counted(event.rounds, 'round')}, {counted(event.tokens, 'token')}"
         case _:
             return ""
+
+
+def shown_window(event: WindowOpened) -> str:
+    """Where the dashboard is."""
+    notes = ["everybody may see it"] if event.public else []
+    notes += [f"port {event.taken} is taken"] if event.taken else []
+    return f"dashboard: {event.address}" + (f"  ({'; '.join(notes)})" if notes else "")

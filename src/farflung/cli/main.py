@@ -28,6 +28,7 @@ from farflung.cli import (
     status,
     verify,
     watch,
+    window,
 )
 from farflung.cli.help import Command
 from farflung.errors import FarflungError
@@ -72,6 +73,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("leave", leave.leave, "Leave a run; `farflung join` continues later."),
     ("resume", resume.resume, "Host a run again from its archive."),
     ("snapshots", snapshots.snapshots, "List snapshots of a run or an archive."),
+    ("window", window.window, "A run's dashboard in a browser, at any time."),
     ("verify", verify.verify, "Recompute every round of a run."),
     ("export", export.export, "Write the model for transformers, llama.cpp or Ollama."),
     ("generate", generate.generate, "Go on with a text."),
