@@ -42,7 +42,7 @@ PLAIN_EVERY_S = 10.0
 """Between two plain lines of rounds or of a download."""
 PACE_ROUNDS = 16
 """The time left is told from the newest rounds."""
-DELAYED_S = 60.0
+DELAYED_S = 90.0
 """A reason that is older explains nothing."""
 
 

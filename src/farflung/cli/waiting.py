@@ -67,7 +67,7 @@ class StateWords:
     """What a person must do."""
 
 
-TOLD: dict[Wait, StateWords] = {
+STATE_WORDS: dict[Wait, StateWords] = {
     Wait.HOST: StateWords(
         what="waiting for the host",
         ends="it is tried again until it answers",
@@ -213,7 +213,7 @@ class Waiting:
 
     @property
     def told(self) -> StateWords:
-        return TOLD[self.wait]
+        return STATE_WORDS[self.wait]
 
 
 def brief(waiting: Waiting, now_s: float) -> str:
@@ -358,7 +358,7 @@ def of_run(
         return ""
     if not reason.endswith("."):  # of a coordinator that says less
         return sentence(Waiting(wait=wait, since_s=since, detail=reason), now)
-    told = TOLD[wait]
+    told = STATE_WORDS[wait]
     lasts = "" if since is None else f"for {span(now - since)}: "
     if wait is Wait.ROUND:
         return inert(lasts + reason)

@@ -55,7 +55,9 @@ def rounds(n: int = 212) -> Json:
         "stride": 1,
         "round": list(range(n)),
         "loss": loss,
-        "tokens_per_s": [21_000 + draw.gauss(0, 600) - (9000 if 80 < r < 95 else 0) for r in range(n)],
+        "tokens_per_s": [
+            21_000 + draw.gauss(0, 600) - (9000 if 80 < r < 95 else 0) for r in range(n)
+        ],
         "at": [NOW - 10 * (n - r) for r in range(n)],
     }
 
