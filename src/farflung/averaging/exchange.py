@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from farflung.averaging.inbox import Inbox, check_size
@@ -63,6 +64,8 @@ class ExchangePorts:
     """Bytes that have arrived from a member so far, those of unfinished frames included."""
     refused: Callable[[str, ProtocolError], None] = lambda _, __: None
     """Told of a sender whose chunks are not what it committed to."""
+    during: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()
+    """Told of the phases (events.PHASES) that the attempt goes through: send, receive, reduce."""
 
 
 @dataclass
@@ -192,7 +195,8 @@ class Exchange:
         start = list(self._candidates).index(self._node)
         order = list(enumerate(self.attempt.slices))
         order = order[start % len(order) :] + order[: start % len(order)]
-        await asyncio.gather(*(self._send_slice(i, place) for i, place in order))
+        with self._ports.during("send"):
+            await asyncio.gather(*(self._send_slice(i, place) for i, place in order))
         await sent("contribution.sent")
 
     async def _send_slice(self, index: int, place: Slice) -> None:
@@ -235,27 +239,32 @@ class Exchange:
 
     async def _own(self, index: int, place: Slice) -> None:
         """Reduce one slice. The order of contributors is the verdict's, never the arrival's."""
-        await self._until(lambda: self._complete(index, place))
+        await self._until(lambda: self._begun(index, place))
+        with self._ports.during("receive"):
+            await self._until(lambda: self._complete(index, place))
         inputs = {
             node: self._inbox.chunks(index, node, place.first, place.stop)
             for node in self._candidates
         }
-        sums = await self._workers.run(lambda: statistics(self._grid, place.first, inputs))
+        with self._ports.during("reduce"):
+            sums = await self._workers.run(lambda: statistics(self._grid, place.first, inputs))
         await self._ports.tell(Statistics(**self._fence(), slice=index, partials=sums))
         await sent("statistics.sent")
         verdict = await self._verdict
-        encoded, name = await self._workers.run(
-            lambda: _joined(
-                reduce_slice(self._grid, place.first, inputs, verdict.included, verdict.divisor)
+        with self._ports.during("reduce"):
+            encoded, name = await self._workers.run(
+                lambda: _joined(
+                    reduce_slice(self._grid, place.first, inputs, verdict.included, verdict.divisor)
+                )
             )
-        )
         if self._ports.keep_inputs is not None:
             await self._ports.keep_inputs(self.attempt, index, inputs)
         await self._ports.tell(Result(**self._fence(), slice=index, hash=name))
         await sent("result.sent")
         self._finish(index, encoded, name)
         others = [m.node for m in self.attempt.members if m.node != self._node]
-        await asyncio.gather(*(self._send_result(o, index, place, encoded) for o in others))
+        with self._ports.during("send"):
+            await asyncio.gather(*(self._send_result(o, index, place, encoded) for o in others))
 
     async def _send_result(self, to: str, index: int, place: Slice, encoded: bytes) -> None:
         at, view = 0, memoryview(encoded)
@@ -276,10 +285,12 @@ class Exchange:
 
     async def _receive(self, index: int, place: Slice) -> None:
         """Another owner's result: joined and hashed as soon as it is whole."""
-        await self._until(lambda: not self._lacks_result(index, place))
-        frames = self._arriving[index].frames
-        parts = [frames[first] for first in sorted(frames)]
-        data, name = await self._workers.run(lambda: _joined(parts))
+        await self._until(lambda: bool(self._arriving[index].claimed))
+        with self._ports.during("receive"):
+            await self._until(lambda: not self._lacks_result(index, place))
+            frames = self._arriving[index].frames
+            parts = [frames[first] for first in sorted(frames)]
+            data, name = await self._workers.run(lambda: _joined(parts))
         self._finish(index, data, name)
 
     def _finish(self, index: int, data: bytes, name: Hash) -> None:
@@ -384,6 +395,11 @@ class Exchange:
         """Whether bytes of it have still to come, or have still to be reduced here."""
         arrived = len(self._arriving[index].claimed)
         return index not in self._done and arrived < place.stop - place.first
+
+    def _begun(self, index: int, place: Slice) -> bool:
+        """Whether somebody else's chunks of my slice are here, or all there are."""
+        others = (n for n in self._candidates if n != self._node)
+        return any(self._inbox.count(index, n) for n in others) or self._complete(index, place)
 
     def _complete(self, index: int, place: Slice) -> bool:
         size = place.stop - place.first

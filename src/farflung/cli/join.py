@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from farflung import regions
 from farflung.cli import aio
 from farflung.cli.news import News
 from farflung.config.load import check_advertised, check_endpoints
@@ -57,7 +58,10 @@ def join(
         ),
     ] = None,
     name: Annotated[str, typer.Option(help="How others see this peer.")] = "",
-    region: Annotated[str, typer.Option(help="Where it is, for people.")] = "",
+    region: Annotated[
+        str,
+        typer.Option(help="Where it is, for the map: a city, or its airport's code (FRA)."),
+    ] = "",
     bind: Annotated[
         str | None,
         typer.Option(
@@ -154,7 +158,7 @@ def join(
         known,
         JoinOptions(
             name=name,
-            region=region,
+            region=regions.resolve(region) if region else "",
             bind=bind,
             advertise=tuple(advertise or ()),
             outbound_only=outbound_only,

@@ -15,6 +15,7 @@ from farflung.coordinator.awake_clock import AwakeClock
 from farflung.coordinator.decision_queue import DecisionQueue
 from farflung.coordinator.disk_pause import DiskPause
 from farflung.coordinator.lingering import LINGER_S, Lingering
+from farflung.coordinator.measures import MeasureBook
 from farflung.coordinator.roster import Roster
 from farflung.coordinator.sessions import Door, Sessions
 from farflung.errors import FarflungError, Forked, ProtocolError, StorageError
@@ -71,6 +72,8 @@ class CoordinatorOptions:
     """Told of every record that is on the disk, with the first one's index."""
     descent: str = ""
     """What the run began with, for people."""
+    wall_now: Callable[[], float] | None = None
+    """Seconds since 1970, for people; None: the world's clock, which is virtual in simulation."""
     amending: Amending | None = None
     """What the operator wants to be changed with this start."""
 
@@ -92,6 +95,8 @@ class Coordinator:
         self.journal = journal
         self.state: State = replay(journal.records(), fragment_elements, self._clock.now())
         self.roster = Roster()
+        now = world.clock.now
+        self.measures = MeasureBook(world.emit, now, options.wall_now or now)
         self._acceptor = Sessions(self, door, world.emit)
         self._disk = DiskPause(self._clock, world.emit)
         self._inbox = DecisionQueue(self._disk.blocked)

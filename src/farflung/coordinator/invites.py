@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from farflung import regions
 from farflung.errors import InviteError
 from farflung.events import Emit, InviteRefused, printable
 from farflung.ids import Role
@@ -69,7 +70,7 @@ class InviteDesk:
         return answer, Admitted(
             node=node,
             name=printable(message.name[:MAX_NAME]),
-            region=printable(message.region[:MAX_NAME]),
+            region=message.region if regions.known(message.region) else "",
             role=role,
             public_key=message.public_key,
             invite=invite.nonce,

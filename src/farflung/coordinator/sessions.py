@@ -13,6 +13,7 @@ from typing import Protocol
 from farflung.config.run import PROTOCOL_VERSION
 from farflung.coordinator.fork_check import examine, fits
 from farflung.coordinator.handshake import refuse, refuse_version
+from farflung.coordinator.measures import MeasureBook
 from farflung.coordinator.roster import Past, Roster, Session
 from farflung.errors import (
     CorruptState,
@@ -35,6 +36,7 @@ from farflung.network.messages import (
     Redeem,
     Redeemed,
     Refuse,
+    RoundMeasures,
     Status,
     StatusRequest,
     Vote,
@@ -75,6 +77,7 @@ class ControlPlane(Protocol):
 
     state: State
     journal: Journal
+    measures: MeasureBook
 
     @property
     def roster(self) -> Roster: ...
@@ -193,6 +196,7 @@ class Sessions:
         await self._supersede(node)
         session = Session(node, hello.session, link, self._control.past)
         self._greet(session, hello)
+        self._control.measures.greeted(self._control.state, node, hello)
         writer = self._writers.start(
             session.write(),
             f"write to {node[:8]}",
@@ -266,6 +270,8 @@ class Sessions:
                 raise ProtocolError("no bulk on the control link")
             if isinstance(received, StatusRequest):
                 session.put(Status(json=self._door.status()))
+            elif isinstance(received, RoundMeasures):
+                self._control.measures.heard(self._control.state, session.node, received)
             elif isinstance(received, Vote) and not self._valid_vote(session.node, received):
                 raise ProtocolError("a vote's signature is wrong")
             else:

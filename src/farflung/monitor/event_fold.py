@@ -52,15 +52,20 @@ from farflung.monitor.link_table import Measure
 from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS, relative
 
 
+FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
+"""Some for every peer and round."""
+
+
 def take_event(fold: Fold, wall: float, event: Event) -> None:
     """`wall`: unix seconds, NaN when not known."""
     fold.seen(wall)
     fold.say(wall, line_of(event))
+    if isinstance(event, FREQUENT):
+        _figures(fold, wall, event)
+        return
     match event:
         case RoundOpened() | AttemptStarted() | RoundCommitted() | RoundAbandoned():
             _round(fold, wall, event)
-        case PeerReady() | StateReported() | PeerMeasured() | LinkMeasured():
-            _figures(fold, wall, event)
         case PeerJoined() | PeerDescribed():
             _introduced(fold, wall, event)
         case PeerSuspect() | PeerRecovered() | PeerUnreachable():

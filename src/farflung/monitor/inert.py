@@ -15,17 +15,21 @@ SAMPLE_LENGTH = 4000
 
 def name(text: str) -> str:
     """A name on one line, without control or bidi characters, of 64 characters at most."""
-    return _cut(" ".join(printable(text[: 4 * NAME_LENGTH]).split()), NAME_LENGTH)
+    return _cut(_line(text[: 4 * NAME_LENGTH]), NAME_LENGTH)
 
 
 def sentence(text: str) -> str:
     """A sentence of 500 characters at most on one line."""
-    return _cut(" ".join(printable(text[: 4 * TEXT_LENGTH]).split()), TEXT_LENGTH)
+    return _cut(_line(text[: 4 * TEXT_LENGTH]), TEXT_LENGTH)
 
 
 def sample(text: str) -> str:
     """A text of 4,000 characters at most that keeps its line breaks."""
     return _cut(printable(text[:SAMPLE_LENGTH + 1], keep="\n"), SAMPLE_LENGTH)
+
+
+def _line(text: str) -> str:
+    return " ".join((text if text.isprintable() else printable(text)).split())
 
 
 def _cut(text: str, most: int) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from farflung.events import (
     AgentStarted,
+    Applied,
     AttemptFailed,
     AttemptStarted,
     BadBlob,
@@ -23,10 +24,14 @@ from farflung.events import (
     GenerationOpened,
     JournalBlocked,
     JournalWritable,
+    LastRoundAwaited,
+    LinkMeasured,
     ModelEvaluated,
     NoCoordinator,
     Paused,
+    PeerDescribed,
     PeerJoined,
+    PeerMeasured,
     PeerReady,
     PeerSuspect,
     Reconnected,
@@ -34,6 +39,7 @@ from farflung.events import (
     Resynced,
     RoundAbandoned,
     RoundCommitted,
+    RoundOpened,
     RunAmended,
     RunFinished,
     RunStarted,
@@ -44,7 +50,7 @@ from farflung.events import (
     TrainerRestarted,
     Trouble,
     Voted,
-    sentence_of,
+    UploadProgress,
 )
 from farflung.monitor import inert
 from farflung.words import counted
@@ -52,6 +58,8 @@ from farflung.words import counted
 KEPT_LINES = 20_000
 SAME_S = 1.0
 """The same sentence again within this time is no news."""
+SILENT = (RoundOpened, PeerDescribed, PeerMeasured, LinkMeasured, Applied, UploadProgress)
+"""The most frequent kinds that are not told."""
 KINDS = ("round", "peer", "trouble", "state", "evaluation", "note")
 
 
@@ -118,6 +126,8 @@ def as_json(line: Line) -> dict[str, Any]:
 
 def line_of(event: Event) -> Told | None:
     """What an event says to people; None for what only curves and tables show."""
+    if isinstance(event, SILENT):
+        return None
     told = _of_round(event) or _of_peer(event) or _of_state(event) or _of_agent(event)
     if told is None:
         told = _of_trouble(event)
@@ -195,6 +205,8 @@ def _of_state(event: Event) -> Told | None:
             return Told("state", f"complete: {rounds}, {counted(event.tokens, 'token')}")
         case RunAmended():
             return Told("state", event.sentence, round=event.from_round)
+        case LastRoundAwaited():
+            return Told("state", event.sentence)
         case JournalBlocked():
             return Told("trouble", f"the journal cannot be written: {event.reason}")
         case JournalWritable():
@@ -244,7 +256,7 @@ def _of_agent(event: Event) -> Told | None:
 
 
 def _of_trouble(event: Event) -> Told | None:
-    sentence = sentence_of(event)
+    sentence = getattr(event, "sentence", "")  # as `sentence_of`, for very many events
     if not sentence:
         return None
     kind = "trouble" if isinstance(event, Trouble | BadBlob) else "note"

@@ -55,7 +55,9 @@ class Part:
     def spans_after(self, opened: float) -> list[float]:
         """As measured; of peers that tell nothing, from the times that READY holds."""
         if self.spans is not None:
-            return [round(v, 3) if at % 3 else int(v) for at, v in enumerate(self.spans)]
+            known = self.spans.tolist()
+            known[::3] = map(int, known[::3])
+            return known
         if not math.isfinite(self.ready):
             return []
         stop = self.ready - opened
@@ -80,6 +82,7 @@ class OneRound:
         self.parts: dict[str, Part] = {}
         self.thinned = 0
         """Peers that are not kept any more."""
+        self.aged = False
         self.step = 0
         """Of the newest thing that changed."""
 
@@ -101,6 +104,7 @@ class OneRound:
         return part.ready if math.isfinite(part.ready) else -math.inf
 
     def thin(self, most: int) -> None:
+        self.aged = True
         if len(self.parts) > most:
             kept = set(self.slowest(most))
             self.thinned += len(self.parts) - most
@@ -174,13 +178,13 @@ class Timelines:
         for number in list(self._rounds):
             if number <= journalled - KEPT_ROUNDS and not told - KEPT_ROUNDS < number <= told:
                 del self._rounds[number]
-            elif number <= told - WHOLE_ROUNDS and not self._rounds[number].thinned:
+            elif number <= told - WHOLE_ROUNDS and not self._rounds[number].aged:
                 self._rounds[number].thin(KEPT_PEERS)
 
     def __iter__(self) -> Iterator[OneRound]:
-        """The newest ones whose opening has a time, by number."""
+        """The newest ones whose opening has a time, newest first."""
         oldest = max(self._newest.values()) - KEPT_ROUNDS
-        for number in sorted(self._rounds):
+        for number in sorted(self._rounds, reverse=True):
             if number > oldest and math.isfinite(self._rounds[number].opened):
                 yield self._rounds[number]
 
@@ -193,5 +197,5 @@ def relative(spans: Iterable[float], opened: float) -> array[float]:
     for at in range(0, len(flat) - 2, 3):
         phase, start, stop = flat[at : at + 3]
         if phase in range(len(PHASES)) and start <= stop:
-            kept.extend((int(phase), start - opened, stop - opened))
+            kept.extend((phase, round(start - opened, 3), round(stop - opened, 3)))
     return kept

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 from typing import Any, TypedDict
 
 from farflung import regions
@@ -181,7 +182,13 @@ class View:
     def timelines(self, first: int, stop: int, most: int = SHOWN_PEERS) -> list[Json]:
         """Timeline of rounds first..stop (exclusive), as far as they are kept, oldest first."""
         fold = self._fold
-        return [r.table(most, fold.name_of) for r in fold.timelines if first <= r.number < stop]
+        found = [r.table(most, fold.name_of) for r in fold.timelines if first <= r.number < stop]
+        return found[::-1]
+
+    def newest_timelines(self, count: int, most: int = SHOWN_PEERS) -> list[Json]:
+        """Timeline of the newest rounds, oldest first."""
+        fold = self._fold
+        return [r.table(most, fold.name_of) for r in islice(fold.timelines, count)][::-1]
 
     def links(self, most: int = SHOWN_PEERS) -> Json:
         """Links among the `most` largest contributors."""
@@ -202,14 +209,13 @@ class View:
 
     def frame(self, now: float) -> Json:
         """Frame: all that the first screen needs."""
-        length = self._fold.columns.length
         return {
             "head": self.head(now),
             "rounds": self.rounds(),
             "evaluations": self.evaluations(),
             "peers": self.peers(now),
             "regions": self.regions(),
-            "timelines": self.timelines(0, length)[-FRAME_TIMELINES:],
+            "timelines": self.newest_timelines(FRAME_TIMELINES),
             "links": self.links(),
             "lines": self.lines(),
         }
@@ -231,7 +237,7 @@ class View:
             found["peers"] = [self._peer(r, now) for r in self._ranked() if r.step > since]
         if "timelines" in kinds:
             grown = [r for r in fold.timelines if r.step > since]
-            found["timelines"] = [r.table(most, fold.name_of) for r in grown]
+            found["timelines"] = [r.table(most, fold.name_of) for r in grown][::-1]
         if "links" in kinds:
             found["links"] = self.links(most) if fold.links.step > since else None
         if "lines" in kinds:

@@ -27,6 +27,35 @@ class BulkFrame:
     """Read-only bytes, uint8, owned by the receiver."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkCounts:
+    """What the system counts of one connection, since it was opened."""
+
+    acknowledged: int
+    """Bytes that the other side's machine has taken, TLS included."""
+    segments: int
+    """With data, sent; those that were sent again included."""
+    retransmitted: int
+    """Segments that were sent again."""
+    busy_s: float
+    """Time in which bytes were on their way."""
+    rtt_s: float
+    """Smoothed; of now."""
+    delivery_bytes_per_s: float
+    """What the system believes that the path takes; of now."""
+
+    def minus(self, before: LinkCounts) -> LinkCounts:
+        """What was counted since an earlier look."""
+        return LinkCounts(
+            acknowledged=max(0, self.acknowledged - before.acknowledged),
+            segments=(self.segments - before.segments) % 2**32,
+            retransmitted=(self.retransmitted - before.retransmitted) % 2**32,
+            busy_s=max(0.0, self.busy_s - before.busy_s),
+            rtt_s=self.rtt_s,
+            delivery_bytes_per_s=self.delivery_bytes_per_s,
+        )
+
+
 Received = Control | BulkFrame
 
 BulkSize = Callable[[BulkHeader], int]
@@ -56,6 +85,9 @@ class Connection(Protocol):
     @property
     def acknowledged_bytes(self) -> int:
         """What the other side's machine has taken so far; never less than before."""
+
+    def counts(self) -> LinkCounts | None:
+        """The system's figures; None where it tells none, in memory, and once it is closed."""
 
     async def send(self, message: Control) -> None:
         """Queue one whole frame and wait while the link is congested. LinkDown when closed.

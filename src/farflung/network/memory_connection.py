@@ -22,7 +22,7 @@ from farflung.network.frames import (
     parse_header,
 )
 from farflung.network.limits import Counters, Limits
-from farflung.network.link import BulkFrame, BulkSize, Received, check_bulk
+from farflung.network.link import BulkFrame, BulkSize, LinkCounts, Received, check_bulk
 from farflung.network.messages import BulkHeader, Control
 
 WINDOW_BYTES = 16 * 1024 * 1024
@@ -194,6 +194,9 @@ class MemoryConnection:
     @property
     def received_bytes(self) -> int:
         return self._received_bytes + self._into.arrived_part()
+
+    def counts(self) -> LinkCounts | None:
+        return None
 
     async def send(self, message: Control) -> None:
         await self._put(encode_control(message, self._send_seq), b"")

@@ -8,11 +8,13 @@ import fcntl
 import os
 import socket
 import ssl
+import struct
 import sys
 import termios
 
 from farflung.errors import LinkDown
 from farflung.ids import Endpoint, split_endpoint
+from farflung.network.link import LinkCounts
 
 BACKLOG = 128
 USER_TIMEOUT_MS = 5000
@@ -30,6 +32,9 @@ _OPTIONS: tuple[tuple[int, str, int | bytes], ...] = (
 
 _ACKED_AT = 120
 """Offset of tcpi_bytes_acked in Linux's struct tcp_info (4.1 and later)."""
+_INFO = struct.Struct("=68xI28xI16xQ28xIQQ")
+"""Of the same struct, Linux 4.9 and later: tcpi_rtt (us), tcpi_total_retrans, tcpi_bytes_acked,
+tcpi_data_segs_out, tcpi_delivery_rate (bytes/s), tcpi_busy_time (us)."""
 _Address = tuple[object, ...]
 
 
@@ -64,6 +69,28 @@ def acknowledged(sock: socket.socket) -> int | None:
         return None
     at_end = info[_ACKED_AT : _ACKED_AT + 8]
     return int.from_bytes(at_end, sys.byteorder) if len(at_end) == 8 else None
+
+
+def counts(sock: socket.socket) -> LinkCounts | None:
+    """What the system counts of a connection; None where it does not tell."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None or not sys.platform.startswith("linux"):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, _INFO.size)
+    except OSError:
+        return None
+    if len(info) < _INFO.size:
+        return None
+    rtt_us, again, acked, segments, rate, busy_us = _INFO.unpack(info)
+    return LinkCounts(
+        acknowledged=acked,
+        segments=segments,
+        retransmitted=again,
+        busy_s=busy_us / 1e6,
+        rtt_s=rtt_us / 1e6,
+        delivery_bytes_per_s=float(rate),
+    )
 
 
 async def listening_socket(bind: Endpoint) -> tuple[socket.socket, Endpoint]:

@@ -13,7 +13,7 @@ from farflung.ids import NodeId
 from farflung.network import sockets
 from farflung.network.frames import FrameReader, encode_bulk, encode_control, next_seq
 from farflung.network.limits import Counters, Limits
-from farflung.network.link import BulkSize, Received
+from farflung.network.link import BulkSize, LinkCounts, Received
 from farflung.network.messages import BulkHeader, Control
 from farflung.network.tls import PeerName, remote_name
 
@@ -70,6 +70,10 @@ class TcpConnection(asyncio.BufferedProtocol):
         known = self.sent_bytes - self.waiting_bytes if told is None else told
         self._acknowledged = max(self._acknowledged, known)
         return self._acknowledged
+
+    def counts(self) -> LinkCounts | None:
+        sock = self._socket()
+        return None if sock is None else sockets.counts(sock)
 
     def _socket(self) -> socket.socket | None:
         """None once it is closed: uvloop lets go of it before it calls `connection_lost`."""

@@ -59,10 +59,12 @@ class Applier:
 
     async def _apply(self, commit: Commit) -> None:
         results = await self._results(commit)
-        if (runner := self._runner) is not None:
-            await runner.landed()
-        mine = self._mine(commit)
-        await self._follower.apply(commit, results, self._writing(commit, mine))
+        mine, measures = self._mine(commit), self._node.measures
+        measures.interrupt(commit.round, "vote")
+        with measures.during(commit.round, "merge"):
+            if (runner := self._runner) is not None:
+                await runner.landed()
+            await self._follower.apply(commit, results, self._writing(commit, mine))
         if (generation := self._generations.current) is not None:
             generation.averager.resolved(commit.round)
             if generation.runner is not None:
@@ -90,6 +92,7 @@ class Applier:
                 )
             )
             await self._report(commit.round)
+        await self._tell_measures(commit.round)
         await self._retention.after_round(
             commit.round, committed=(commit.term, commit.attempt), behind=self._behind()
         )
@@ -146,6 +149,7 @@ class Applier:
             if generation.runner is not None:
                 generation.runner.on_abandon(round_)
         self._node.world.emit(Skipped(round=round_))
+        await self._tell_measures(round_)
         await self._retention.after_round(round_, committed=None, behind=self._behind())
 
     @property
@@ -156,11 +160,19 @@ class Applier:
     def count_bytes_from_now(self) -> None:
         """Reports count from here: what joining moved is not the rounds' traffic."""
         self._moved_bytes = (self._node.mesh.sent_bytes(), self._node.mesh.received_bytes())
+        self._node.meter.take()
+
+    async def _tell_measures(self, round_: int) -> None:
+        """For people, and of rounds that this node had a part in: nothing waits for it."""
+        node = self._node
+        links = node.meter.take() if node.measures.knows(round_) else ()
+        if (told := node.measures.close(round_, links)) is not None:
+            await node.control.offer(told)
 
     async def _report(self, round_: int) -> None:
         """Bytes moved since the last report, and my own state root."""
-        before_up, before_down = self._moved_bytes
-        self.count_bytes_from_now()
+        mesh, (before_up, before_down) = self._node.mesh, self._moved_bytes
+        self._moved_bytes = (mesh.sent_bytes(), mesh.received_bytes())
         await self._node.control.send(
             Moved(
                 round=round_,

@@ -57,6 +57,7 @@ class Averager:
         self._control = node.control
         self._workers = node.world.workers
         self._emit = node.world.emit
+        self._measures = node.measures
         self._contribution = contribution
         self._attempts = Tasks(node.world.emit, on_failure)
         self._exchanges: dict[AttemptKey, Exchange] = {}
@@ -72,6 +73,8 @@ class Averager:
         if key in self._exchanges or attempt.round < self._follower.state.next_round:
             return
         self._end(lambda k: k[1] == attempt.round and k < key)
+        self._measures.interrupt(attempt.round, "vote")
+        self._measures.begin(attempt.round)
         self._mesh.know(attempt.members)
         stall_s = self._follower.spec.swarm.attempt_s
         exchange = Exchange(
@@ -85,6 +88,7 @@ class Averager:
                 keep_inputs=self._keep,
                 heard=self._mesh.heard,
                 refused=self._refused,
+                during=lambda phase: self._measures.during(attempt.round, phase),
             ),
             workers=self._workers,
             stall_s=stall_s,
@@ -197,6 +201,7 @@ class Averager:
         """Results on disk, synced; their bytes root."""
         # Shielded: a step that fails ends this task, not the exchange, which still owes the others.
         results = await asyncio.shield(exchange.results)
+        self._measures.enter(exchange.attempt.round, "vote")  # until its commit, or next attempt
         root = await self._follower.keep(exchange.attempt.round, results, exchange.hashes)
         hit("vote.stored")
         return root

@@ -23,6 +23,8 @@ MAX_BACKOFF_S = 3.0
 REMIND_S = 60.0
 DIAL_S = 5.0
 STORAGE_BACKOFF_S = 1.0
+BUSY_BYTES = 64 << 10
+"""With more than this waiting, only what matters is sent."""
 
 
 class Handler(Protocol):
@@ -61,6 +63,11 @@ class ControlLink:
         if self._link is not None:
             with contextlib.suppress(LinkDown):
                 await self._link.send(message)
+
+    async def offer(self, message: Control) -> None:
+        """Send what may as well be lost: not while the link is down or other bytes wait for it."""
+        if self._link is not None and self._link.waiting_bytes <= BUSY_BYTES:
+            await self.send(message)
 
     async def leave(self, reason: str) -> None:
         """Say that my stay ends."""

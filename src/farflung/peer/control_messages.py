@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from farflung import __version__
 from farflung.config.run import ARITHMETIC_VERSION, PROTOCOL_VERSION
 from farflung.errors import ProtocolError
 from farflung.network.messages import (
@@ -56,6 +57,8 @@ class ControlMessages:
             journal_head=follower.journal.head,
             session=standing.session,
             generation=standing.number,
+            device=self._node.measures.device,
+            software=f"farflung {__version__}",
         )
 
     def on_welcome(self, welcome: Welcome) -> None:

@@ -10,7 +10,9 @@ from farflung.ids import Endpoint, NodeId, Role
 from farflung.peer.control_link import ControlLink
 from farflung.peer.disk_budget import KEEP_ALL, Keep
 from farflung.peer.follower import Follower
+from farflung.peer.measures import RoundBook
 from farflung.transfer.donors import DonorList
+from farflung.transfer.link_meter import LinkMeter
 from farflung.transfer.mesh import Mesh
 from farflung.world import World
 
@@ -46,5 +48,8 @@ class LocalNode:
     mesh: Mesh
     donors: DonorList
     control: ControlLink
+    measures: RoundBook
+    """What it does when, for people."""
+    meter: LinkMeter
     rates: RateMeter = field(default_factory=RateMeter)
     """Of this node's network, from the exchanges so far."""

@@ -57,6 +57,7 @@ class RoundRunner:
         self._control = node.control
         self._workers = node.world.workers
         self._emit = node.world.emit
+        self._measures = node.measures
         self._trainer = trainer
         self._tasks = tasks
         self._plans: dict[int, Plan] = {}
@@ -99,6 +100,7 @@ class RoundRunner:
         """Live through rounds until cancelled. Raises TrainerDied, ProgressLost."""
         while True:
             plan = await self._next_plan()
+            self._measures.begin(plan.round)
             departed = self._departed.get(plan.round)
             if departed is None:
                 await self._follower.reached(self._must_have(plan))
@@ -142,9 +144,11 @@ class RoundRunner:
         self._fresh = False
         self._trainer.amend(self._follower.spec)
         try:
-            report = await self._trainer.train(lease)
+            with self._measures.during(plan.round, "train"):
+                report = await self._trainer.train(lease)
         finally:
             self._training = None
+        self._measures.trained(plan.round, report)
         done, _ = ranges.take(todo, report.rows)
         self._trained = ranges.union(self._trained, done)
         self._assigned = ranges.subtract(self._assigned, done)
@@ -173,7 +177,8 @@ class RoundRunner:
     async def _depart(self, plan: Plan, report: WorkReport) -> Departed:
         """Pseudo-gradient = anchor - local, encoded; the trainer's copy is the send snapshot."""
         local = self._trainer.shared.sent(self._slot(plan.round), plan.fragment)
-        encoded, note = await self._encode(plan.fragment, local, report)
+        with self._measures.during(plan.round, "encode"):
+            encoded, note = await self._encode(plan.fragment, local, report)
         ready = Ready(
             term=plan.term,
             round=plan.round,

@@ -32,6 +32,7 @@ from farflung.peer.ending import Ending
 from farflung.peer.evaluations import Evaluations, Evaluator
 from farflung.peer.follower import Follower
 from farflung.peer.generations import Generations
+from farflung.peer.measures import RoundBook
 from farflung.peer.node import LocalNode, NodeConfig
 from farflung.peer.pins import Pins
 from farflung.peer.replay import Replay
@@ -52,6 +53,7 @@ from farflung.trainers.port import TrainerFactory, TrainerPort
 from farflung.trainers.process import ProcessTrainer
 from farflung.transfer.donors import DonorList
 from farflung.transfer.download import Downloader
+from farflung.transfer.link_meter import LinkMeter
 from farflung.transfer.mesh import Mesh
 from farflung.world import World
 
@@ -131,14 +133,17 @@ def assemble_agent(
         disk=world.disk, journal=journal, blobs=BlobStore(world.disk), workers=world.workers
     )
     donors = DonorList(config.node)
+    mesh = Mesh(config.node, config.run, world.transport, world.emit)
     node = LocalNode(
         config=config,
         world=world,
         follower=follower,
         inputs=InputLog(world.disk),
-        mesh=Mesh(config.node, config.run, world.transport, world.emit),
+        mesh=mesh,
         donors=donors,
         control=ControlLink(world, config.coordinators),
+        measures=RoundBook(world.clock.now),
+        meter=LinkMeter(mesh),
     )
     standing = Standing(f"{world.rng.getrandbits(64):016x}")
     generations = Generations(node, standing)

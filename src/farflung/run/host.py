@@ -203,6 +203,7 @@ class Host:
             incarnation=secrets.token_hex(8),
             on_append=self._journalled,
             descent=descent(self.genesis.ancestors),
+            wall_now=time.time,
             amending=wanted if self._extend else None,
         )
         self.coordinator = assemble_coordinator(world, self.journal, door, options)

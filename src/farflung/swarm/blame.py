@@ -74,7 +74,8 @@ def judge(step: Step, round_: Round) -> str:
     guilty = _guilty(step, round_, lost)
     reason = _describe(step, trial, guilty, late)
     attempt = trial.message.attempt
-    step.tell(AttemptFailed(round=round_.number, attempt=attempt, reason=reason))
+    without = tuple(sorted(guilty))
+    step.tell(AttemptFailed(round=round_.number, attempt=attempt, reason=reason, without=without))
     step.set_round(
         replace(
             step.state.rounds[round_.number],
@@ -119,16 +120,18 @@ def _tell_edges(step: Step, trial: Trial) -> None:
             continue
         if (accuser, accused) not in told:
             told.add((accuser, accused))
-            source, target = step.name(accused), step.name(accuser)
+            source, target = accused, accuser
             if kind == AccusationKind.UNREACHABLE:
                 source, target = target, source
             step.tell(
                 EdgeFailed(
                     round=trial.message.round,
                     attempt=trial.message.attempt,
-                    source=source,
-                    target=target,
+                    source=step.name(source),
+                    target=step.name(target),
                     kind=kind,
+                    source_node=source,
+                    target_node=target,
                 )
             )
 

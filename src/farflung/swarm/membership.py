@@ -10,6 +10,7 @@ from farflung.events import (
     GenerationClosed,
     GenerationOpened,
     PeerJoined,
+    PeerRecovered,
     PeerSuspect,
     StateRejected,
 )
@@ -165,6 +166,8 @@ def _root_before(state: State, round_: int) -> bytes | None:
 def beat(step: Step, sender: str, message: Beat) -> None:
     """Life and progress, stamped with the coordinator's own clock."""
     node = step.state.nodes[sender]
+    if node.suspect:
+        step.tell(PeerRecovered(node=sender, name=node.name))
     moved = message.steps != node.steps or message.phase != NodePhase.TRAINING
     step.set_node(
         replace(

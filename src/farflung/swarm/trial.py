@@ -151,9 +151,18 @@ def _send_attempt(
             candidates=len(able),
             owners=len(owners),
             reason=reason,
+            shares=_shares(message, chunks),
         )
     )
     step.because(f"round {round_.number} attempt {number}: {len(able)} contributors, {reason}")
+
+
+def _shares(message: Attempt, chunks: int) -> tuple[tuple[str, float], ...]:
+    """(owner, share of the fragment's chunks), by owner."""
+    owned: dict[str, int] = {}
+    for place in message.slices:
+        owned[place.owner] = owned.get(place.owner, 0) + place.stop - place.first
+    return tuple((n, round(k / max(1, chunks), 4)) for n, k in sorted(owned.items()))
 
 
 def thaw(step: Step, number: int) -> None:

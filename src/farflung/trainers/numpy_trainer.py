@@ -14,6 +14,7 @@ above 0 and a disk, v is saved and loaded as a real trainer's inner optimizer st
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +23,7 @@ from farflung.config.run import RunSpec
 from farflung.disk import Disk
 from farflung.errors import CorruptState
 from farflung.ids import NodePhase
-from farflung.inner.channel import Entry, Landing, Work, WorkReport
+from farflung.inner.channel import Entry, Landing, StepFigures, Work, WorkReport
 from farflung.inner.progress import LearningRate, Losses, batches
 from farflung.inner.seam import Float32, SharedState
 from farflung.inner.state_file import (
@@ -85,6 +86,9 @@ class NumpyTrainer:
         self._spec = spec
         self._rate = LearningRate(spec)
         self._own_steps = 0
+        self._factor = 0.0
+        self._norms: list[float] = []
+        """Of the present lease's gradients."""
         self._centre = _normal(spec.seed, 1, shared.n)
         self._noise = _normal(spec.seed, 2, shared.n + NOISE_PERIOD) * np.float32(NOISE)
         self._stopping = False
@@ -138,6 +142,17 @@ class NumpyTrainer:
             compute_s=self._idle_since_s - started_s,
             wait_s=wait_s,
             note=note,
+            figures=self._figures(),
+        )
+
+    def _figures(self) -> StepFigures:
+        """Of the last lease; plain SGD on a quadratic has no data to wait for."""
+        norms = self._norms
+        return StepFigures(
+            lr=self._factor,
+            grad_norm=sum(norms) / len(norms) if norms else 0.0,
+            flops=6.0 * self.shared.n,
+            device="NumPy",
         )
 
     def stop_early(self) -> None:
@@ -206,6 +221,7 @@ class NumpyTrainer:
 
     async def _train(self, lease: Work) -> list[float]:
         losses: list[float] = []
+        self._norms = []
         resets = self._resets
         for batch in batches(lease, self._spec.inner.batch_rows):
             if self._stopping:
@@ -215,6 +231,7 @@ class NumpyTrainer:
             if resets != self._resets:
                 break
             factor = self._rate.factor(lease, len(losses), lease.steps, self._own_steps)
+            self._factor = factor
             losses.append(self._step(batch, factor))
         return losses
 
@@ -226,6 +243,7 @@ class NumpyTrainer:
         mean /= np.float32(len(batch))
         gap = self.local - mean
         loss = 0.5 * float(np.mean(np.square(gap), dtype=np.float64))
+        self._norms.append(math.sqrt(2 * loss * gap.size))
         if self._velocity.size:
             self._velocity *= self._momentum
             self._velocity += gap

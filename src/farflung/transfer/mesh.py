@@ -81,6 +81,8 @@ class Mesh:
         self._sending = 0
         self._silent = asyncio.Event()
         self._silent.set()
+        self._closed_up: dict[str, int] = {}
+        """Sent on closed links, by node."""
         self.bytes_up = 0
         self.bytes_down = 0
 
@@ -113,6 +115,16 @@ class Mesh:
 
     def sent_bytes(self) -> int:
         return self.bytes_up + sum(c.sent_bytes for ls in self._links.values() for c in ls)
+
+    def sent_to(self) -> dict[str, int]:
+        """Bytes sent so far, by node."""
+        sent = dict(self._closed_up)
+        for node, links in self._links.items():
+            sent[node] = sent.get(node, 0) + sum(link.sent_bytes for link in links)
+        return sent
+
+    def open_links(self, node: str) -> tuple[Connection, ...]:
+        return tuple(self._links.get(node, ()))
 
     def received_bytes(self) -> int:
         return self.bytes_down + sum(c.received_bytes for ls in self._links.values() for c in ls)
@@ -226,6 +238,7 @@ class Mesh:
     def _forget(self, node: str, link: Connection) -> None:
         link.close()
         self.bytes_up += link.sent_bytes
+        self._closed_up[node] = self._closed_up.get(node, 0) + link.sent_bytes
         self.bytes_down += link.received_bytes
         self._links[node].remove(link)
         self.blobs.on_lost(node, link)

@@ -163,11 +163,10 @@ def _moments(
 
 def _moment(view: View) -> dict[str, Any]:
     now = view.newest or 0.0
-    length = view.head(now)["round"] + 1
     return {
         "head": view.head(now),
         "peers": view.peers(now)[:MOMENT_PEERS],
-        "timelines": view.timelines(0, length, MOMENT_TIMELINE_PEERS)[-MOMENT_TIMELINES:],
+        "timelines": view.newest_timelines(MOMENT_TIMELINES, MOMENT_TIMELINE_PEERS),
         "links": view.links(MOMENT_LINKS),
         "lines": view.lines(limit=MOMENT_LINES),
     }
