@@ -39,6 +39,7 @@ from farflung.events import (
     RunFinished,
     SnapshotUploaded,
     Trouble,
+    WindowOpened,
     printable,
 )
 from farflung.run.home import (
@@ -103,6 +104,22 @@ From = Annotated[
         "Hugging Face checkpoint's folder (Llama or Qwen3).",
     ),
 ]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        help="HOST:PORT of the dashboard on this machine. Default: as before, at first the first "
+        "free port from 127.0.0.1:7080 on."
+    ),
+]
+NoWindow = Annotated[bool, typer.Option("--no-window", help="No dashboard.")]
+Public = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT where everybody may see the dashboard: 0.0.0.0:7080."),
+]
+ShowMap = Annotated[
+    bool | None,
+    typer.Option("--map/--no-map", help="Show the regions that peers declare. Default: yes."),
+]
 OldHostIsStopped = Annotated[
     bool,
     typer.Option(
@@ -144,6 +161,10 @@ def host(
     upload_keep_days: UploadKeepDays = None,
     upload_rate: UploadRate = None,
     upload_data: UploadData = None,
+    window: Window = None,
+    no_window: NoWindow = False,
+    public: Public = None,
+    show_map: ShowMap = None,
     extend: Extend = None,
     found: From = "",
     recovery_file: RecoveryFile = None,
@@ -161,6 +182,8 @@ def host(
       farflung host run.toml --bind 0.0.0.0:7000 --advertise example.org:7000
 
       farflung host run.toml --upload s3://my-bucket/runs/first
+
+      farflung host --public 0.0.0.0:7080    # the dashboard for everybody
 
       farflung host                          # continue after a stop or a crash
 
@@ -184,6 +207,7 @@ def host(
     )
     from farflung.run.restore import restore
     from farflung.run.upload import check_upload
+    from farflung.run.window_settings import WindowChoice, check_window
 
     options = HostOptions(
         bind=bind,
@@ -196,6 +220,7 @@ def host(
         ),
         extend=tuple(extend or ()),
         keep=parse_keep(keep_results) if keep_results else None,
+        window=WindowChoice(bind=window, public=public, none=no_window, map=show_map),
     )
     check_endpoints([*([bind] if bind else []), *(advertise or ())])
     spec = _spec(spec_file, spec_json, overrides, run_name)
@@ -210,6 +235,7 @@ def host(
         spec, options = _founded(found, spec, folder, options)
     with locked(folder), nothing_left(folder, UNBORN, lambda: has_run(folder)):
         aio.run(check_ports(wanted.bind, wanted.advertise))
+        aio.run(check_window(options.window, wanted.bind))
         if recovery is not None:
             aio.run(restore(folder, restore_from or (), recovery, options, typer.echo))
         serve_folder(folder, spec, options)
@@ -341,6 +367,11 @@ async def _serve(this: object) -> None:
             me.uncancel()
             outcome = "stopped; `farflung host` continues"
     typer.echo(f"run {outcome}")
+    if outcome == "finished":
+        _say(
+            f"see it again: farflung window {this.spec.name}; as files that open from a disk: "
+            f"farflung report {this.spec.name} --html {this.spec.name}-report"
+        )
 
 
 def _cancel(task: asyncio.Task[Any]) -> None:
@@ -370,6 +401,13 @@ class _Printer:
             _print_progress(event)
         elif trouble := self._news.of(event):
             typer.echo(f"! {trouble}", err=True)
+
+
+def shown_window(event: WindowOpened) -> str:
+    """Where the dashboard is."""
+    notes = ["everybody may see it"] if event.public else []
+    notes += [f"port {event.taken} is taken"] if event.taken else []
+    return f"dashboard: {event.address}" + (f"  ({'; '.join(notes)})" if notes else "")
 
 
 def _say(line: str, *, err: bool = False) -> None:
@@ -412,6 +450,8 @@ def _print_progress(event: Event) -> None:
             )
         case RunAmended():
             _say(f"  {event.sentence}")
+        case WindowOpened():
+            _say(shown_window(event))
         case RunFinished():
             _say(f"complete: {counted(event.rounds, 'round')}, {counted(event.tokens, 'token')}")
         case _:

@@ -29,6 +29,7 @@ from farflung.monitor.report import Timed, build_report
 from farflung.outer.layout import Layout
 from farflung.run.evaluator import write_anchor
 from farflung.run.home import EVENTS, JOURNAL
+from farflung.run.logs import last_line
 from farflung.run.verify import verify_folder
 from farflung.stopping import held_back
 from farflung.swarm.identity import verify_record
@@ -365,11 +366,3 @@ def _module(
                 raise FarflungError(f"{module} failed: {last_line(log)}")
         finally:
             process.kill()
-
-
-def last_line(path: Path) -> str:
-    """The last line of a log, for one-sentence errors."""
-    if not path.exists():
-        return "it wrote nothing"
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it wrote nothing"

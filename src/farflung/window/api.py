@@ -5,8 +5,6 @@ Pure: no socket, no clock. The shapes are those of web/src/types.ts (docs/api.md
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import msgspec
 
 from farflung.monitor.view import View
+from farflung.window.export import rounds_csv
 from farflung.window.metrics import METRICS_TYPE, metrics_text
 
 JSON = "application/json; charset=utf-8"
@@ -91,7 +90,9 @@ def _timeline(path: str, query: Query) -> Question:
         raise QuestionRefused(f"at most {MOST_TIMELINES} rounds at once: to={stop} is too far")
     peers = _number(query, "peers", 64, 1, MOST_PEERS)
     end = stop
-    return _asked(f"{path} {first} {end} {peers}", lambda v, _: encoded(v.timelines(first, end, peers)))
+    return _asked(
+        f"{path} {first} {end} {peers}", lambda v, _: encoded(v.timelines(first, end, peers))
+    )
 
 
 def _links(path: str, query: Query) -> Question:
@@ -106,26 +107,12 @@ def _lines(path: str, query: Query) -> Question:
     if kind and kind not in LINE_KINDS:
         raise QuestionRefused(f"kind={kind[:20]!r} is none of {', '.join(LINE_KINDS)}")
     if len(words) > LONGEST_WORD:
-        raise QuestionRefused(f"q has {len(words)} characters; at most {LONGEST_WORD} are looked for")
+        raise QuestionRefused(
+            f"q has {len(words)} characters; at most {LONGEST_WORD} are looked for"
+        )
     earlier = None if before < 0 else before
     key = f"{path} {before} {limit} {kind} {words}"
     return _asked(key, lambda v, _: encoded(v.lines(earlier, limit, kind, words)))
-
-
-def _csv(path: str, query: Query) -> Question:
-    first, stop = _span(query)
-    return _asked(f"{path} {first} {stop}", lambda v, _: rounds_csv(v, first, stop), CSV)
-
-
-def rounds_csv(view: View, first: int = 0, stop: int | None = None) -> bytes:
-    """One line per round, under the names of the JSON columns; unknown: empty."""
-    columns = view.rounds(first, stop, LARGEST)
-    names = [name for name, value in columns.items() if isinstance(value, list)]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(zip(*(columns[name] for name in names), strict=True))
-    return out.getvalue().encode()
 
 
 def _span(query: Query) -> tuple[int, int | None]:
@@ -140,9 +127,7 @@ def _number(query: Query, name: str, default: int, least: int, most: int) -> int
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 20 and least <= int(text) <= most):
-        raise QuestionRefused(
-            f"{name}={text[:20]!r} must be a whole number from {least} to {most}"
-        )
+        raise QuestionRefused(f"{name}={text[:20]!r} must be a whole number from {least} to {most}")
     return int(text)
 
 
@@ -155,7 +140,7 @@ _QUESTIONS: dict[str, Callable[[str, Query], Question]] = {
     f"{_ROOT}peers": _plain(lambda v, now: v.peers(now)),
     f"{_ROOT}regions": _plain(lambda v, _: v.regions()),
     f"{_ROOT}rounds": _rounds,
-    f"{_ROOT}rounds.csv": _csv,
+    f"{_ROOT}rounds.csv": lambda path, _: _asked(path, lambda v, _: rounds_csv(v).encode(), CSV),
     f"{_ROOT}timeline": _timeline,
     f"{_ROOT}links": _links,
     f"{_ROOT}lines": _lines,

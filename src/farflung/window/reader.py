@@ -7,20 +7,25 @@ thousand viewers who ask the same cost one answer.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from farflung.clock import Workers
-from farflung.errors import CorruptState, FarflungError, StorageError
+from farflung.errors import FarflungError
 from farflung.monitor.view import View
+from farflung.monitor.weave import Stamped
+from farflung.swarm.records import AnyRecord
 from farflung.tasks import Tasks
 from farflung.window.api import Question, encoded
 from farflung.window.static_files import Body, body_of
 from farflung.window.tail import FolderTail
 
 POLL_S = 0.2
+SLICE = 1000
+"""Records and events of the history that are folded at once: some ten milliseconds."""
 FRESH_S = 1.0
 """An answer's age, while nothing new happens: lengths of time in it go on."""
 MOST_KEPT = 64 << 20
@@ -82,13 +87,18 @@ class RunReader:
         tasks: Tasks,
         wall: Callable[[], float],
         map_shown: bool = True,
-        served: Callable[[], bool] = lambda: True,
+        served: Callable[[], bool] | None = None,
     ) -> None:
         """`workers`: one thread, used by nothing else. `served`: whether a process has the folder
-        in use."""
+        in use now; None: until `leave`."""
         self._workers, self._tasks = workers, tasks
-        self._wall, self._map_shown, self._served = wall, map_shown, served
+        self._wall, self._map_shown = wall, map_shown
+        self._left = False
+        self._served = served or (lambda: not self._left)
+        self._folder = folder
         self._tail = FolderTail(folder)
+        self._history: Iterator[AnyRecord | Stamped] | None = self._tail.history()
+        self._folded = 0
         self._view = View(map_shown=map_shown)
         self._was_served = True
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -107,7 +117,7 @@ class RunReader:
         while True:
             try:
                 more = await self._workers.run(self._fold)
-            except (CorruptState, StorageError, OSError) as error:
+            except (FarflungError, OSError) as error:
                 self._problem = str(error)
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -119,18 +129,37 @@ class RunReader:
 
     def _fold(self) -> bool:
         """One slice. In the thread."""
+        if self._history is not None:
+            return self._fold_history(self._history)
         anew, records, told, more = self._tail.poll()
         if anew:
             self._begin_again()
-        for record in records:
-            self._view.record(record)
-        for _, wall, event in told:
-            self._view.event(wall, event)
+            return True
+        self._view.take(records, ((wall, event) for _, wall, event in told))
         if not more:
             self._notice_host()
         return more
 
+    def _fold_history(self, history: Iterator[AnyRecord | Stamped]) -> bool:
+        """What was there before: both files in one order."""
+        for one in itertools.islice(history, SLICE):
+            if isinstance(one, tuple):
+                self._view.event(*one)
+            else:
+                self._view.record(one)
+            self._folded += 1
+        if self._tail.void:
+            self._begin_again()
+        elif self._folded % SLICE or not self._folded:
+            self._history = None
+            return self._fold()
+        return True
+
     def _begin_again(self) -> None:
+        """Another run is in the folder, or it lost its last records."""
+        self._tail.close()
+        self._tail = FolderTail(self._folder)
+        self._history, self._folded = self._tail.history(), 0
         self._view = View(map_shown=self._map_shown)
         self._view.tell_disk(self._disk)
         self._was_served = True
@@ -141,6 +170,10 @@ class RunReader:
         if served != self._was_served:
             self._was_served = served
             self._view.serve(served, self._wall())
+
+    def leave(self) -> None:
+        """Nobody serves the run any more."""
+        self._left = True
 
     async def tell_disk(self, text: str) -> None:
         """What the host says of its keeper's disk."""

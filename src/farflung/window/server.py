@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -18,7 +18,7 @@ from farflung.ids import split_endpoint
 from farflung.window.api import Question, QuestionRefused, encoded, question
 from farflung.window.connections import Census, Connection, CountingServer
 from farflung.window.reader import Busy, NotReady, RunReader
-from farflung.window.static_files import PAGE, Body, body_of
+from farflung.window.static_files import PAGE, Body
 from farflung.window.stream import Hub
 
 TEXT = "text/plain; charset=utf-8"
@@ -82,7 +82,9 @@ class WindowServer:
         if isinstance(request.protocol, Connection):
             request.protocol.asked()
         if request.method not in ("GET", "HEAD"):
-            return self._say(request, 405, "this window is read-only: GET and HEAD", Allow="GET, HEAD")
+            return self._say(
+                request, 405, "this window is read-only: GET and HEAD", Allow="GET, HEAD"
+            )
         if not self._options.public and _host(request) not in self._own:
             return self._say(
                 request, 421,
@@ -178,7 +180,12 @@ class WindowServer:
     def _say(
         self, request: web.BaseRequest, status: int, sentence: str, **headers: str
     ) -> web.StreamResponse:
-        head = {**self._headers(request), "Cache-Control": "no-store", "Content-Type": TEXT, **headers}
+        head = {
+            **self._headers(request),
+            "Cache-Control": "no-store",
+            "Content-Type": TEXT,
+            **headers,
+        }
         return web.Response(status=status, text=f"{sentence}\n" if sentence else "", headers=head)
 
     def _headers(self, request: web.BaseRequest) -> dict[str, str]:
@@ -234,12 +241,12 @@ def _listen_at(host: str, port: int) -> socket.socket:
 
 
 @contextlib.asynccontextmanager
-async def site(server: WindowServer, sock: socket.socket):  # type: ignore[no-untyped-def]
-    """Serves on a listening socket while it is open."""
+async def site(server: WindowServer, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve on a listening socket meanwhile."""
     counting = CountingServer(server.handle, server.census)
     listener = await asyncio.get_running_loop().create_server(counting, sock=sock, backlog=BACKLOG)
     try:
-        yield listener
+        yield
     finally:
         listener.close()
         server.hub.cut_all()

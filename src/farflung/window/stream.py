@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import socket
 import zlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,8 @@ PACE_S: Mapping[str, float] = {
     "lines": 0.0,
 }
 """Least seconds between two messages of a kind; 0: with every piece of news."""
+RECENT_S = 10.0
+"""How far back a new viewer's stream begins."""
 LONGEST_S = 5.0
 """Between two rounds of handing out, whatever they cost."""
 SHARE = 0.1
@@ -100,6 +103,9 @@ class Hub:
         self._since: dict[str, int] = {}
         self._due: dict[str, float] = {}
         self._serial = 0
+        self._steps: deque[tuple[float, int]] = deque()
+        """When the view stood where, newest last, some seconds back."""
+        self._said: tuple[int, Payload] | None = None
         self._life = reader.life
         self.dropped = 0
         """Viewers that were cut off because they did not take what was sent."""
@@ -112,10 +118,18 @@ class Hub:
         return len(self._viewers) >= self._most
 
     def wake(self) -> None:
-        """Something happened in the run."""
+        """Something may have happened in the run."""
+        now, step = asyncio.get_running_loop().time(), self._reader.step
+        if self._steps and self._steps[-1][1] == step:
+            return
+        self._steps.append((now, step))
+        while len(self._steps) > 1 and self._steps[1][0] < now - RECENT_S:
+            self._steps.popleft()
         self._news.set()
 
-    async def serve(self, request: web.BaseRequest, headers: Mapping[str, str]) -> web.StreamResponse:
+    async def serve(
+        self, request: web.BaseRequest, headers: Mapping[str, str]
+    ) -> web.StreamResponse:
         """Keep a viewer until it goes or is cut off; ends by cancellation only."""
         gzipped = "gzip" in request.headers.get("Accept-Encoding", "")
         response = web.StreamResponse(headers={**headers, "Content-Type": "text/event-stream"})
@@ -132,15 +146,27 @@ class Hub:
         viewer = Viewer(transport, gzipped, chunked)
         if gzipped:
             transport.write(_chunk(GZIP_HEAD) if chunked else GZIP_HEAD)
-        viewer.send(packed(b"retry: 2000\n\n"))
         if not self._viewers:
             self._since = dict.fromkeys(PACE_S, self._reader.step)
         self._viewers.add(viewer)
+        viewer.send(await self._welcome())
         try:
             await asyncio.get_running_loop().create_future()
         finally:
             self._viewers.discard(viewer)
         return response
+
+    async def _welcome(self) -> Payload:
+        """What happened since a little while ago: who has fetched a frame before opening this
+        stream has missed nothing. Who has seen it sees it again, which changes nothing."""
+        step = self._reader.step
+        if self._said is None or self._said[0] != step:
+            since = dict.fromkeys(PACE_S, self._steps[0][1] if self._steps else step)
+            _, payload = await self._reader.changes(since, self._packed)
+            self._said = (step, payload)
+        hello = packed(b"retry: 2000\n\n")
+        recent = self._said[1]
+        return Payload(hello.plain + recent.plain, hello.gzipped + recent.gzipped)
 
     # ---- handing out -----------------------------------------------------------------------
 
@@ -158,6 +184,8 @@ class Hub:
             began = loop.time()
             if self._reader.life != self._life:
                 self._life = self._reader.life
+                self._steps.clear()
+                self._said = None
                 self.cut_all()
             elif self._viewers:
                 await self._tell(beat)
@@ -166,7 +194,9 @@ class Hub:
     def _patience_s(self, now: float) -> float:
         """Until something must be said although there are no further news: what was held back to
         keep a kind's pace, or a beat."""
-        held = [self._due.get(k, 0.0) - now for k, s in self._since.items() if s < self._reader.step]
+        held = [
+            self._due.get(k, 0.0) - now for k, s in self._since.items() if s < self._reader.step
+        ]
         return max(0.0, min([BEAT_S, *held])) if self._viewers else BEAT_S
 
     async def _tell(self, beat: bool) -> None:
