@@ -36,6 +36,10 @@ def report(
     frame_json: Annotated[
         Path | None, typer.Option("--json", help="File for all figures (docs/api.md).")
     ] = None,
+    png: Annotated[
+        Path | None, typer.Option(help="File for a picture of the run, for a README.")
+    ] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="The picture on a dark ground.")] = False,
     no_map: Annotated[bool, typer.Option("--no-map", help="Leave out where peers are.")] = False,
 ) -> None:
     """Keep a run as files: a web page that opens from a disk and replays it, a table, JSON.
@@ -47,18 +51,25 @@ def report(
       farflung report my-run --html my-run-report
 
       farflung report demo-out --html page --csv rounds.csv
+
+      farflung report my-run --png my-run.png --dark
     """
-    wanted = [path for path in (html, rounds_csv, frame_json) if path is not None]
+    wanted = [path for path in (html, rounds_csv, frame_json, png) if path is not None]
     if not wanted:
-        raise UserError("nothing is asked for; give --html FOLDER, --csv FILE or --json FILE")
+        raise UserError(
+            "nothing is asked for; give --html FOLDER, --png FILE, --csv FILE or --json FILE"
+        )
     role, folder = which_node(run)
     served = running_process(folder) is not None if role == "host" else True
-    for path in (rounds_csv, frame_json):
+    for path in (rounds_csv, frame_json, png):
         _check_file(path)
     if html is not None:
         _write_html(folder, html, served=served, map_shown=not no_map)
-    if rounds_csv is not None or frame_json is not None:
-        _write_files(folder, rounds_csv, frame_json, served=served, map_shown=not no_map)
+    if rounds_csv is not None or frame_json is not None or png is not None:
+        view = _view_of(folder, served=served, map_shown=not no_map)
+        _write_files(view, rounds_csv, frame_json)
+        if png is not None:
+            _draw(view, png, dark=dark)
 
 
 def _check_file(path: Path | None) -> None:
@@ -89,22 +100,21 @@ def _write_html(folder: Path, out: Path, *, served: bool, map_shown: bool) -> No
     )
 
 
-def _write_files(
-    folder: Path,
-    rounds_file: Path | None,
-    frame_file: Path | None,
-    *,
-    served: bool,
-    map_shown: bool,
-) -> None:
+def _write_files(view: View, rounds_file: Path | None, frame_file: Path | None) -> None:
     from farflung.window.export import rounds_csv
 
-    view = _view_of(folder, served=served, map_shown=map_shown)
     if rounds_file is not None:
         _write(rounds_file, rounds_csv(view))
     if frame_file is not None:
         frame = view.frame(view.newest or 0.0)
         _write(frame_file, json.dumps(frame, allow_nan=False, indent=1) + "\n")
+
+
+def _draw(view: View, path: Path, *, dark: bool) -> None:
+    from farflung.window.summary import write_summary
+
+    write_summary(view.frame(view.newest or 0.0), path, dark=dark)
+    typer.echo(printable(f"{path}: {path.stat().st_size / 1e6:,.2f} MB"))
 
 
 def _view_of(folder: Path, *, served: bool, map_shown: bool) -> View:
