@@ -35,6 +35,8 @@ async function pieces() {
   const serif = "@fontsource/source-serif-4";
   files.set("inter.woff2", font("@fontsource-variable/inter/files/inter-latin-wght-normal.woff2"));
   files.set("serif.woff2", font(`${serif}/files/source-serif-4-latin-400-normal.woff2`));
+  // For pictures that are drawn without a browser (window/land.py); the page has it in app.js.
+  files.set("world.json", readFileSync(join(here, "map/world.json")));
   files.set("licenses.txt", Buffer.from(licenses()));
   return new Map([...files].sort());
 }
