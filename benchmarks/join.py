@@ -68,7 +68,7 @@ class Run:
 
     def host(self) -> str:
         spec = str(self.root / "spec.json")
-        self.start("host", "host", "--spec-json", spec, "--bind", "127.0.0.1:0")
+        self.start("host", "host", "--spec-json", spec, "--bind", "127.0.0.1:0", "--no-window")
         path = self.root / "host" / "bench" / "host" / "invite.txt"
         wait(path.exists, "no invite")
         return path.read_text()

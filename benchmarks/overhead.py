@@ -44,7 +44,7 @@ def swarm(root: Path) -> dict[str, float]:
     spec_file = root / "spec.json"
     spec_file.write_bytes(spec_bytes(spec()))
     base = [sys.executable, "-m", "farflung"]
-    arguments = ["host", "--spec-json", str(spec_file), "--bind", "127.0.0.1:0"]
+    arguments = ["host", "--spec-json", str(spec_file), "--bind", "127.0.0.1:0", "--no-window"]
     with (root / "log").open("wb") as log:
         host = subprocess.Popen(base + arguments, env=environment(root / "h"), stdout=log)
         invite = root / "h" / "bench" / "host" / "invite.txt"

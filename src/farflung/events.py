@@ -779,6 +779,31 @@ class ConnectionsNotAccepted(Trouble):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class WindowOpened(Event):
+    """The host's dashboard can be seen."""
+
+    address: str
+    """URL, for a browser on this machine."""
+    public: bool
+    """Other machines see it too."""
+    taken: int
+    """The port that was wanted, when another program has it; 0: it was free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowEnded(Trouble):
+    """The dashboard's process has ended; the run does not mind."""
+
+    reason: str
+    again_s: float
+    """Until it is started again."""
+
+    @property
+    def sentence(self) -> str:
+        return f"the dashboard starts again in {self.again_s:g} s: {self.reason}"
+
+
 # ---- an agent's own ------------------------------------------------------------------------
 
 
@@ -874,6 +899,8 @@ class Trained(Event):
     loss: float
     compute_s: float
     wait_s: float
+    mfu: float = 0.0
+    """Model FLOPs over the device's peak, in 0..1; 0: not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -230,7 +230,8 @@ class Swarm:
     @property
     def hosting(self) -> tuple[str, ...]:
         """The command line that creates the run."""
-        return ("host", "--spec-json", str(self._spec_file), "--bind", "127.0.0.1:0")
+        spec = ("--spec-json", str(self._spec_file))
+        return ("host", "--no-window", *spec, "--bind", "127.0.0.1:0")
 
     def host_again(self, patch: str = "", failpoint: str = "") -> Running:
         """`farflung host` without arguments."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from farflung.errors import UserError
 from farflung.events import Emit
-from farflung.run.demo import last_line
+from farflung.run.logs import last_line
 from farflung.tasks import Tasks
 
 UNSET = ("FARFLUNG_FAILPOINT", "FARFLUNG_FAILPOINTS")

@@ -160,7 +160,8 @@ class ChaosSwarm:
         spec_file.write_bytes(spec_bytes(self.spec))
         place = await self.net.place(HOST, listeners=2)  # coordinator, keeper
         self._program(HOST, place, "host")
-        await self.host.start("host", "--spec-json", str(spec_file), *_listening(place))
+        listening = (*_listening(place), "--no-window")
+        await self.host.start("host", "--spec-json", str(spec_file), *listening)
         path = self.folder(HOST) / "invite.txt"
         end_s = time.monotonic() + START_S
         while not path.exists():

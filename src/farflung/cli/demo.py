@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
+from farflung.cli.host_lines import shown_window
 from farflung.cli.reports import check_report, write_report
 from farflung.cli.status import shown_sample
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
+from farflung.events import WindowOpened
 from farflung.words import counted
 
 SIZES = ("demo", "tiny")
@@ -110,7 +112,10 @@ class _DemoScreen:
         self._shown = -1
         self._notes: tuple[str, ...] = ()
         self._score: tuple[int, float] = (0, 0.0)
-        self.watch = Watch(stage=self._stage, picture=self._picture, solo=self._step)
+        self._dashboard = ""
+        self.watch = Watch(
+            stage=self._stage, picture=self._picture, solo=self._step, window=self._window
+        )
 
     def __enter__(self) -> None:
         self._bar.start()
@@ -120,6 +125,12 @@ class _DemoScreen:
 
     def _stage(self, text: str) -> None:
         self._console.print(f"{text} ...")
+
+    def _window(self, event: WindowOpened) -> None:
+        line = shown_window(event)
+        if line != self._dashboard:
+            self._dashboard = line
+            self._console.print(line, soft_wrap=True, markup=False)
 
     def _picture(self, picture: Any) -> None:
         for note in picture.notes:
@@ -155,6 +166,8 @@ def _print(result: dict[str, Any], folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from farflung.run.demo import PAGES
+
     table = Table(title="farflung demo", show_header=False)
     for name, value in _rows(result):
         table.add_row(name, value)
@@ -165,6 +178,8 @@ def _print(result: dict[str, Any], folder: Path) -> None:
         console.print(result["sample"], markup=False)
     for line in (  # not wrapped: they are there to be copied
         f"\nEverything is in {folder}",
+        f"Watch it again, replayed: open {folder / PAGES / 'index.html'}",
+        f"Its dashboard:           farflung window {folder}",
         f"Recompute it:            farflung verify {folder}",
         f'Go on with its text:     farflung generate {folder} --prompt "What say you"',
         f"Take the model with you: farflung export {folder} --hf my-model",

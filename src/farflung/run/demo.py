@@ -23,18 +23,21 @@ from farflung.checkpoint.snapshot import decode_manifest, newest
 from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
-from farflung.events import Event, RoundCommitted
+from farflung.events import Event, RoundCommitted, WindowOpened
 from farflung.monitor.picture import Picture
 from farflung.monitor.report import Timed, build_report
 from farflung.monitor.view import View
 from farflung.outer.layout import Layout
 from farflung.run.evaluator import write_anchor
 from farflung.run.home import EVENTS, JOURNAL
+from farflung.run.logs import last_line
 from farflung.run.verify import verify_folder
 from farflung.stopping import held_back
 from farflung.swarm.identity import verify_record
 from farflung.swarm.journal import Journal
 from farflung.swarm.records import Genesis
+from farflung.window.export import write_report
+from farflung.window.reading import events_of, records_of, resolved_rounds
 from farflung.window.tail import EventTail
 
 START_S = 120.0
@@ -43,6 +46,8 @@ FIRST_ROUND_S = 400.0
 """Until the first round is committed: a cold start loads torch several times."""
 POLITE_S = 10.0
 """From SIGTERM to SIGKILL, for all processes together."""
+PAGES = "report"
+"""Where in the demo's folder its page is kept."""
 STALL_S = 120.0
 """Without another committed round for this long the demo gives up and shows the logs' place."""
 
@@ -63,6 +68,8 @@ class Watch:
     stage: Callable[[str], None]
     picture: Callable[[Picture], None]
     solo: Callable[[int, int], None]
+    window: Callable[[WindowOpened], None] = lambda _: None
+    """Where the run can be watched."""
 
 
 @dataclass
@@ -214,6 +221,8 @@ class DemoProgress:
         self._view.event(None, event)
         if isinstance(event, RoundCommitted):
             self.rounds.append(Timed(round=event.round, at_s=at_s, took_s=event.took_s))
+        if isinstance(event, WindowOpened):
+            self._watch.window(event)
         self._watch.picture(self.picture)
 
     def close(self) -> None:
@@ -272,6 +281,8 @@ def _conclude(
     if options.solo:
         watch.stage("training one peer alone, for comparison")
         solo = run_solo(swarm, options, steps, watch)
+    watch.stage("keeping the run as a page")
+    keep_page(swarm.host_folder, options.out / PAGES)
     return build_report(
         picture=picture,
         peers=options.peers,
@@ -289,6 +300,17 @@ def _conclude(
         solo_steps=steps,
         seconds=time.monotonic() - started,
         swarm_seconds=swarm_seconds,
+    )
+
+
+def keep_page(folder: Path, out: Path) -> None:
+    """The run as files that open from a disk (window/export.py)."""
+    write_report(
+        records_of(folder),
+        events_of(folder),
+        out,
+        resolved=resolved_rounds(folder),
+        served=False,
     )
 
 
@@ -370,11 +392,3 @@ def _module(
                 raise FarflungError(f"{module} failed: {last_line(log)}")
         finally:
             process.kill()
-
-
-def last_line(path: Path) -> str:
-    """The last line of a log, for one-sentence errors."""
-    if not path.exists():
-        return "it wrote nothing"
-    lines = path.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it wrote nothing"

@@ -60,6 +60,7 @@ from farflung.run.host_folder import (
 from farflung.run.ports import check_port
 from farflung.run.reachability import Prober
 from farflung.run.upload import KeeperUpload, check_upload
+from farflung.run.window_process import WindowProcess
 from farflung.swarm.identity import RECORD, Identity, verify_vote
 from farflung.swarm.index import Index
 from farflung.swarm.invite import loopback_only, make_invite, parse_invite
@@ -225,6 +226,12 @@ class Host:
         renewing = tasks.start(
             keep_certified(self.authority, self._certified, self.log.emit), "renew certificates"
         )
+        window = Tasks(self.log.emit, nothing_else)  # nor does one in there touch the run
+        if self.settings.window.shown:
+            shown = WindowProcess(
+                self.folder, self.settings.window, self.log.emit, self._keeper_disk
+            )
+            window.start(shown.run(), "keep the window open")
         uploads = Tasks(self.log.emit, nothing_else)  # a fault in there costs the archive only
         if self._upload is not None:
             uploads.start(self._upload.run(), "upload to the archive")
@@ -250,6 +257,7 @@ class Host:
             await asyncio.wait([keeping], timeout=POLITE_S)
             await tasks.close()
             await self.coordinator.close()
+            await window.close()
             if self.index is not None:
                 self.index.close()
 

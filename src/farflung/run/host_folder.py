@@ -41,6 +41,7 @@ from farflung.run.genesis import (
 )
 from farflung.run.home import EVENTS, JOURNAL, LOCK, SETTINGS, nothing_left, private_folder
 from farflung.run.host_data import CACHE, check_sources, place_sources
+from farflung.run.window_settings import WindowChoice, WindowSettings, chosen_window
 from farflung.swarm.amendments import differs_in_amendable, same_settings
 from farflung.swarm.identity import Identity
 from farflung.swarm.journal import Journal
@@ -78,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The operator asserted that coordinators of lower terms are stopped for good (restoring)."""
     upload: UploadSettings | None = None
     """Where the keeper's snapshots are archived; None: nowhere."""
+    window: WindowSettings = WindowSettings()
     halted: str = ""
     """Why this coordinator may not start again: another one has continued the run."""
 
@@ -91,6 +93,7 @@ class HostOptions:
     keeper: bool | None = None
     max_disk_bytes: int = 0
     upload: UploadChoice = field(default_factory=UploadChoice)
+    window: WindowChoice = field(default_factory=WindowChoice)
     keep: Keep | None = None
     """How long the keeper keeps results for `verify`."""
     recovery_file: Path | None = None
@@ -143,6 +146,7 @@ def wanted_settings(
         keeper=old.keeper if options.keeper is None else options.keeper,
         max_disk_bytes=options.max_disk_bytes or old.max_disk_bytes,
         upload=chosen_upload(old.upload, options.upload),
+        window=chosen_window(old.window, options.window),
     )
 
 

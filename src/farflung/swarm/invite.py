@@ -135,10 +135,10 @@ def check_expiry(invite: Invite, wall_now: float) -> None:
 
 def loopback_only(invite: Invite) -> bool:
     """True when only this machine can reach the endpoints."""
-    return all(_is_loopback(endpoint) for endpoint in invite.endpoints)
+    return all(is_loopback(endpoint) for endpoint in invite.endpoints)
 
 
-def _is_loopback(endpoint: Endpoint) -> bool:
+def is_loopback(endpoint: Endpoint) -> bool:
     host, _ = split_endpoint(endpoint)
     if host.rstrip(".").lower() == "localhost":
         return True

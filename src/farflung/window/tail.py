@@ -19,12 +19,13 @@ import os
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Generic, NamedTuple, TypeVar
+from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from farflung.errors import CorruptState
 from farflung.events import EVENTS, Event, older_log, parse_event, read_line
+from farflung.monitor.weave import Stamped, weave
 from farflung.swarm.journal import (
     HEADER,
     JOURNAL,
@@ -228,6 +229,10 @@ def told_in(line: bytes) -> Told | None:
     )
 
 
+class _Tail(Protocol[T]):
+    def poll(self, most_bytes: int) -> Part[T]: ...
+
+
 class FolderTail:
     """Both files of a node's folder. An event never comes before the records that it follows."""
 
@@ -236,6 +241,8 @@ class FolderTail:
         self._journal = JournalTail(folder / JOURNAL)
         self._events = EventTail(folder / EVENTS)
         self._told: Part[Told] = Part([], False)
+        self.void = False
+        """The journal has turned into another one while its history was read."""
 
     def poll(self, most_bytes: int = SLICE_BYTES) -> Tidings:
         """A slice of what is new; `most_bytes` of each file. CorruptState as `JournalTail`."""
@@ -250,6 +257,19 @@ class FolderTail:
             return Tidings(anew, records, [], True)
         told, self._told = self._told, Part([], False)
         return Tidings(anew, records, told.items, told.more)
+
+    def history(self) -> Iterator[AnyRecord | Stamped]:
+        """Everything that is there already, in one order; before the first `poll`, which goes on
+        where this ends. Ends early when the journal turns into another one: then `void`."""
+        told = ((t.wall, t.event) for t in self._drained(self._events))
+        yield from weave(self._drained(self._journal), told)
+
+    def _drained(self, tail: _Tail[T]) -> Iterator[T]:
+        more = True
+        while more and not self.void:
+            items, more, anew = tail.poll(SLICE_BYTES)
+            self.void |= anew
+            yield from () if self.void else items
 
     @property
     def journal_share(self) -> float:
