@@ -96,9 +96,14 @@ class OnTerminal:
             self.screen.resize(rows, columns)
             self.screen.reset()
             self._wide.resize(rows, columns * WIDE)
-            self._wide.reset()
+        self.forget()
         self.columns, self.rows = columns, rows
         self._set_size(columns, rows)
+
+    def forget(self) -> None:
+        """How wide it was so far."""
+        with self._lock:
+            self._wide.reset()
 
     def ended(self, deadline_s: float = 30.0) -> int:
         """Its exit code, when all that it wrote is on the screen."""

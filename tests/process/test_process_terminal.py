@@ -69,6 +69,8 @@ def test_watch_follows_the_size_of_the_window(swarm: Swarm) -> None:
                 ),
                 f"it is drawn anew for {columns} columns",
             )
+            terminal.forget()  # a picture of the former size may have been under way
+            until(lambda: terminal.widest, "the next picture")
             terminal.settled()
             assert terminal.widest <= columns
         terminal.process.send_signal(signal.SIGTERM)
@@ -138,7 +140,9 @@ def test_waiting_for_a_host_is_told_in_a_sentence(tmp_path: Path) -> None:
             until(lambda: "for 3 s" in terminal.text, "the live line counts")
             terminal.type(b"\x03")
             assert terminal.ended() == 130
-            assert [line for line in terminal.lines if line][-1] == "stopped"
+            assert "for 3 s" not in terminal.text, "the live line is gone"
+            assert "Ctrl-C leaves" in terminal.text, "the sentence stays"
+            assert terminal.widest <= 80
             assert terminal.left_as_found()
 
 

@@ -118,8 +118,8 @@ class HostLines:
         self._every_s = LIVE_EVERY_S if self._line.live else PLAIN_EVERY_S
 
     def say(self, text: str) -> None:
-        """A line of this program's own that stays."""
-        self._line.keep(text)
+        """Words of this program's own that stay as they are: some are to be copied."""
+        self._line.keep(text, whole=True)
 
     def tick(self) -> None:
         """The live line, and a whole sentence about a state that lasts."""

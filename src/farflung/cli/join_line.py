@@ -40,6 +40,8 @@ from farflung.words import counted
 
 PLAIN_EVERY_S = 10.0
 """Between two plain lines of rounds or of a download."""
+BRIEF_S = 2.0
+"""What a peer that trains waits for between two rounds is not shown sooner."""
 PACE_ROUNDS = 16
 """The time left is told from the newest rounds."""
 DELAYED_S = 90.0
@@ -70,7 +72,7 @@ def parts(state: JoinState, now_s: float) -> list[tuple[int, str]]:
     """(how soon it goes when the room is short, text) of the live line, in order."""
     round_ = state.lease.round if state.lease.steps else state.next_round
     lease, waiting = state.lease, state.waiting
-    stands = waiting is not None and waiting.wait not in (Wait.TRAINING, Wait.COORDINATOR)
+    stands = waiting is not None and _stands(waiting, state, now_s)
     return [
         (0, f"round {round_:,}" if round_ or lease.steps else ""),
         (1, f"step {lease.step}/{lease.steps}" if lease.steps else ""),
@@ -84,6 +86,14 @@ def parts(state: JoinState, now_s: float) -> list[tuple[int, str]]:
         (4, "" if math.isnan(state.eta_s) else f"eta {span(state.eta_s)}"),
         (1, "coordinator gone" if waiting and waiting.wait is Wait.COORDINATOR else ""),
     ]
+
+
+def _stands(waiting: Waiting, state: JoinState, now_s: float) -> bool:
+    """Whether a state is for the live line: not those of every round, unless they last."""
+    if waiting.wait in (Wait.TRAINING, Wait.COORDINATOR):
+        return False
+    lasts = waiting.since_s is None or now_s - waiting.since_s >= BRIEF_S
+    return lasts or math.isnan(state.loss)
 
 
 def render(state: JoinState, width: int, now_s: float) -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 
 from farflung.cli.screens.terminal import Terminal, this_terminal
-from farflung.cli.screens.text import ascii_only, fit
+from farflung.cli.screens.text import ascii_only, fit, wrapped
 from farflung.events import Emit
 from farflung.tasks import Tasks, nothing_else
 
@@ -28,9 +28,12 @@ class LiveLine:
         self._shown = ""
         self.live = look().live
 
-    def keep(self, text: str, *, err: bool = False) -> None:
-        """A line that stays, above the live one."""
+    def keep(self, text: str, *, err: bool = False, whole: bool = False) -> None:
+        """A line that stays, above the live one; on a terminal broken between words unless it is
+        to be copied, `whole`."""
         stream = sys.stderr if err else sys.stdout
+        if self.live and not whole:
+            text = "\n".join(hanging(text, self._look().width))
         shown, self._shown = self._shown, ""
         if shown:
             sys.stdout.write(CLEAR)
@@ -65,6 +68,16 @@ class LiveLine:
 
     def _letters(self, text: str) -> str:
         return text if self._look().unicode else ascii_only(text)
+
+
+def hanging(text: str, width: int) -> list[str]:
+    """Lines of `width` cells at most; those after the first stand further in."""
+    first, *rest = wrapped(text, width, most=64) or [text]
+    if not rest:
+        return [first]
+    margin = " " * (len(text) - len(text.lstrip(" ")) + 2)
+    left = text[len(first) :].strip()
+    return [first, *(margin + line for line in wrapped(left, width - len(margin), most=64))]
 
 
 @contextlib.asynccontextmanager

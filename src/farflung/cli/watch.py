@@ -31,7 +31,7 @@ from farflung.tasks import first_ended
 from farflung.words import counted
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.text import Text
 
 EVERY_S = 1.0
 """Between two questions to the coordinator."""
@@ -160,10 +160,11 @@ async def _drawn(viewer: Viewer, over: asyncio.Event) -> None:
                 await asyncio.wait_for(over.wait(), LOOK_S)
 
 
-def _picture(lines: list[ScreenLine], terminal: Terminal) -> Group:
-    from rich.console import Group
+def _picture(lines: list[ScreenLine], terminal: Terminal) -> Text:
+    from rich.text import Text
 
-    return Group(*(styled(line, terminal) for line in lines))
+    picture = Text("\n", no_wrap=True, overflow="crop", end="")
+    return picture.join(styled(line, terminal) for line in lines)
 
 
 @contextlib.contextmanager

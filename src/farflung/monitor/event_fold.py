@@ -49,7 +49,8 @@ from farflung.monitor.evaluations import Score
 from farflung.monitor.fold import KEPT_DRIFT, Fold
 from farflung.monitor.lines import line_of, noted
 from farflung.monitor.link_table import Measure
-from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS, relative
+from farflung.monitor.peer_rows import OVER
+from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS
 
 FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
 """Some for every peer and round."""
@@ -87,6 +88,8 @@ def _say(fold: Fold, wall: float, event: Event) -> None:
     told = line_of(event)
     again = isinstance(event, JournalBlocked) and fold.standing.blocked  # every few seconds
     if told is not None and not again:
+        if fold.standing.over and isinstance(event, PeerSuspect | GenerationClosed):
+            told = told._replace(kind="peer")  # who goes home is no trouble
         fold.say(wall, told)
         if noted(event, told):
             fold.note(told.text)
@@ -115,7 +118,7 @@ def _state(fold: Fold, wall: float, event: Event) -> None:
             if not fold.journalled:
                 fold.rounds_wanted = event.rounds
                 standing.reopen(wall)
-            standing.running_at = wall
+            standing.running_at, standing.finished_at = wall, math.nan
         case _:
             pass
 
@@ -235,7 +238,8 @@ def _reported(fold: Fold, event: StateReported) -> None:
 def _measured(fold: Fold, event: PeerMeasured) -> None:
     """Zeros stand for what was not measured."""
     row = fold.peer(event.node, event.name)
-    row.device = inert.name(event.device) or row.device
+    if event.device and event.device != row.device:
+        row.device = inert.name(event.device)
     row.mfu = event.mfu if event.mfu > 0 else row.mfu
     row.grad_norm = event.grad_norm if event.grad_norm > 0 else row.grad_norm
     row.tokens_per_s = event.tokens_per_s if event.tokens_per_s > 0 else row.tokens_per_s
@@ -248,8 +252,7 @@ def _measured(fold: Fold, event: PeerMeasured) -> None:
         return
     part.lr = event.lr if event.lr > 0 else math.nan
     part.grad_norm = event.grad_norm if event.grad_norm > 0 else math.nan
-    if math.isfinite(found.opened):
-        part.spans = relative(event.spans, found.opened)
+    part.spans = event.spans
     fold.loose.add(event.round)
     if len(fold.loose) > WHOLE_ROUNDS // 2:  # before their peers are thinned
         fold.settle()
@@ -274,7 +277,7 @@ def _heard(fold: Fold, event: PeerSuspect | PeerRecovered | PeerUnreachable) -> 
     row = fold.peer(event.node, event.name)
     match event:
         case PeerSuspect():
-            row.suspect = inert.sentence(event.reason)
+            row.suspect = OVER if fold.standing.over else inert.sentence(event.reason)
         case PeerRecovered():
             row.suspect = ""
         case PeerUnreachable():

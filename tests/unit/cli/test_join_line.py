@@ -19,7 +19,7 @@ from farflung.cli.join_line import (
     parts,
     render,
 )
-from farflung.cli.live_line import CLEAR, LiveLine
+from farflung.cli.live_line import CLEAR, LiveLine, hanging
 from farflung.cli.screens.terminal import Terminal
 from farflung.cli.waiting import Wait, Waiting
 from farflung.events import (
@@ -250,3 +250,12 @@ def test_a_name_of_a_run_steers_nothing(monkeypatch: pytest.MonkeyPatch) -> None
     desk.line.see(replace(KNOWN, name="\x1b[2Jx\u202e", model="a\nb"))
     assert "\x1b[2J" not in desk.out.getvalue() and "\u202e" not in desk.out.getvalue()
     assert desk.out.getvalue().count("\n") == 1
+
+
+def test_long_news_is_broken_between_words_and_copied_text_is_not() -> None:
+    text = "! " + "a word and another one " * 8
+    lines = hanging(text.strip(), 40)
+    assert all(cell_len(line) <= 40 for line in lines) and len(lines) > 3
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert " ".join(" ".join(lines).split()) == text.strip(), "no word is lost"
+    assert hanging("short", 40) == ["short"]

@@ -6,7 +6,6 @@ stands beside them, or push a column out of its place.
 
 from __future__ import annotations
 
-import textwrap
 import unicodedata
 
 from rich.cells import cell_len, chop_cells, set_cell_size
@@ -121,8 +120,3 @@ def ascii_only(text: str) -> str:
     if text.isascii():
         return text
     return "".join(c if c.isascii() else _ASCII.get(c, "?" * cell_len(c)) for c in text)
-
-
-def paragraph(text: str, width: int) -> list[str]:
-    """All of an inert text, in lines of `width` cells or fewer, broken between words."""
-    return textwrap.wrap(text, width) if text.isascii() else wrapped(text, width, most=64)
