@@ -522,7 +522,7 @@ class Story:
                 attempt=1,
                 source=source.name,
                 target=target.name,
-                kind="silent",
+                fault="silent",
                 source_node=source.node,
                 target_node=target.node,
             )

@@ -119,7 +119,7 @@ def test_rounds_as_csv_and_the_frame_as_json(folder: Path, tmp_path: Path) -> No
 
 
 def test_what_is_no_tag_and_no_line_in_a_script_is_still_the_same_text() -> None:
-    value = {"</script>": ["<!--", "]]>", "\u2028\u2029", "&lt;", "名前\ud83e\udda6"]}
+    value = {"</script>": ["<!--", "]]>", "\u2028\u2029", "&lt;", "名前\U0001f9a6"]}
     text = script_json(value)
     assert text.isascii() and not set("<>&\n") & set(text)
     assert json.loads(text) == value

@@ -49,7 +49,7 @@ from farflung.monitor.evaluations import Score
 from farflung.monitor.fold import KEPT_DRIFT, Fold
 from farflung.monitor.lines import line_of, noted
 from farflung.monitor.link_table import Measure
-from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS, relative
+from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS
 
 FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
 """Some for every peer and round."""
@@ -235,7 +235,8 @@ def _reported(fold: Fold, event: StateReported) -> None:
 def _measured(fold: Fold, event: PeerMeasured) -> None:
     """Zeros stand for what was not measured."""
     row = fold.peer(event.node, event.name)
-    row.device = inert.name(event.device) or row.device
+    if event.device and event.device != row.device:
+        row.device = inert.name(event.device)
     row.mfu = event.mfu if event.mfu > 0 else row.mfu
     row.grad_norm = event.grad_norm if event.grad_norm > 0 else row.grad_norm
     row.tokens_per_s = event.tokens_per_s if event.tokens_per_s > 0 else row.tokens_per_s
@@ -248,8 +249,7 @@ def _measured(fold: Fold, event: PeerMeasured) -> None:
         return
     part.lr = event.lr if event.lr > 0 else math.nan
     part.grad_norm = event.grad_norm if event.grad_norm > 0 else math.nan
-    if math.isfinite(found.opened):
-        part.spans = relative(event.spans, found.opened)
+    part.spans = event.spans
     fold.loose.add(event.round)
     if len(fold.loose) > WHOLE_ROUNDS // 2:  # before their peers are thinned
         fold.settle()
@@ -322,7 +322,7 @@ def _strike(fold: Fold, event: ContributionRejected | EdgeFailed | AttemptFailed
                 part.left_out = inert.sentence(event.reason)
         case EdgeFailed():
             # `silent` is said by the target, of the source; `unreachable` the other way round.
-            silent = event.kind == "silent"
+            silent = event.fault == "silent"
             node = event.source_node if silent else event.target_node
             node = node or fold.by_name.get(event.source if silent else event.target, "")
             if node in fold.peers:

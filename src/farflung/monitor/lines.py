@@ -167,7 +167,7 @@ def _of_round(event: Event) -> Sentence | None:
         case EdgeFailed():
             text = (
                 f"round {event.round}: nothing came from {event.source} to {event.target} "
-                f"({event.kind}); the next attempt goes round it"
+                f"({event.fault}); the next attempt goes round it"
             )
             return Sentence("trouble", text, event.source, event.round)
         case ContributionRejected():

@@ -3,7 +3,7 @@
 Status, demo, dashboard, static report and replay read this. The shapes are those of
 web/src/types.ts (docs/api.md). No clock, disk or network: times are arguments.
 
-Memory, at most: 112 bytes a round, 12 KB a peer, 9 MB of timelines, 8 MB of lines, 5 MB of links,
+Memory, at most: 112 bytes a round, 12 KB a peer, 21 MB of timelines, 8 MB of lines, 5 MB of links,
 6 MB of evaluations (benchmarks/view.py measures it).
 """
 
