@@ -10,7 +10,6 @@ reads from top to bottom; a kind is a few fields and a sentence.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
