@@ -899,6 +899,8 @@ class Trained(Event):
     loss: float
     compute_s: float
     wait_s: float
+    mfu: float = 0.0
+    """Model FLOPs over the device's peak, in 0..1; 0: not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,7 @@ def test_the_mixture_of_a_run_is_changed_while_it_runs(tmp_path: Path) -> None:
         }.items():
             assert_one_sentence(swarm.run("host", "host", "--extend", nonsense), words)
         shown = swarm.run("host", "status").stdout
-        assert "data web: weight 1 of 5" in shown and "data notes: weight 4 of 5" in shown
+        assert "web · 20 % · " in shown and "notes · 80 % · " in shown
         assert [p.wait() for p in peers] == [0, 0]
         assert host.wait() == 0
         assert "amended from round" in host.text and wish in host.text
@@ -101,7 +101,7 @@ def test_the_mixture_of_a_run_is_changed_while_it_runs(tmp_path: Path) -> None:
         assert host.wait() == 0
         mixes = [r.weights for r in swarm.records() if isinstance(r, Mix)]
         assert mixes == [(1, 4), (1, 1)]
-        assert "data web: weight 1 of 2" in swarm.run("host", "status").stdout, "from the journal"
+        assert "web · 50 % · " in swarm.run("host", "status").stdout, "from the journal"
         verified = swarm.verify("--data")
         assert verified.returncode == 0, verified.stdout + verified.stderr
         assert "notes: " in verified.stdout and "duplicated 0, lost 0" in verified.stdout

@@ -13,6 +13,9 @@ ALLOWED = {
     "run.host": {"time.time"},  # certificates and the expiry of invites
     "run.join": {"time.time"},  # renewal of certificates
     "run.remote_folder": {"datetime"},  # a length of time, as obstore wants it
+    "cli.answers": {"time.time"},  # how old a run's news is
+    "cli.status": {"time.time"},  # the same
+    "cli.watch": {"time.time"},  # the same
     "cli.snapshots": {"time.time"},  # how old a snapshot is
     "window.process": {"time.time"},  # ages and lengths of time, shown to people
     "run.upload": {"time.time"},  # how old an archived snapshot is, in days

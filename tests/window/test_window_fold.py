@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from synthetic import HOSTILE, Options, Story, Told, view_of
 
-from farflung.events import Event, LinkMeasured, PeerMeasured, RoundCommitted
+from farflung.events import Event, LinkMeasured, PeerMeasured, PeerSuspect, RoundCommitted
 from farflung.monitor.view import View
 from farflung.swarm.records import Abandon, AnyRecord, Commit, Evaluation
 
@@ -260,3 +260,15 @@ def test_a_round_number_that_cannot_be_one_is_left_out() -> None:
         )  # fmt: skip
         view.event(None, event)
     assert framed(view) == before
+
+
+def test_who_goes_home_after_the_end_is_no_trouble() -> None:
+    view = view_of(Options(peers=4, rounds=20, seed=1, finished=True))
+    here = [p for p in view.peers(0.0) if p["state"] == "active"]
+    before = len(view.lines(kind="trouble"))
+    for peer in here:
+        gone = PeerSuspect(node=peer["node"], name=peer["name"], reason="closed by the other side")
+        view.event(1.8e9, gone)
+    after = {p["node"]: (p["state"], p["why"]) for p in view.peers(0.0)}
+    assert here and {after[p["node"]] for p in here} == {("gone", "the run is complete")}
+    assert len(view.lines(kind="trouble")) == before

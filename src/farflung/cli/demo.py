@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from farflung.cli.host import shown_window
+from farflung.cli.host_lines import shown_window
 from farflung.cli.reports import check_report, write_report
 from farflung.cli.status import shown_sample
 from farflung.config.load import from_table

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from farflung.cli import aio
-from farflung.cli.news import News
+from farflung.cli.host_lines import HostLines
+from farflung.cli.live_line import ticking
 from farflung.cli.upload_options import (
     NoUpload,
     UploadData,
@@ -24,24 +24,6 @@ from farflung.cli.upload_options import (
 from farflung.config.load import check_advertised, check_endpoints, load_json, load_spec
 from farflung.config.run import RunSpec
 from farflung.errors import UserError
-from farflung.events import (
-    Event,
-    ForkDetected,
-    GenerationClosed,
-    GenerationOpened,
-    JournalBlocked,
-    JournalWritable,
-    ModelEvaluated,
-    Paused,
-    RoundAbandoned,
-    RoundCommitted,
-    RunAmended,
-    RunFinished,
-    SnapshotUploaded,
-    Trouble,
-    WindowOpened,
-    printable,
-)
 from farflung.run.home import (
     find_run,
     home_folder,
@@ -51,7 +33,6 @@ from farflung.run.home import (
     running_process,
 )
 from farflung.swarm.recovery import Recovery
-from farflung.words import counted
 
 if TYPE_CHECKING:
     from farflung.run.host_folder import HostOptions
@@ -347,11 +328,15 @@ def serve_folder(folder: Path, spec: RunSpec | None, options: HostOptions) -> No
     """Open a locked folder, host its run and print what happens, until the end or Ctrl-C."""
     from farflung.run.host import open_host
 
-    this = open_host(folder, spec, options, typer.echo, _Printer().see)
-    aio.run(_serve(this))
+    lines = HostLines()
+    this = open_host(folder, spec, options, lines.say, lines.see)
+    try:
+        aio.run(_serve(this, lines))
+    finally:
+        lines.end()
 
 
-async def _serve(this: object) -> None:
+async def _serve(this: object, lines: HostLines) -> None:
     from farflung.run.host import Host
     from farflung.run.join import leaving_on_signals
 
@@ -362,13 +347,15 @@ async def _serve(this: object) -> None:
     assert me is not None
     with leaving_on_signals(lambda _: _cancel(me)):
         try:
-            outcome = await this.run()
+            async with ticking(lines.tick, this.log.emit):
+                outcome = await this.run()
         except asyncio.CancelledError:
             me.uncancel()
             outcome = "stopped; `farflung host` continues"
+    lines.end()
     typer.echo(f"run {outcome}")
     if outcome == "finished":
-        _say(
+        lines.say(
             f"see it again: farflung window {this.spec.name}; as files that open from a disk: "
             f"farflung report {this.spec.name} --html {this.spec.name}-report"
         )
@@ -385,74 +372,3 @@ def _announce(invite: str, only_local: bool, disk: str) -> None:
     typer.echo(f"  farflung join {invite}\n")
     if only_local:
         typer.echo("This invite works on this machine only; give --advertise HOST:PORT")
-
-
-class _Printer:
-    """One line per round, one per thing an operator should know."""
-
-    def __init__(self) -> None:
-        self._news = News(time.monotonic)
-
-    def see(self, event: Event) -> None:
-        if isinstance(event, ForkDetected):
-            return  # the command ends with its sentence
-        # A change that the operator asked for has a sentence, and is no trouble.
-        if not isinstance(event, Trouble) or isinstance(event, RunAmended):
-            _print_progress(event)
-        elif trouble := self._news.of(event):
-            typer.echo(f"! {trouble}", err=True)
-
-
-def shown_window(event: WindowOpened) -> str:
-    """Where the dashboard is."""
-    notes = ["everybody may see it"] if event.public else []
-    notes += [f"port {event.taken} is taken"] if event.taken else []
-    return f"dashboard: {event.address}" + (f"  ({'; '.join(notes)})" if notes else "")
-
-
-def _say(line: str, *, err: bool = False) -> None:
-    """Names and reasons are the peers' words: nothing of them may steer the terminal."""
-    typer.echo(printable(line), err=err)
-
-
-def _print_progress(event: Event) -> None:
-    match event:
-        case RoundCommitted():
-            extra = "" if event.replicated else "  not replicated"
-            _say(
-                f"round {event.round:5d}  loss {event.loss:7.4f}  "
-                f"{counted(event.contributors, 'peer')}  "
-                f"{event.total_tokens:,} tokens  {event.took_s:5.1f} s{extra}"
-            )
-        case ModelEvaluated():
-            _say(
-                f"  held-out text: {event.bits_per_byte:.3f} bits per byte after "
-                f"{counted(event.next_round, 'round')} (by {event.name}, {event.took_s:.0f} s)"
-            )
-        case RoundAbandoned():
-            _say(f"round {event.round:5d}  abandoned: {event.reason}")
-        case GenerationOpened():
-            _say(f"+ {event.name} takes part from round {event.next_round}")
-        case GenerationClosed():
-            back = f"; {counted(event.returned, 'sample')} returned" if event.returned else ""
-            _say(f"- {event.name}: {event.reason}{back}")
-        case Paused():
-            _say(f"  {event.reason}")
-        case JournalBlocked():
-            since = f" for {event.for_s / 60:.0f} min" if event.for_s >= 60 else ""
-            _say(f"! journal: {event.reason}; paused{since}: nothing is committed", err=True)
-        case JournalWritable():
-            _say(f"  journal: written again after {event.after_s:.0f} s; the run goes on")
-        case SnapshotUploaded():
-            _say(
-                f"  archive: round {event.next_round}, {event.bytes / 1e6:,.1f} MB in "
-                f"{event.took_s:.0f} s ({event.reused / 1e6:,.1f} MB were there)"
-            )
-        case RunAmended():
-            _say(f"  {event.sentence}")
-        case WindowOpened():
-            _say(shown_window(event))
-        case RunFinished():
-            _say(f"complete: {counted(event.rounds, 'round')}, {counted(event.tokens, 'token')}")
-        case _:
-            pass

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import shlex
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,23 +12,11 @@ import typer
 
 from farflung import regions
 from farflung.cli import aio
-from farflung.cli.news import News
+from farflung.cli.join_line import JoinLine
+from farflung.cli.live_line import ticking
 from farflung.config.load import check_advertised, check_endpoints
 from farflung.errors import UserError
-from farflung.events import (
-    Applied,
-    Event,
-    InnerStateLoaded,
-    ModelMeasured,
-    NoCoordinator,
-    Reconnected,
-    Resynced,
-    RunKnown,
-    SnapshotFetched,
-    StateProgress,
-    Trained,
-    TrainerRestarted,
-)
+from farflung.events import Emit, Event
 from farflung.ids import GUESTS, Role
 from farflung.run.home import (
     JOURNAL,
@@ -39,13 +26,12 @@ from farflung.run.home import (
     nothing_left,
     role_folder,
 )
-from farflung.words import counted
 
 if TYPE_CHECKING:
+    from farflung.run.join import Joined
     from farflung.run.membership import JoinOptions
 
 MAX_PATH = 1024
-REMIND_S = 60.0
 
 
 def join(
@@ -175,7 +161,7 @@ def join(
         check_advertised(options.bind or "", options.advertise)
     hidden = options.outbound_only and not (outbound_only or (known and known.outbound_only))
     with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
-        line = _JoinLine(options.name, hidden=hidden)
+        line = JoinLine(options.name, hidden=hidden)
         aio.run(_take_part(folder, invite or (known.invite if known else ""), options, line))
 
 
@@ -216,22 +202,18 @@ def _has_run(folder: Path) -> bool:
     return path.exists() and path.stat().st_size > len(HEADER)
 
 
-async def _take_part(folder: Path, invite: str, options: JoinOptions, line: _JoinLine) -> None:
+async def _take_part(folder: Path, invite: str, options: JoinOptions, line: JoinLine) -> None:
     from farflung.run.history import picture_of
-    from farflung.run.join import finished_before, prepare, the_end
+    from farflung.run.join import finished_before, the_end
 
     if end := await finished_before(folder):
         typer.echo(end)
         return
-    joined = await prepare(folder, invite, options, line.fetched, line.see)
-    line.host = joined.agent.config.coordinators[0]
-    outcome = ""
+    joined, outcome = None, ""
     try:
-        outcome = await joined.run()
+        joined, outcome = await _live(folder, invite, options, line)
     finally:
         line.end()
-        if given := joined.contribution():
-            typer.echo(f"{options.name} {given}")
     if outcome == "finished":
         picture = picture_of(joined.agent.node.follower.journal.records())
         typer.echo(the_end(folder, picture))
@@ -239,120 +221,40 @@ async def _take_part(folder: Path, invite: str, options: JoinOptions, line: _Joi
         typer.echo(f"{options.name}: {outcome}; `farflung join` continues")
 
 
-PLAIN_EVERY_S = 10.0
+async def _live(
+    folder: Path, invite: str, options: JoinOptions, line: JoinLine
+) -> tuple[Joined, str]:
+    """Take part until the end, with the live line beside it."""
+    from farflung.run.join import prepare
+
+    told: list[Emit] = []  # where a fault of the line is told; before the log is there, nowhere
+
+    def tell(event: Event) -> None:
+        for emit in told:
+            emit(event)
+
+    async with ticking(line.tick, tell):
+        joined = await prepare(folder, invite, options, line.fetched, line.see)
+        told.append(joined.files.log.emit)
+        _acquaint(line, joined)
+        try:
+            return joined, await joined.run()
+        finally:
+            line.end()
+            if given := joined.contribution():
+                typer.echo(f"{options.name} {given}")
 
 
-def progress_line(event: StateProgress) -> str:
-    """`fetching state 120.3 of 512.0 MiB, 14.2 MiB/s from 3 peers, ETA 0:28`."""
-    mib = 2**20
-    eta = f"{int(event.eta_s) // 60}:{int(event.eta_s) % 60:02d}" if event.eta_s >= 0 else "-:--"
-    return (
-        f"fetching state {event.here / mib:.1f} of {event.total / mib:.1f} MiB, "
-        f"{event.bytes_per_s / mib:.1f} MiB/s from {counted(event.sources, 'peer')}, ETA {eta}"
-    )
+def _acquaint(line: JoinLine, joined: Joined) -> None:
+    """The line may look at the node from now on."""
+    from farflung.run.text_rate import bytes_per_token
 
+    agent = joined.agent
 
-class _JoinLine:
-    """One live line on a terminal; one plain line per round elsewhere."""
+    @functools.cache
+    def rate() -> float:  # asked when something was trained: the data is here
+        return bytes_per_token(joined.files.folder / "data", agent.node.follower.spec)
 
-    def __init__(self, name: str = "", *, hidden: bool = False) -> None:
-        """`hidden`: nobody asked for it, but this peer dials out only; it is told once."""
-        self._name = name
-        self._hidden = hidden
-        self._met = False
-        self.host = ""
-        """Where the run's host is."""
-        self._live = sys.stdout.isatty()
-        self._loss = float("nan")
-        self._rate = 0.0
-        self._shown_s = -PLAIN_EVERY_S
-        self._news = News(time.monotonic)
-
-    def fetched(self, here: int, total: int) -> None:
-        if self._live:
-            self._show(f"fetching data {here / 2**20:.1f} of {total / 2**20:.1f} MiB")
-
-    def see(self, event: Event) -> None:
-        match event:
-            case Trained():
-                if event.steps:  # a plan without steps says nothing of either
-                    self._loss = event.loss
-                    self._rate = event.tokens / event.compute_s if event.compute_s else 0.0
-            case Applied():
-                trained = f"loss {self._loss:7.4f}  {self._rate:,.0f} tok/s  "
-                self._show(
-                    f"round {event.round:5d}  {'' if math.isnan(self._loss) else trained}"
-                    f"{'contributed' if event.contributed else 'followed'}",
-                    keep=not self._live,
-                )
-            case ModelMeasured():
-                self._show(
-                    f"held-out text: {event.bits_per_byte:.3f} bits per byte after "
-                    f"{event.next_round} rounds (measured here, {event.took_s:.0f} s)",
-                    True,
-                )
-            case StateProgress():
-                self._progress(event)
-            case SnapshotFetched():
-                self._show(
-                    f"state of round {event.next_round} fetched in {event.took_s:.1f} s "
-                    f"from {counted(event.sources, 'peer')}",
-                    True,
-                )
-            case RunKnown():
-                self._met = True
-                self._begin(event)
-            case NoCoordinator() if not self._met:
-                since = f" for {event.for_s / 60:.0f} min" if event.for_s >= REMIND_S else ""
-                self._show(f"waiting for the host{since}: {event.reason} (Ctrl-C leaves)", True)
-            case NoCoordinator() if event.tries == 1:
-                self._show(f"! {event.reason}; training goes on, trying again", True)
-            case NoCoordinator():
-                since = f"{event.for_s / 60:.0f} min, {event.tries} tries"
-                self._show(f"! no coordinator for {since}: {event.reason}", True)
-            case InnerStateLoaded():
-                whose = "my own" if event.source == "own" else f"{event.source[:8]}'s"
-                self._show(f"optimizer goes on with {whose} state of round {event.round}", True)
-            case Reconnected():
-                self._show(f"coordinator back after {event.after_s:.1f} s", True)
-            case TrainerRestarted() | Resynced():
-                self._show(f"! {event.reason}", True)
-            case _:
-                trouble = self._news.of(event)
-                if trouble:
-                    self._show(f"! {trouble}", True)
-
-    def _begin(self, event: RunKnown) -> None:
-        """The first line of a healthy start."""
-        size = f"{event.model}, {event.parameters:,} parameters"
-        self._show(
-            f"{self._name} joins run {event.name} of {self.host}: {size}, "
-            f"{counted(event.rounds, 'round')}",
-            True,
-        )
-        if event.finished:
-            self._show("the run is finished; fetching its last state", True)
-        if self._hidden:
-            self._show(
-                "  it dials out only: the run is on other machines, and no --bind HOST:PORT says "
-                "where they could dial this one",
-                True,
-            )
-
-    def _progress(self, event: StateProgress) -> None:
-        """The live line; a plain line per ten seconds elsewhere."""
-        now_s = time.monotonic()
-        if self._live or now_s - self._shown_s >= PLAIN_EVERY_S:
-            self._shown_s = now_s
-            self._show(progress_line(event))
-
-    def _show(self, text: str, keep: bool = False) -> None:
-        if self._live:
-            sys.stdout.write(f"\r\x1b[K{text}" + ("\n" if keep else ""))
-            sys.stdout.flush()
-        else:
-            typer.echo(text)
-
-    def end(self) -> None:
-        if self._live:
-            sys.stdout.write("\n")
+    line.host = agent.config.coordinators[0]
+    line.glance = agent.glance
+    line.bytes_per_token = rate

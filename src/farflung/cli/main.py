@@ -27,6 +27,7 @@ from farflung.cli import (
     snapshots,
     status,
     verify,
+    watch,
     window,
 )
 from farflung.cli.help import Command
@@ -68,6 +69,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("join", join.join, "Take part in a run, until it is complete."),
     ("status", status.status, "Rounds, peers, loss and bytes of a run."),
     ("report", report.report, "Keep a run as a web page that opens from a disk."),
+    ("watch", watch.watch, "A run, live: loss, peers, what each of them does."),
     ("leave", leave.leave, "Leave a run; `farflung join` continues later."),
     ("resume", resume.resume, "Host a run again from its archive."),
     ("snapshots", snapshots.snapshots, "List snapshots of a run or an archive."),

@@ -49,6 +49,7 @@ from farflung.monitor.evaluations import Score
 from farflung.monitor.fold import KEPT_DRIFT, Fold
 from farflung.monitor.lines import line_of, noted
 from farflung.monitor.link_table import Measure
+from farflung.monitor.peer_rows import OVER
 from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS
 
 FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
@@ -87,6 +88,8 @@ def _say(fold: Fold, wall: float, event: Event) -> None:
     told = line_of(event)
     again = isinstance(event, JournalBlocked) and fold.standing.blocked  # every few seconds
     if told is not None and not again:
+        if fold.standing.over and isinstance(event, PeerSuspect | GenerationClosed):
+            told = told._replace(kind="peer")  # who goes home is no trouble
         fold.say(wall, told)
         if noted(event, told):
             fold.note(told.text)
@@ -115,7 +118,7 @@ def _state(fold: Fold, wall: float, event: Event) -> None:
             if not fold.journalled:
                 fold.rounds_wanted = event.rounds
                 standing.reopen(wall)
-            standing.running_at = wall
+            standing.running_at, standing.finished_at = wall, math.nan
         case _:
             pass
 
@@ -274,7 +277,7 @@ def _heard(fold: Fold, event: PeerSuspect | PeerRecovered | PeerUnreachable) -> 
     row = fold.peer(event.node, event.name)
     match event:
         case PeerSuspect():
-            row.suspect = inert.sentence(event.reason)
+            row.suspect = OVER if fold.standing.over else inert.sentence(event.reason)
         case PeerRecovered():
             row.suspect = ""
         case PeerUnreachable():

@@ -26,6 +26,7 @@ from farflung.peer.control_messages import ControlMessages
 from farflung.peer.ending import Ending
 from farflung.peer.evaluations import Evaluations
 from farflung.peer.generations import Generations
+from farflung.peer.glance import NO_LEASE, Glance, glance_at
 from farflung.peer.node import LocalNode, NodeConfig
 from farflung.peer.pins import Pins
 from farflung.peer.replay import LogTrimmed
@@ -145,6 +146,21 @@ class Agent:
         if not self._over.is_set():
             self._leave_reason = reason
             self._over.set()
+
+    def glance(self) -> Glance:
+        """What this node does at this moment, for people."""
+        stay, data = self.generations.current, self._equipment.data
+        runner = None if stay is None else stay.runner
+        ready = runner is not None and self.node.follower.ready
+        return glance_at(
+            self.node,
+            self.standing,
+            self._trainer,
+            runner.lease() if runner is not None and ready else NO_LEASE,
+            provided=data is None or self._too_late or self._provided.is_set(),
+            rows_missing=data is not None and data.waiting,
+            evaluating=self._evaluations.busy,
+        )
 
     async def _close(self) -> None:
         async with contextlib.AsyncExitStack() as rest:  # each, even when one before it fails

@@ -24,6 +24,7 @@ from farflung.network.messages import Plan, Ready
 from farflung.outer.gradient import commitment, encode_departure
 from farflung.outer.merge import operation_of, reads_anchor
 from farflung.peer.anchor_write import Addend
+from farflung.peer.glance import LeaseGlance
 from farflung.peer.node import LocalNode
 from farflung.swarm import ranges
 from farflung.swarm.mixing import changes
@@ -64,6 +65,8 @@ class RoundRunner:
         self._news = asyncio.Event()
         self._departed: dict[int, Departed] = {}
         self._training: int | None = None
+        self._lease_steps = self._steps_before = 0
+        """Of the present lease; the trainer's steps when it began."""
         self._landings: list[asyncio.Task[None]] = []
         self._replacements: list[asyncio.Task[None]] = []
         """Landings of the anchor itself: the next commit need not wait for them."""
@@ -93,6 +96,16 @@ class RoundRunner:
     def contribution(self, round_: int) -> EncodedChunks | None:
         departed = self._departed.get(round_)
         return None if departed is None else departed.encoded
+
+    def lease(self) -> LeaseGlance:
+        """How far the present lease is."""
+        steps = max(0, self._trainer.steps - self._steps_before)
+        return LeaseGlance(
+            round=-1 if self._training is None else self._training,
+            step=min(steps, self._lease_steps),
+            steps=self._lease_steps,
+            departed=any(r >= self._follower.state.next_round for r in self._departed),
+        )
 
     # ---- the loop --------------------------------------------------------------------------
 
@@ -141,6 +154,7 @@ class RoundRunner:
             mixture=changes(self._follower.mixes),
         )
         self._training = plan.round
+        self._lease_steps, self._steps_before = lease.steps, self._trainer.steps
         self._fresh = False
         self._trainer.amend(self._follower.spec)
         try:
@@ -148,6 +162,7 @@ class RoundRunner:
                 report = await self._trainer.train(lease)
         finally:
             self._training = None
+            self._lease_steps = 0
         self._measures.trained(plan.round, report)
         done, _ = ranges.take(todo, report.rows)
         self._trained = ranges.union(self._trained, done)
@@ -162,6 +177,7 @@ class RoundRunner:
                 loss=report.loss,
                 compute_s=report.compute_s,
                 wait_s=report.wait_s,
+                mfu=report.figures.mfu,
             )
         )
         return report

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from farflung.cli.join import progress_line
 from farflung.config.run import OuterSpec
 from farflung.errors import ConfigError
-from farflung.events import StateProgress
 from farflung.outer.layout import Layout
 from farflung.peer.catch_up_rate import CatchUpRate
 from farflung.peer.disk_budget import (
@@ -82,19 +80,6 @@ def test_nothing_is_judged_too_early(early: dict[str, float]) -> None:
 
 def test_delays_of_a_tiny_log_are_no_lack_of_bandwidth() -> None:
     assert pace(grown_bytes=30 * 60_000, fetched_bytes=1000).refusal() == ""
-
-
-def test_the_progress_line() -> None:
-    event = StateProgress(
-        here=round(120.3 * 2**20),
-        total=512 * 2**20,
-        bytes_per_s=14.2 * 2**20,
-        eta_s=28.4,
-        sources=3,
-    )
-    assert progress_line(event) == (
-        "fetching state 120.3 of 512.0 MiB, 14.2 MiB/s from 3 peers, ETA 0:28"
-    )
 
 
 # ---- the usual limit, and what a keeper will store -------------------------------------------

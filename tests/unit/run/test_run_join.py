@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from farflung.cli.join import _JoinLine, _role, read_invite
+from farflung.cli.join import _role, read_invite
+from farflung.cli.join_line import JoinLine
 from farflung.errors import LinkDown, UserError
 from farflung.events import (
     CertificateNotRenewed,
@@ -112,7 +113,7 @@ def test_a_hosts_renewal_that_fails_by_whatever_is_told_and_tried_again() -> Non
 
 
 def test_a_failed_task_is_one_line_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    _JoinLine().see(TaskFailed(task="serve blobs", error="KeyError: 'x'", where="blobs.py:7"))
+    JoinLine().see(TaskFailed(task="serve blobs", error="KeyError: 'x'", where="blobs.py:7"))
     assert capsys.readouterr().out == (
         "! a fault ended the task `serve blobs`: KeyError: 'x' (blobs.py:7)\n"
     )
@@ -189,7 +190,7 @@ KNOWN = RunKnown(name="books", model="tiny", parameters=1_234_567, rounds=200, f
 def test_the_first_line_names_the_run_and_the_second_why_it_is_not_dialled(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = _JoinLine("kitchen", hidden=True)
+    line = JoinLine("kitchen", hidden=True)
     line.host = "train.example.org:7000"
     line.see(KNOWN)
     said = capsys.readouterr().out.splitlines()
@@ -202,15 +203,18 @@ def test_the_first_line_names_the_run_and_the_second_why_it_is_not_dialled(
 def test_a_host_that_is_down_is_waited_for_in_calm_words(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = _JoinLine("kitchen")
+    line = JoinLine("kitchen")
     line.see(NoCoordinator(reason="cannot reach h:1: connection refused", tries=1, for_s=0.1))
     line.see(NoCoordinator(reason="cannot reach h:1: connection refused", tries=9, for_s=130.0))
     line.see(KNOWN)
     line.see(NoCoordinator(reason="gone", tries=1, for_s=0.1))
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("waiting for the host: cannot reach h:1") and "Ctrl-C" in said[0]
-    assert said[1].startswith("waiting for the host for 2 min")
-    assert said[3] == "! gone; training goes on, trying again"
+    assert said[1].startswith("kitchen joins run books"), "the reminder says the rest, later"
+    assert said[2].startswith(
+        "! the coordinator is gone; training goes on: gone; it is tried again"
+    )
+    assert "no work is lost" in said[2]
 
 
 @pytest.mark.parametrize("how", ["words", "file", "bom", "quoted"])
