@@ -56,12 +56,8 @@ class _Kept(NamedTuple):
     step: int
     at: float
     body: Body | None
-
-    @property
-    def bytes(self) -> int:
-        """What it takes, with a little for itself."""
-        body = self.body
-        return 200 + (0 if body is None else len(body.data) + len(body.gzipped or b""))
+    bytes: int
+    """What it takes, its key and a little for itself included."""
 
 
 class NotReady(FarflungError):
@@ -216,7 +212,8 @@ class RunReader:
             step, body = await self._workers.run(lambda: self._answered(question))
         finally:
             del self._waiting[question.key]
-        self._keep(question.key, _Kept(life, step, at, body))
+        size = 0 if body is None else len(body.data) + len(body.gzipped or b"")
+        self._keep(question.key, _Kept(life, step, at, body, size + len(question.key) + 200))
         return body
 
     def _answered(self, question: Question) -> tuple[int, Body | None]:
