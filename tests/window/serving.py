@@ -48,9 +48,9 @@ class Serving:
 
 @contextlib.asynccontextmanager
 async def serving(
-    folder: Path, *, follow: bool = True, map_shown: bool = True, **options: Any
+    folder: Path, *, follow: bool = True, ready: bool = True, map_shown: bool = True, **options: Any
 ) -> AsyncIterator[Serving]:
-    """`follow` False: nothing of the folder is read yet."""
+    """`follow` False: nothing of the folder is read yet; `ready` False: nobody waits for it."""
     troubles: list[Event] = []
     tasks, workers = Tasks(troubles.append, nothing_else), ThreadWorkers(1)
     reader = RunReader(folder, workers=workers, tasks=tasks, wall=lambda: NOW, map_shown=map_shown)
@@ -63,6 +63,7 @@ async def serving(
             if follow:
                 tasks.start(reader.follow(server.hub.wake), "follow")
                 tasks.start(server.hub.run(), "tell")
+            if follow and ready:
                 await until(lambda: reader.ready, "the history is read")
             yield Serving(server, reader, port, session, troubles)
     finally:

@@ -243,6 +243,43 @@ def test_until_the_history_is_read_it_says_how_far_it_is(folder: Path) -> None:
     served(story)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_history_of_any_length_ends(
+    monkeypatch: pytest.MonkeyPatch, size: int, tmp_path: Path
+) -> None:
+    """Also one whose length is a multiple of what is folded at once."""
+    monkeypatch.setattr("farflung.window.reader.SLICE", size)
+    write_folder(Options(peers=2, rounds=2), tmp_path)
+
+    async def story() -> None:
+        async with serving(tmp_path) as window:
+            assert (await window.json("api/v1/head"))["rounds"] >= 1
+
+    served(story)
+
+
+def test_a_damaged_journal_is_told_and_read_when_it_is_mended(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("farflung.window.reader.RETRY_S", 0.02)
+    where, log = copy_of(folder, tmp_path)
+    log.close()
+    good = (where / "journal.bin").read_bytes()
+    (where / "journal.bin").write_bytes(b"something else" + good)
+
+    async def story() -> None:
+        async with serving(where, ready=False) as window:
+            await until(lambda: window.reader.problem, "it is told")
+            status, _, body = await window.get("api/v1/frame")
+            assert status == 503 and b"not a journal that this farflung reads" in body
+            (where / "journal.bin").write_bytes(good)
+            await until(lambda: window.reader.ready, "it is read")
+            assert (await window.json("api/v1/head"))["rounds"] > 30
+            assert window.reader.problem == ""
+
+    served(story)
+
+
 def test_a_prefix_is_taken_away(folder: Path) -> None:
     async def story() -> None:
         async with serving(folder, prefix="/runs/one") as window:
