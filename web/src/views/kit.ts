@@ -1,7 +1,7 @@
 /** What these views share: a floating tip, canvases at the screen's density, states and names. */
 
 import { h, token } from "../dom";
-import { brief } from "../format";
+import { brief, percent } from "../format";
 import type { Peer, PeerState, Region } from "../types";
 
 /** The words and the colour class of a peer's state. */
@@ -28,6 +28,11 @@ export function nameOf(peer: { name: string; node: string }): string {
 
 export function peerAddress(node: string): string {
   return `#/peer/${node}`;
+}
+
+/** A share that is not nothing is never shown as `0.0 %`. */
+export function shareOf(value: number): string {
+  return value > 0 && value < 0.0005 ? "<\u202f0.1\u202f%" : percent(value);
 }
 
 let countries: Intl.DisplayNames | null | undefined;

@@ -2,7 +2,7 @@
 
 import { percent } from "../format";
 import { clipped, tokens } from "./kit";
-import { isLight, ramp, type Matrix, type Measure, type Scale } from "./matrix";
+import { isLight, ramped, type Matrix, type Measure, type Scale } from "./matrix";
 
 export interface Layout {
   width: number;
@@ -82,6 +82,8 @@ function drawCells(
   format: (value: number) => string,
 ): void {
   const size = matrix.labels.length;
+  const shades = ramped(colourStops);
+  const shade = (at: number): string => shades[Math.round(at * (shades.length - 1))]!;
   context.font = `11px ${colours["--sans"]}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
@@ -99,10 +101,11 @@ function drawCells(
         continue;
       }
       const inset = found.active ? 0 : Math.round(cell * 0.24);
-      context.fillStyle = ramp(colourStops, scale.at(found.value));
+      const colour = shade(scale.at(found.value));
+      context.fillStyle = colour;
       context.fillRect(x + inset, y + inset, cell - 1 - 2 * inset, cell - 1 - 2 * inset);
       if (cell < FIGURES || inset > 0) continue;
-      context.fillStyle = isLight(ramp(colourStops, scale.at(found.value))) ? "#101416" : "#ffffff";
+      context.fillStyle = isLight(colour) ? "#101416" : "#ffffff";
       context.fillText(format(found.value), x + cell / 2, y + cell / 2);
     }
   }

@@ -4,7 +4,7 @@ import { h, onTheme, segmented, setText } from "../dom";
 import { NONE, bytes, count, counted, duration, percent, rate } from "../format";
 import type { State } from "../store";
 import type { Place, View } from "../view";
-import { Tip, fit, oncePerPicture, onWidth, tipLines } from "./kit";
+import { Tip, fit, oncePerPicture, onWidth, shareOf, tipLines } from "./kit";
 import { drawMatrix, layout, palette, stops, type Layout } from "./links-draw";
 import { edges, matrix, scale, type Matrix, type Measure } from "./matrix";
 import "./kit.css";
@@ -22,7 +22,7 @@ const MEASURES: readonly (readonly [Measure, string])[] = [
 const FORMAT: Record<Measure, (value: number) => string> = {
   bandwidth: rate,
   rtt: duration,
-  loss: percent,
+  loss: shareOf,
 };
 
 export const links: View = {
@@ -213,11 +213,11 @@ class LinkMatrix {
   private drawList(made: Matrix): void {
     const { all } = this;
     if (!all) return;
-    const range = scale(made.cells, this.measure);
     const found = edges(made, this.measure);
+    const most = found.reduce((top, { cell }) => Math.max(top, cell.value), 0);
     const rows = found.slice(0, this.listed).map(({ row, column, cell }) => {
       const bar = h("span", { class: "links-bar", "aria-hidden": "true" });
-      bar.style.transform = `scaleX(${Math.max(0.01, range?.at(cell.value) ?? 0)})`;
+      bar.style.transform = `scaleX(${most > 0 ? Math.max(0.01, cell.value / most) : 0})`;
       const [from, to] = [made.labels[row]!.name, made.labels[column]!.name];
       return h(
         "li",

@@ -1,9 +1,9 @@
 /** The card of a place on the map: shown while one points at it, pinned by a click or Enter. */
 
 import { h } from "../dom";
-import { counted, percent, short } from "../format";
+import { counted, short } from "../format";
 import type { Place as Slot } from "../view";
-import { STATE_TONE, STATE_WORDS, nameOf as peerName, peerAddress, placeName, speed } from "./kit";
+import { STATE_TONE, STATE_WORDS, nameOf as peerName, peerAddress, placeName, shareOf, speed } from "./kit";
 import { nameOf, type Mark } from "./places";
 
 const PEERS = 7;
@@ -25,6 +25,11 @@ export class MapCard {
     stage.append(this.element);
     this.element.addEventListener("pointerenter", () => clearTimeout(this.leaving));
     this.element.addEventListener("pointerleave", () => this.leave());
+    this.element.addEventListener("focusin", () => clearTimeout(this.leaving));
+    this.element.addEventListener("focusout", () => {
+      this.pinned = false;
+      this.leave();
+    });
     stage.addEventListener("click", (event) => {
       if (!this.element.contains(event.target as Node)) this.close();
     });
@@ -37,14 +42,16 @@ export class MapCard {
     });
   }
 
-  hover(mark: Mark): void {
+  hover(mark: Mark, from: SVGElement): void {
     clearTimeout(this.leaving);
-    if (!this.pinned) this.show(mark);
+    if (this.pinned) return;
+    this.from = from;
+    this.show(mark);
   }
 
   leave(): void {
     clearTimeout(this.leaving);
-    if (!this.pinned) this.leaving = window.setTimeout(() => this.close(), 160);
+    if (!this.pinned) this.leaving = window.setTimeout(() => this.unlessUsed(), 160);
   }
 
   pin(mark: Mark, from: SVGElement): void {
@@ -71,6 +78,10 @@ export class MapCard {
     this.put();
   }
 
+  private unlessUsed(): void {
+    if (!this.element.contains(document.activeElement)) this.close();
+  }
+
   private close(): void {
     this.pinned = false;
     this.mark = null;
@@ -90,7 +101,7 @@ export class MapCard {
     const share = mark.peers.reduce((sum, peer) => sum + peer.share, 0);
     const rate = speed(mark.peers);
     const more = mark.places.length - 1;
-    const facts = [counted(mark.peers.length, "peer"), `${percent(share)} of tokens`];
+    const facts = [counted(mark.peers.length, "peer"), `${shareOf(share)} of tokens`];
     if (rate !== null) facts.push(`${short(rate)} tok/s`);
     const title = placeName(top.region) + (more > 0 ? ` + ${more}` : "");
     const nodes: Node[] = [

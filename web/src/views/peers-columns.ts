@@ -3,7 +3,7 @@
 import { h } from "../dom";
 import { NONE, bytes, count, duration, figure, percent, short } from "../format";
 import type { Peer } from "../types";
-import { STATE_TONE, STATE_WORDS, nameOf, peerAddress } from "./kit";
+import { STATE_TONE, STATE_WORDS, nameOf, peerAddress, shareOf } from "./kit";
 import type { Key, Row } from "./ranking";
 
 export interface Column {
@@ -162,13 +162,13 @@ function state(peer: Peer): HTMLElement {
 }
 
 function share(value: number, most: number): HTMLElement {
-  return h("span", { class: "peers-share" }, track(value, most), h("span", {}, percent(value)));
+  return h("span", { class: "peers-share" }, track(value, most), h("span", {}, shareOf(value)));
 }
 
 function track(value: number, most: number): HTMLElement {
   const bar = h("span", { class: "peers-bar", "aria-hidden": "true" });
   bar.style.width = `${most > 0 ? Math.min(100, (100 * value) / most) : 0}%`;
-  return h("span", { class: "peers-track", title: percent(value) }, bar);
+  return h("span", { class: "peers-track", title: shareOf(value) }, bar);
 }
 
 function clip(text: string, title = text): HTMLElement {
