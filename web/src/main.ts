@@ -7,7 +7,8 @@ import "./charts/chart.css";
 import "./panels/panels.css";
 import { followZoom } from "./charts/detail";
 import { h, setText } from "./dom";
-import { Feed, firstFrame, liveStore } from "./live";
+import { percent } from "./format";
+import { Feed, firstFrame, liveStore, Reading } from "./live";
 import { followSystem, keptLook } from "./look";
 import { loadReplay, Player, replayStore } from "./replay";
 import { replayBar } from "./shell/replaybar";
@@ -16,6 +17,7 @@ import type { Store } from "./store";
 import type { Frame, Replay } from "./types";
 
 const RETRY_S = 4;
+const READING_S = 1;
 const FONTS_MS = 400;
 
 /** `replay` when this page is a file, or says so itself: a static export does. */
@@ -87,9 +89,11 @@ async function start(): Promise<void> {
       if (frame !== null) showLive(frame);
       else showReplay(await loadReplay());
       return;
-    } catch {
-      say("The run cannot be reached.", `Its host does not answer. Trying again every ${RETRY_S} seconds.`);
-      await new Promise((go) => setTimeout(go, RETRY_S * 1000));
+    } catch (error) {
+      const reading = error instanceof Reading;
+      if (reading) say(`Reading the run's log: ${percent(error.share)}`, error.message);
+      else say("The run cannot be reached.", `Its host does not answer. Trying again every ${RETRY_S} seconds.`);
+      await new Promise((go) => setTimeout(go, (reading ? READING_S : RETRY_S) * 1000));
     }
   }
 }

@@ -55,6 +55,8 @@ test("rows join the columns once, in order", () => {
   assert.equal(again.round.length, 21);
   assert.equal(again.loss[20], 1);
   assert.equal(withRow(more, fixtures.row(run, 3) as RoundRow), more);
+  const coarse = { ...more, stride: 10 };
+  assert.equal(withRow(coarse, row), coarse, "an entry of ten rounds is not replaced by one");
   for (const column of Object.values(again)) if (Array.isArray(column)) assert.equal(column.length, 21);
 });
 

@@ -145,12 +145,13 @@ function plain(
   });
 }
 
+const percentTick = (v: number, step: number): string => `${tick(v * 100, step * 100)}\u202f%`;
 const rate = (v: number): string => (v === 0 ? "0" : short(v).replace(/\.0+(?=\D|$)/, ""));
 
 export const charts: { readonly [name: string]: View } = {
   loss,
   bpb,
-  lr: plain("Learning rate", { format: (v) => (v === null ? "–" : `${percent(v)} of peak`), axis: (v) => percent(v), include: 0 }, (r) => r.lr, {
+  lr: plain("Learning rate", { format: (v) => (v === null ? "–" : `${percent(v)} of peak`), axis: percentTick, include: 0 }, (r) => r.lr, {
     colour: "--cat-4",
     empty: "Peers tell it with their first rounds.",
   }),
@@ -167,7 +168,7 @@ export const charts: { readonly [name: string]: View } = {
     colour: "--cat-3",
     fill: true,
   }),
-  use: plain("Compute utilisation", { format: (v) => percent(v), axis: (v) => percent(v) }, (r) => r.utilisation, {
+  use: plain("Compute utilisation", { format: (v) => percent(v), axis: percentTick }, (r) => r.utilisation, {
     colour: "--cat-5",
     smooth: true,
   }),

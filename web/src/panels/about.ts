@@ -103,7 +103,8 @@ function identity(head: Head): HTMLElement {
     ["State root", copyable(head.state_root, "the state root")],
     [
       "Agreement",
-      `${format.count(head.agreements)} reports equal the journal's root, ${format.count(head.disagreements)} differ`,
+      `${format.count(head.agreements)} reports equal the journal's root, ${format.count(head.disagreements)} ` +
+        (head.disagreements === 1 ? "differs" : "differ"),
     ],
     ["Began with", head.descent || "fresh weights"],
     ["Parameters", format.count(head.parameters)],

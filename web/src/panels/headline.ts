@@ -99,14 +99,14 @@ function since(head: Head, now: number): string {
 export const headline: View = {
   title: "Headline",
   mount(el, { store, size }) {
-    const parts = build(size === "page");
+    const parts = build(size === "page", size === "embed" ? "p" : "h1");
     el.append(parts.root);
     return store.watch(["head", "tick"], (state) => parts.show(state, store));
   },
 };
 
-function build(whole: boolean): { root: HTMLElement; show: (state: State, store: Store) => void } {
-  const name = h(whole ? "h1" : "p", { class: "run-name" });
+function build(whole: boolean, tag: "h1" | "p"): { root: HTMLElement; show: (state: State, store: Store) => void } {
+  const name = h(tag, { class: "run-name" });
   const pill = h("span", { class: "pill" });
   const reason = h("span", { class: "reason" });
   const when = h("span", { class: "muted num" });

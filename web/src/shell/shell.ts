@@ -96,13 +96,20 @@ function bar(store: Store, tabs: HTMLElement, help: () => void): HTMLElement {
   const contact = h("span", { class: "contact" });
   store.watch(["contact", "tick", "head"], ({ contact: at, mode, head }) => {
     const quiet = store.now() - store.heard;
-    const running = head.state === "running" || head.state === "waiting" || head.state === "paused";
+    const running = head.state !== "finished" && head.state !== "stopped";
     const old = mode === "live" && at.state === "live" && running && quiet > 60;
-    contact.className = `contact ${at.state === "lost" ? "bad" : old ? "warn" : at.state}`;
-    setText(
-      contact,
-      at.state === "lost" ? "disconnected" : at.state === "replay" ? "replay" : old ? `quiet for ${format.duration(Math.floor(quiet / 10) * 10)}` : "live",
-    );
+    const [mood, words] =
+      at.state === "lost"
+        ? ["bad", "disconnected"]
+        : at.state === "replay"
+          ? ["", "replay"]
+          : old
+            ? ["warn", `quiet for ${format.duration(Math.floor(quiet / 10) * 10)}`]
+            : running
+              ? ["live", "live"]
+              : ["", "connected"];
+    contact.className = `contact ${mood}`;
+    setText(contact, words);
   });
   const swap = h(
     "button",
