@@ -61,6 +61,14 @@ export function placeName(region: Region | undefined): string {
 /** A floating box at a point of the window. It never leaves the window. */
 export class Tip {
   readonly element = h("div", { class: "tip", role: "status", hidden: true });
+  private readonly gone = new AbortController();
+
+  constructor() {
+    // What it tells of has moved on, or one has tapped elsewhere.
+    const options = { capture: true, passive: true, signal: this.gone.signal };
+    addEventListener("scroll", () => this.hide(), options);
+    addEventListener("pointerdown", () => this.hide(), options);
+  }
 
   show(x: number, y: number, ...content: (Node | string)[]): void {
     const { element } = this;
@@ -79,6 +87,7 @@ export class Tip {
   }
 
   remove(): void {
+    this.gone.abort();
     this.element.remove();
   }
 }

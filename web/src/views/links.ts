@@ -256,7 +256,9 @@ class LinkMatrix {
     box.addEventListener("scroll", () => this.redraw());
     box.addEventListener("pointermove", (event) => this.point(event));
     box.addEventListener("pointerdown", (event) => this.point(event));
-    box.addEventListener("pointerleave", () => this.choose(-1, -1));
+    box.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") this.choose(-1, -1);
+    });
     box.addEventListener("blur", () => this.choose(-1, -1));
     box.addEventListener("keydown", (event) => this.key(event));
   }

@@ -67,7 +67,7 @@ export const COLUMNS: readonly Column[] = [
   },
   {
     key: "device", label: "Device", title: "What it computes on", width: 100, grow: 1, need: 5,
-    cell: ({ peer }) => clip(peer.device),
+    cell: ({ peer }) => clip(peer.device.replace(/^NVIDIA /, ""), peer.device),
   },
   {
     key: "software", label: "Version", title: "Its software", width: 62, need: 13,
@@ -107,7 +107,7 @@ export function cells(columns: readonly Column[], row: Row, about: About): Node[
 export function phoneRow(row: Row, { place, link, most }: About): HTMLElement {
   const { peer } = row;
   const rate = peer.tokens_per_s === null ? STATE_WORDS[peer.state] : `${short(peer.tokens_per_s)} tok/s`;
-  const facts = [peer.device, place.split(",")[0]].filter(Boolean).join(" · ") || NONE;
+  const facts = [peer.device.replace(/^NVIDIA /, ""), place.split(",")[0]].filter(Boolean).join(" · ") || NONE;
   return h(
     "div",
     { class: "peers-card", role: "cell" },
@@ -172,5 +172,5 @@ function track(value: number, most: number): HTMLElement {
 }
 
 function clip(text: string, title = text): HTMLElement {
-  return h("span", { class: "ellipsis", title }, text || NONE);
+  return h("span", { class: "ellipsis peers-clip", title }, text || NONE);
 }
