@@ -104,6 +104,12 @@ export function tipLines(title: string, lines: readonly (readonly [string, strin
   ];
 }
 
+/** The same lines as one sentence, for who listens. */
+export function spoken(nodes: readonly Node[]): string {
+  const words = nodes.flatMap((node) => (node.childNodes.length > 1 ? [...node.childNodes] : [node]));
+  return words.map((node) => node.textContent).join(", ");
+}
+
 /** Sizes a canvas to CSS pixels at the screen's density; its context draws in CSS pixels. */
 export function fit(
   canvas: HTMLCanvasElement,

@@ -183,7 +183,8 @@ function drawColumns(
     const on = column === look.column;
     context.font = `${on ? "600 " : ""}${size}px ${colours["--sans"]}`;
     context.fillStyle = on ? colours["--ink"] : colours["--ink-2"];
-    slanted(context, clipped(context, name, top * 1.28), x + 3, top - 6);
+    const room = Math.min(top * 1.28, Math.max(30, (width - x) * 1.38));
+    slanted(context, clipped(context, name, room), x + 3, top - 6);
   });
   context.restore();
 }

@@ -4,7 +4,7 @@ import { h, onTheme, segmented, setText } from "../dom";
 import { NONE, bytes, count, counted, duration, percent, rate } from "../format";
 import type { State } from "../store";
 import type { Place, View } from "../view";
-import { Tip, fit, oncePerPicture, onWidth, shareOf, tipLines } from "./kit";
+import { Tip, fit, oncePerPicture, onWidth, shareOf, spoken, tipLines } from "./kit";
 import { drawMatrix, layout, palette, stops, type Layout } from "./links-draw";
 import { edges, matrix, scale, type Matrix, type Measure } from "./matrix";
 import "./kit.css";
@@ -328,7 +328,7 @@ class LinkMatrix {
       at.top + place.top + (row + 1) * place.cell - this.box.scrollTop,
       ...words,
     );
-    setText(this.spoken, words.map((node) => node.textContent).join(", "));
+    setText(this.spoken, spoken(words));
   }
 
   private reveal({ cell, left, top, right, height }: Layout, row: number, column: number): void {

@@ -8,6 +8,7 @@ import { nameOf, type Mark } from "./places";
 
 const PEERS = 7;
 const PLACES = 5;
+const NARROW = 560; // pixels
 
 export class MapCard {
   private readonly element = h("div", { class: "map-card", role: "dialog", hidden: true });
@@ -55,6 +56,7 @@ export class MapCard {
   }
 
   pin(mark: Mark, from: SVGElement): void {
+    clearTimeout(this.leaving);
     this.from = from;
     this.pinned = true;
     this.show(mark);
@@ -150,6 +152,14 @@ export class MapCard {
   private put(): void {
     if (!this.mark || this.element.hidden) return;
     const { element, stage } = this;
+    const narrow = stage.clientWidth < NARROW;
+    element.classList.toggle("map-card-below", narrow);
+    if (narrow) {
+      // On a phone it would cover the whole map: it lies under it.
+      element.style.left = "0";
+      element.style.top = `${stage.clientHeight + 6}px`;
+      return;
+    }
     const x = this.mark.x + this.view.x;
     const y = this.mark.y + this.view.y;
     const gap = this.mark.radius + 10;
