@@ -146,3 +146,33 @@ export function counted(n: number, noun: string, plural = `${noun}s`): string {
 export function brief(hash: string, signs = 10): string {
   return hash.length > signs + 2 ? `${hash.slice(0, signs)}…` : hash;
 }
+
+/** Rounds and tokens on an axis: `0`, `250`, `12k`, `1.5B`. */
+export function axisCount(value: number): string {
+  const steps: [number, string][] = [
+    [1e12, "T"],
+    [1e9, "B"],
+    [1e6, "M"],
+    [1e4, "k"],
+  ];
+  for (const [size, unit] of steps) {
+    if (Math.abs(value) >= size) {
+      const by = unit === "k" ? 1000 : size;
+      return `${globalThis.Number((value / by).toPrecision(4))}${unit}`;
+    }
+  }
+  return globalThis.Number.isInteger(value) ? value.toLocaleString("en-US") : "";
+}
+
+/** A time on the axis, where marks are `step` seconds apart: `14:03:20`, `14:03`, `14 Oct`, `Oct`. */
+export function axisTime(at: number, step: number): string {
+  const date = new Date(at * 1000);
+  const say = (options: Intl.DateTimeFormatOptions): string => date.toLocaleString("en-GB", options);
+  const midnight = date.getHours() === 0 && date.getMinutes() === 0 && date.getSeconds() === 0;
+  if (step < 86400 && !midnight) {
+    const time: Intl.DateTimeFormatOptions = { hour: "2-digit", minute: "2-digit" };
+    return say(step < 60 ? { ...time, second: "2-digit" } : time);
+  }
+  if (step < 86400 * 28) return say({ day: "numeric", month: "short" });
+  return date.getMonth() === 0 ? say({ year: "numeric" }) : say({ month: "short" });
+}

@@ -5,12 +5,12 @@ import type { Evaluation, Number, Rounds } from "./types";
 
 /**
  * Local linear regression with a Gaussian kernel over entries, bandwidth h = w / (1 - w), and at
- * most w / 20 of all entries: unlike a moving average it neither lags nor bends away at steep
+ * most w / 30 of all entries: unlike a moving average it neither lags nor bends away at steep
  * ends (Fan and Gijbels, Local Polynomial Modelling, 1996). `weight` w is 0 (no smoothing) to
  * 0.99. Unknown values stay unknown.
  */
 export function smooth(values: readonly Number[], weight: number): Number[] {
-  const bandwidth = Math.min(weight / (1 - weight), (values.length * weight) / 20);
+  const bandwidth = Math.min(weight / (1 - weight), (values.length * weight) / 30);
   if (bandwidth < 0.25) return [...values];
   const reach = Math.ceil(bandwidth * 3);
   const kernel = Array.from({ length: reach + 1 }, (_, d) => Math.exp(-0.5 * (d / bandwidth) ** 2));

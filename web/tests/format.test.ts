@@ -64,3 +64,14 @@ test("ages and shares", () => {
   assert.equal(format.counted(1, "peer"), "1 peer");
   assert.equal(format.counted(1200, "peer"), "1,200 peers");
 });
+
+test("the horizontal axis says rounds, tokens and times briefly", () => {
+  const cases: [number, string][] = [[0, "0"], [250, "250"], [5000, "5,000"], [12_000, "12k"], [1.5e9, "1.5B"], [2.5, ""]];
+  for (const [x, text] of cases) assert.equal(format.axisCount(x), text, String(x));
+  const at = (h: number, m: number, s: number): number => new Date(2026, 9, 14, h, m, s).getTime() / 1000;
+  assert.equal(format.axisTime(at(14, 3, 20), 5), "14:03:20");
+  assert.equal(format.axisTime(at(14, 3, 0), 60), "14:03");
+  assert.equal(format.axisTime(at(0, 0, 0), 3600), "14 Oct");
+  assert.equal(format.axisTime(at(0, 0, 0), 86400), "14 Oct");
+  assert.equal(format.axisTime(at(0, 0, 0), 86400 * 31), "Oct");
+});

@@ -2,7 +2,7 @@
 
 import uPlot from "uplot";
 import { h, onTheme, reducedMotion, setText, token } from "../dom";
-import { NONE } from "../format";
+import { axisCount, axisTime, NONE } from "../format";
 import { theme } from "../look";
 import { clampZoom, nearest, xs } from "../series";
 import type { Store, Zoom } from "../store";
@@ -64,6 +64,7 @@ export class Chart {
   private readonly fingers = new Map<number, number>();
   private pinch: { gap: number; middle: number; min: number; max: number } | null = null;
   private log: boolean;
+  private zoomed: Zoom | null = null;
 
   constructor(
     private readonly el: HTMLElement,
@@ -96,6 +97,11 @@ export class Chart {
       this.store.state.look.x,
     ]);
     this.log = log;
+    const { zoom } = this.store.state;
+    if (zoom !== this.zoomed) {
+      this.zoomed = zoom; // the stretch that was drawn to get there, here or in another chart
+      this.plot?.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    }
     if (shape !== this.shape || this.plot === null) {
       this.shape = shape;
       this.rebuild();
@@ -143,14 +149,19 @@ export class Chart {
     return {
       width,
       height,
-      padding: [8, 10, 0, 0],
+      padding: [8, 16, 0, 0],
       legend: { show: false },
       cursor: {
         y: false,
         sync: { key: `${SYNC}:${x}`, setSeries: false, scales: ["x", null] },
         drag: { x: true, y: false, setScale: false },
         bind: { dblclick: () => () => (this.zoom(null), null) },
-        points: { size: 7, width: 2, fill: token("--paper") },
+        points: {
+          size: 7,
+          width: 2,
+          fill: token("--paper"),
+          show: (u, i) => this.dot(u, i),
+        },
         focus: { prox: -1 },
       },
       select: { show: true, left: 0, top: 0, width: 0, height: 0 },
@@ -165,7 +176,8 @@ export class Chart {
           size: compact ? 22 : 26,
           gap: 4,
           space: compact ? 64 : 80,
-          ...(mode === "number" ? { values: (_u, splits) => splits.map(wholes) } : {}),
+          values: (_u, splits, _i, _space, step) =>
+            splits.map((v) => (mode === "time" ? axisTime(v, step) : axisCount(v))),
         },
         {
           ...axis,
@@ -194,6 +206,19 @@ export class Chart {
         setSelect: [(u) => this.selected(u)],
       },
     };
+  }
+
+  /** A dot of the cursor, on lines that the readout says. */
+  private dot(u: uPlot, index: number): HTMLElement {
+    const dot = h("div");
+    const { points } = u.cursor;
+    const size = 7;
+    const said = this.drawing.lines[index - 1]?.said !== false;
+    dot.hidden = !said || points === undefined;
+    dot.style.width = dot.style.height = `${size}px`;
+    dot.style.marginLeft = dot.style.marginTop = `${-size / 2}px`;
+    dot.style.borderWidth = said ? "2px" : "0";
+    return dot;
   }
 
   /** Both ends of the x axis: the zoomed part, or all. */
@@ -393,10 +418,11 @@ export class Chart {
 
   private readout(at: number, newest = false): string {
     const said = this.drawing.lines.filter((line) => line.said !== false);
-    const values = said.map((line) => {
+    const values = said.flatMap((line, i) => {
       const value = newest ? lastKnown(line.values) : (line.values[at] ?? null);
+      if (value === null && i > 0) return [];
       const text = this.kind.format(value);
-      return said.length > 1 ? `${line.label} ${text}` : text;
+      return said.length > 1 ? [`${line.label} ${text}`] : [text];
     });
     const x = this.drawing.x[at];
     if (x === undefined) return "";
@@ -404,8 +430,8 @@ export class Chart {
   }
 
   private where(at: number, x: number): string {
-    if (this.drawing.own) return `round ${wholes(this.roundAt(x))}`;
-    const round = shownRounds(this.store).round[at];
+    const { own } = this.drawing;
+    const round = own ? this.roundAt(x) : shownRounds(this.store).round[at];
     return `round ${round === undefined ? NONE : round.toLocaleString("en-US")}`;
   }
 
@@ -461,23 +487,6 @@ export function faded(colour: string, alpha: number): string {
     .toString(16)
     .padStart(2, "0");
   return /^#[0-9a-f]{6}$/i.test(colour) ? `${colour}${byte}` : colour;
-}
-
-/** Rounds and tokens on an axis: `0`, `250`, `12k`, `1.5B`. */
-export function wholes(value: number): string {
-  const steps: [number, string][] = [
-    [1e12, "T"],
-    [1e9, "B"],
-    [1e6, "M"],
-    [1e4, "k"],
-  ];
-  for (const [size, unit] of steps) {
-    if (Math.abs(value) >= size) {
-      const by = unit === "k" ? 1000 : size;
-      return `${globalThis.Number((value / by).toPrecision(4))}${unit}`;
-    }
-  }
-  return globalThis.Number.isInteger(value) ? value.toLocaleString("en-US") : "";
 }
 
 /** On a log axis: the 1, 2 and 5 of every decade, all when there are few. */

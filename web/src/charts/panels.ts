@@ -172,7 +172,7 @@ export const charts: { readonly [name: string]: View } = {
     colour: "--cat-5",
     smooth: true,
   }),
-  bytes: plain("Bytes sent a round, busiest peer", { format: (v) => bytes(v), axis: (v) => bytes(v).replace(/\.\d+/, ""), include: 0 }, (r) => r.bytes_up, {
+  bytes: plain("Bytes sent, busiest peer", { format: (v) => bytes(v), axis: (v) => bytes(v).replace(/\.\d+/, ""), include: 0 }, (r) => r.bytes_up, {
     colour: "--cat-7",
     fill: true,
   }),

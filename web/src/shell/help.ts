@@ -18,7 +18,7 @@ const KEYS: readonly (readonly [string, readonly (readonly [string, string])[]])
       ["← →", "read values; with Shift ten at a time"],
       ["Home End", "first and last value"],
       ["+ −", "zoom in and out"],
-      ["Page ↑ ↓", "move along while zoomed"],
+      ["PageUp PageDown", "move along while zoomed"],
       ["0  Esc", "show all rounds"],
     ],
   ],

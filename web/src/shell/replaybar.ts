@@ -41,7 +41,7 @@ export function replayBar(player: Player, store: Store): HTMLElement {
   player.onChange(show);
   show();
   addEventListener("keydown", (event) => {
-    const target = event.target as HTMLElement;
+    const target = event.target instanceof Element ? event.target : document.body;
     if (target.closest("input:not([type=range]), select, button, dialog, a") || event.ctrlKey || event.metaKey) return;
     const actions: { [key: string]: () => void } = {
       " ": () => player.play(!player.playing),

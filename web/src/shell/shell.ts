@@ -190,7 +190,7 @@ function fill(store: Store, main: HTMLElement, page: Page, rest: readonly string
 
 function keys(help: () => void): void {
   addEventListener("keydown", (event) => {
-    const target = event.target as HTMLElement;
+    const target = event.target instanceof Element ? event.target : document.body;
     if (target.closest("input:not([type=range]), select, textarea") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "?") help();
     else if (target.closest("dialog")) return;
