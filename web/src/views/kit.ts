@@ -1,7 +1,7 @@
 /** What these views share: a floating tip, canvases at the screen's density, states and names. */
 
 import { h, token } from "../dom";
-import { brief } from "../format";
+import { brief, percent } from "../format";
 import type { Peer, PeerState, Region } from "../types";
 
 /** The words and the colour class of a peer's state. */
@@ -30,6 +30,11 @@ export function peerAddress(node: string): string {
   return `#/peer/${node}`;
 }
 
+/** A share that is not nothing is never shown as `0.0 %`. */
+export function shareOf(value: number): string {
+  return value > 0 && value < 0.0005 ? "<\u202f0.1\u202f%" : percent(value);
+}
+
 let countries: Intl.DisplayNames | null | undefined;
 
 /** "Frankfurt, Germany". */
@@ -56,6 +61,14 @@ export function placeName(region: Region | undefined): string {
 /** A floating box at a point of the window. It never leaves the window. */
 export class Tip {
   readonly element = h("div", { class: "tip", role: "status", hidden: true });
+  private readonly gone = new AbortController();
+
+  constructor() {
+    // What it tells of has moved on, or one has tapped elsewhere.
+    const options = { capture: true, passive: true, signal: this.gone.signal };
+    addEventListener("scroll", () => this.hide(), options);
+    addEventListener("pointerdown", () => this.hide(), options);
+  }
 
   show(x: number, y: number, ...content: (Node | string)[]): void {
     const { element } = this;
@@ -74,6 +87,7 @@ export class Tip {
   }
 
   remove(): void {
+    this.gone.abort();
     this.element.remove();
   }
 }
@@ -88,6 +102,12 @@ export function tipLines(title: string, lines: readonly (readonly [string, strin
       ...lines.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
     ),
   ];
+}
+
+/** The same lines as one sentence, for who listens. */
+export function spoken(nodes: readonly Node[]): string {
+  const words = nodes.flatMap((node) => (node.childNodes.length > 1 ? [...node.childNodes] : [node]));
+  return words.map((node) => node.textContent).join(", ");
 }
 
 /** Sizes a canvas to CSS pixels at the screen's density; its context draws in CSS pixels. */

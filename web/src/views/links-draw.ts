@@ -2,7 +2,7 @@
 
 import { percent } from "../format";
 import { clipped, tokens } from "./kit";
-import { isLight, ramp, type Matrix, type Measure, type Scale } from "./matrix";
+import { isLight, ramped, type Matrix, type Measure, type Scale } from "./matrix";
 
 export interface Layout {
   width: number;
@@ -82,6 +82,8 @@ function drawCells(
   format: (value: number) => string,
 ): void {
   const size = matrix.labels.length;
+  const shades = ramped(colourStops);
+  const shade = (at: number): string => shades[Math.round(at * (shades.length - 1))]!;
   context.font = `11px ${colours["--sans"]}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
@@ -99,10 +101,11 @@ function drawCells(
         continue;
       }
       const inset = found.active ? 0 : Math.round(cell * 0.24);
-      context.fillStyle = ramp(colourStops, scale.at(found.value));
+      const colour = shade(scale.at(found.value));
+      context.fillStyle = colour;
       context.fillRect(x + inset, y + inset, cell - 1 - 2 * inset, cell - 1 - 2 * inset);
       if (cell < FIGURES || inset > 0) continue;
-      context.fillStyle = isLight(ramp(colourStops, scale.at(found.value))) ? "#101416" : "#ffffff";
+      context.fillStyle = isLight(colour) ? "#101416" : "#ffffff";
       context.fillText(format(found.value), x + cell / 2, y + cell / 2);
     }
   }
@@ -180,7 +183,8 @@ function drawColumns(
     const on = column === look.column;
     context.font = `${on ? "600 " : ""}${size}px ${colours["--sans"]}`;
     context.fillStyle = on ? colours["--ink"] : colours["--ink-2"];
-    slanted(context, clipped(context, name, top * 1.28), x + 3, top - 6);
+    const room = Math.min(top * 1.28, Math.max(30, (width - x) * 1.38));
+    slanted(context, clipped(context, name, room), x + 3, top - 6);
   });
   context.restore();
 }

@@ -4,7 +4,7 @@ import { h, onTheme, segmented, setText } from "../dom";
 import { NONE, bytes, count, counted, duration, percent, rate } from "../format";
 import type { State } from "../store";
 import type { Place, View } from "../view";
-import { Tip, fit, oncePerPicture, onWidth, tipLines } from "./kit";
+import { Tip, fit, oncePerPicture, onWidth, shareOf, spoken, tipLines } from "./kit";
 import { drawMatrix, layout, palette, stops, type Layout } from "./links-draw";
 import { edges, matrix, scale, type Matrix, type Measure } from "./matrix";
 import "./kit.css";
@@ -22,7 +22,7 @@ const MEASURES: readonly (readonly [Measure, string])[] = [
 const FORMAT: Record<Measure, (value: number) => string> = {
   bandwidth: rate,
   rtt: duration,
-  loss: percent,
+  loss: shareOf,
 };
 
 export const links: View = {
@@ -213,11 +213,11 @@ class LinkMatrix {
   private drawList(made: Matrix): void {
     const { all } = this;
     if (!all) return;
-    const range = scale(made.cells, this.measure);
     const found = edges(made, this.measure);
+    const most = found.reduce((top, { cell }) => Math.max(top, cell.value), 0);
     const rows = found.slice(0, this.listed).map(({ row, column, cell }) => {
       const bar = h("span", { class: "links-bar", "aria-hidden": "true" });
-      bar.style.transform = `scaleX(${Math.max(0.01, range?.at(cell.value) ?? 0)})`;
+      bar.style.transform = `scaleX(${most > 0 ? Math.max(0.01, cell.value / most) : 0})`;
       const [from, to] = [made.labels[row]!.name, made.labels[column]!.name];
       return h(
         "li",
@@ -256,7 +256,9 @@ class LinkMatrix {
     box.addEventListener("scroll", () => this.redraw());
     box.addEventListener("pointermove", (event) => this.point(event));
     box.addEventListener("pointerdown", (event) => this.point(event));
-    box.addEventListener("pointerleave", () => this.choose(-1, -1));
+    box.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") this.choose(-1, -1);
+    });
     box.addEventListener("blur", () => this.choose(-1, -1));
     box.addEventListener("keydown", (event) => this.key(event));
   }
@@ -326,7 +328,7 @@ class LinkMatrix {
       at.top + place.top + (row + 1) * place.cell - this.box.scrollTop,
       ...words,
     );
-    setText(this.spoken, words.map((node) => node.textContent).join(", "));
+    setText(this.spoken, spoken(words));
   }
 
   private reveal({ cell, left, top, right, height }: Layout, row: number, column: number): void {

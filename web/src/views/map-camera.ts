@@ -2,7 +2,7 @@
 
 import { h } from "../dom";
 
-const MOST = 12;
+const MOST = 8;
 
 export class Camera {
   k = 1;

@@ -1,13 +1,14 @@
 /** The card of a place on the map: shown while one points at it, pinned by a click or Enter. */
 
 import { h } from "../dom";
-import { counted, percent, short } from "../format";
+import { counted, short } from "../format";
 import type { Place as Slot } from "../view";
-import { STATE_TONE, STATE_WORDS, nameOf as peerName, peerAddress, placeName, speed } from "./kit";
+import { STATE_TONE, STATE_WORDS, nameOf as peerName, peerAddress, placeName, shareOf, speed } from "./kit";
 import { nameOf, type Mark } from "./places";
 
 const PEERS = 7;
 const PLACES = 5;
+const NARROW = 560; // pixels
 
 export class MapCard {
   private readonly element = h("div", { class: "map-card", role: "dialog", hidden: true });
@@ -25,6 +26,11 @@ export class MapCard {
     stage.append(this.element);
     this.element.addEventListener("pointerenter", () => clearTimeout(this.leaving));
     this.element.addEventListener("pointerleave", () => this.leave());
+    this.element.addEventListener("focusin", () => clearTimeout(this.leaving));
+    this.element.addEventListener("focusout", () => {
+      this.pinned = false;
+      this.leave();
+    });
     stage.addEventListener("click", (event) => {
       if (!this.element.contains(event.target as Node)) this.close();
     });
@@ -37,17 +43,20 @@ export class MapCard {
     });
   }
 
-  hover(mark: Mark): void {
+  hover(mark: Mark, from: SVGElement): void {
     clearTimeout(this.leaving);
-    if (!this.pinned) this.show(mark);
+    if (this.pinned) return;
+    this.from = from;
+    this.show(mark);
   }
 
   leave(): void {
     clearTimeout(this.leaving);
-    if (!this.pinned) this.leaving = window.setTimeout(() => this.close(), 160);
+    if (!this.pinned) this.leaving = window.setTimeout(() => this.unlessUsed(), 160);
   }
 
   pin(mark: Mark, from: SVGElement): void {
+    clearTimeout(this.leaving);
     this.from = from;
     this.pinned = true;
     this.show(mark);
@@ -71,6 +80,10 @@ export class MapCard {
     this.put();
   }
 
+  private unlessUsed(): void {
+    if (!this.element.contains(document.activeElement)) this.close();
+  }
+
   private close(): void {
     this.pinned = false;
     this.mark = null;
@@ -90,7 +103,7 @@ export class MapCard {
     const share = mark.peers.reduce((sum, peer) => sum + peer.share, 0);
     const rate = speed(mark.peers);
     const more = mark.places.length - 1;
-    const facts = [counted(mark.peers.length, "peer"), `${percent(share)} of tokens`];
+    const facts = [counted(mark.peers.length, "peer"), `${shareOf(share)} of tokens`];
     if (rate !== null) facts.push(`${short(rate)} tok/s`);
     const title = placeName(top.region) + (more > 0 ? ` + ${more}` : "");
     const nodes: Node[] = [
@@ -139,6 +152,14 @@ export class MapCard {
   private put(): void {
     if (!this.mark || this.element.hidden) return;
     const { element, stage } = this;
+    const narrow = stage.clientWidth < NARROW;
+    element.classList.toggle("map-card-below", narrow);
+    if (narrow) {
+      // On a phone it would cover the whole map: it lies under it.
+      element.style.left = "0";
+      element.style.top = `${stage.clientHeight + 6}px`;
+      return;
+    }
     const x = this.mark.x + this.view.x;
     const y = this.mark.y + this.view.y;
     const gap = this.mark.radius + 10;

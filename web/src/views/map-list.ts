@@ -1,9 +1,9 @@
 /** The map's places as a list: for who does not see the map, and for figures. */
 
 import { h } from "../dom";
-import { counted, percent } from "../format";
+import { counted } from "../format";
 import type { State } from "../store";
-import { oncePerPicture, placeName } from "./kit";
+import { oncePerPicture, placeName, shareOf } from "./kit";
 import { places } from "./places";
 
 const MOST = 30;
@@ -34,7 +34,7 @@ export class PlaceList {
           {},
           h("span", { class: "ellipsis", title: name }, name),
           h("span", { class: "muted" }, counted(peers.length, "peer")),
-          h("span", { class: "map-share" }, percent(share(tokens)), bar),
+          h("span", { class: "map-share" }, shareOf(share(tokens)), bar),
         );
       }),
     );

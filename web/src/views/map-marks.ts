@@ -60,12 +60,12 @@ export class MapMarks {
     const group = s("g", { role: "button", tabindex: -1 }, ring, disc, number, label);
     const drawn = { mark, group, disc, ring, number, label };
     group.addEventListener("pointerenter", (event) => {
-      if (event.pointerType === "mouse") this.card.hover(drawn.mark);
+      if (event.pointerType === "mouse") this.card.hover(drawn.mark, group);
     });
     group.addEventListener("pointerleave", () => this.card.leave());
     group.addEventListener("focus", () => {
       this.current = key;
-      if (group.matches(":focus-visible")) this.card.hover(drawn.mark);
+      if (group.matches(":focus-visible")) this.card.hover(drawn.mark, group);
     });
     group.addEventListener("blur", () => this.card.leave());
     group.addEventListener("click", (event) => {

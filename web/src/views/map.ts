@@ -1,14 +1,15 @@
 /** The world map: where the peers of a run are, what each place contributes, and what moves. */
 
 import { geoEqualEarth, geoGraticule, geoPath, type GeoProjection } from "d3-geo";
+import type { LineString } from "geojson";
 import packed from "../../map/world.json";
 import { h, onTheme, reducedMotion, s, setText } from "../dom";
-import { bytes, count, counted, percent } from "../format";
+import { bytes, count, counted } from "../format";
 import type { State } from "../store";
 import type { Region } from "../types";
 import type { Place as Slot, View } from "../view";
 import { Comets, type Path } from "./comets";
-import { Tip, fit, onWidth, oncePerPicture, tipLines } from "./kit";
+import { Tip, fit, onWidth, oncePerPicture, shareOf, tipLines } from "./kit";
 import { MapCard } from "./map-card";
 import { PlaceList } from "./map-list";
 import { MapMarks } from "./map-marks";
@@ -52,6 +53,7 @@ class WorldMap {
   private readonly comets = new Comets();
   private readonly stage = h("div", { class: "map-stage" });
   private readonly foot = h("p", { class: "view-foot map-foot" });
+  private readonly legend = legend();
   private readonly list = new PlaceList();
   private readonly tip = new Tip();
   private readonly card: MapCard;
@@ -70,7 +72,7 @@ class WorldMap {
   constructor(el: HTMLElement, private readonly slot: Slot) {
     el.classList.add("map", `map-${slot.size}`);
     this.stage.append(this.under, this.comets.canvas, this.svg);
-    el.append(this.stage, legend(), this.foot);
+    el.append(this.stage, this.legend, this.foot);
     if (slot.size === "page") el.append(this.list.element);
     this.camera = new Camera(this.stage, slot.size === "page", () => this.look());
     this.card = new MapCard(this.stage, slot, (mark) => this.camera.closer(mark.x, mark.y));
@@ -157,14 +159,14 @@ class WorldMap {
     const path = geoPath(this.projection).digits(1);
     this.lines.replaceChildren(
       ...[...this.moving].reverse().map((arc) => {
-        const d = path({ type: "LineString", coordinates: greatCircle(arc.from, arc.to, 24) }) ?? "";
+        const d = path(line(arc)) ?? "";
         const share = Math.sqrt(arc.bytes / most);
-        const line = s("path", { class: "map-arc", d, "stroke-width": (0.5 + 2.6 * share).toFixed(2) });
-        line.style.opacity = (0.16 + 0.4 * share).toFixed(2);
+        const drawn = s("path", { class: "map-arc", d, "stroke-width": (0.5 + 2.6 * share).toFixed(2) });
+        drawn.style.opacity = (0.16 + 0.4 * share).toFixed(2);
         const hit = s("path", { class: "map-arc-hit", d });
         hit.addEventListener("pointermove", (event) => this.tellArc(event, arc));
         hit.addEventListener("pointerleave", () => this.tip.hide());
-        return s("g", {}, line, hit);
+        return s("g", {}, drawn, hit);
       }),
     );
     const still = reducedMotion() || state.head.state !== "running";
@@ -172,8 +174,7 @@ class WorldMap {
   }
 
   private path(arc: Arc, i: number, most: number): Path {
-    const steps = 48;
-    const points = greatCircle(arc.from, arc.to, steps).flatMap((at) => {
+    const points = greatCircle(arc.from, arc.to, 40).flatMap((at) => {
       const point = this.projection(at);
       return point ? [point] : [];
     });
@@ -209,6 +210,8 @@ class WorldMap {
   }
 
   private say(state: State): void {
+    this.stage.classList.toggle("map-private", !state.head.map);
+    this.legend.hidden = !state.head.map;
     if (!state.head.map) {
       this.slot.note("");
       setText(this.foot, "This run's host keeps to itself where the peers are.");
@@ -230,10 +233,15 @@ class WorldMap {
     const all = state.head.tokens;
     const first =
       top && all > 0 && found.places.length > 2
-        ? `${percent(top.tokens / all)} of the tokens come from ${top.region.city}. `
+        ? `${shareOf(top.tokens / all)} of the tokens come from ${top.region.city}. `
         : "";
     setText(this.foot, state.peers.length === 0 ? "No peer has joined yet." : first + rest);
   }
+}
+
+/** Two points: the projection draws the great circle between them. */
+function line({ from, to }: Arc): LineString {
+  return { type: "LineString", coordinates: [[from.lon, from.lat], [to.lon, to.lat]] };
 }
 
 function legend(): HTMLElement {

@@ -147,6 +147,11 @@ export function ramp(stops: readonly string[], at: number): string {
   return `rgb(${a.map((value, i) => Math.round(value + (b[i]! - value) * share)).join(",")})`;
 }
 
+/** `steps` colours of a ramp, so that a drawing of 10,000 cells computes none. */
+export function ramped(stops: readonly string[], steps = 64): string[] {
+  return Array.from({ length: steps }, (_, i) => ramp(stops, i / (steps - 1)));
+}
+
 /** Whether dark words are read better than white ones on `rgb(r,g,b)` (WCAG 2 luminance). */
 export function isLight(colour: string): boolean {
   const [r = 0, g = 0, b = 0] = (colour.match(/\d+/g) ?? []).map((text) => {

@@ -34,6 +34,7 @@ export class Curves {
   });
   private plots: (uPlot | null)[] = CURVES.map(() => null);
   private rounds: PeerPage["rounds"] | null = null;
+  private replay = false;
   private width = 0;
   private readonly ends: (() => void)[];
   private readonly words = h("p", { class: "muted view-foot" });
@@ -54,16 +55,20 @@ export class Curves {
     this.plots.forEach((plot) => plot?.destroy());
   }
 
-  set(rounds: PeerPage["rounds"] | null): void {
+  set(rounds: PeerPage["rounds"] | null, replay: boolean): void {
     if (rounds === this.rounds) return;
     this.rounds = rounds;
+    this.replay = replay;
     this.build();
   }
 
   private build(): void {
+    const missing = this.replay
+      ? "A replay keeps no curves of single peers."
+      : "Its curves begin with its second round.";
     const some = (this.rounds?.round.length ?? 0) > 1;
     for (const { box } of this.boxes) box.hidden = !some;
-    setText(this.words, this.rounds && !some ? "Its curves begin with its second round; a replay keeps none." : "");
+    setText(this.words, this.rounds && !some ? missing : "");
     this.plots.forEach((plot) => plot?.destroy());
     this.plots = this.boxes.map(({ curve, plot, box }) => {
       const known = this.rounds?.[curve.key].some((value) => value !== null) ?? false;

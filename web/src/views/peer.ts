@@ -5,7 +5,7 @@ import { NONE, age, brief, bytes, clock, count, counted, date, duration, figure,
 import type { State } from "../store";
 import type { Peer, PeerPage } from "../types";
 import type { Place, View } from "../view";
-import { STATE_TONE, STATE_WORDS, nameOf, oncePerPicture, placeName } from "./kit";
+import { STATE_TONE, STATE_WORDS, nameOf, oncePerPicture, placeName, shareOf } from "./kit";
 import { Curves } from "./peer-curves";
 import { miniMap } from "./peer-map";
 import { strip } from "./peer-stays";
@@ -92,7 +92,7 @@ class OwnPage {
       this.drawFacts(known);
     }
     this.drawSide(known, state);
-    this.curves.set(this.page?.rounds ?? null);
+    this.curves.set(this.page?.rounds ?? null, state.mode === "replay");
     this.drawStays(state);
     this.drawLines();
   }
@@ -133,7 +133,7 @@ class OwnPage {
   private drawFacts(known: Peer): void {
     const facts: [string, string, string][] = [
       ["Tokens", short(known.tokens), `${count(known.tokens)} committed tokens`],
-      ["Share", percent(known.share), "of all committed tokens"],
+      ["Share", shareOf(known.share), "of all committed tokens"],
       ["Rounds", count(known.rounds), `${count(known.steps)} steps, ${count(known.samples)} samples`],
       ["Here for", duration(known.uptime_s), "length of all its stays"],
       ["Tokens/s", short(known.tokens_per_s), "newest round"],
@@ -261,5 +261,5 @@ export function sentence(known: Peer, state: State): string {
   if (known.role === "evaluator") return `Measures ${run} on held-out text and takes part in no round.`;
   if (known.tokens <= 0) return `Has joined ${run}; nothing of its work is committed yet.`;
   const rounds = counted(known.rounds, "round");
-  return `Trained ${short(known.tokens)} tokens of ${run} in ${rounds} over ${duration(known.uptime_s)}: ${percent(known.share)} of everything so far.`;
+  return `Trained ${short(known.tokens)} tokens of ${run} in ${rounds} over ${duration(known.uptime_s)}: ${shareOf(known.share)} of everything so far.`;
 }

@@ -3,7 +3,7 @@
 import { h } from "../dom";
 import { NONE, bytes, count, duration, figure, percent, short } from "../format";
 import type { Peer } from "../types";
-import { STATE_TONE, STATE_WORDS, nameOf, peerAddress } from "./kit";
+import { STATE_TONE, STATE_WORDS, nameOf, peerAddress, shareOf } from "./kit";
 import type { Key, Row } from "./ranking";
 
 export interface Column {
@@ -67,7 +67,7 @@ export const COLUMNS: readonly Column[] = [
   },
   {
     key: "device", label: "Device", title: "What it computes on", width: 100, grow: 1, need: 5,
-    cell: ({ peer }) => clip(peer.device),
+    cell: ({ peer }) => clip(peer.device.replace(/^NVIDIA /, ""), peer.device),
   },
   {
     key: "software", label: "Version", title: "Its software", width: 62, need: 13,
@@ -107,7 +107,7 @@ export function cells(columns: readonly Column[], row: Row, about: About): Node[
 export function phoneRow(row: Row, { place, link, most }: About): HTMLElement {
   const { peer } = row;
   const rate = peer.tokens_per_s === null ? STATE_WORDS[peer.state] : `${short(peer.tokens_per_s)} tok/s`;
-  const facts = [peer.device, place.split(",")[0]].filter(Boolean).join(" · ") || NONE;
+  const facts = [peer.device.replace(/^NVIDIA /, ""), place.split(",")[0]].filter(Boolean).join(" · ") || NONE;
   return h(
     "div",
     { class: "peers-card", role: "cell" },
@@ -162,15 +162,15 @@ function state(peer: Peer): HTMLElement {
 }
 
 function share(value: number, most: number): HTMLElement {
-  return h("span", { class: "peers-share" }, track(value, most), h("span", {}, percent(value)));
+  return h("span", { class: "peers-share" }, track(value, most), h("span", {}, shareOf(value)));
 }
 
 function track(value: number, most: number): HTMLElement {
   const bar = h("span", { class: "peers-bar", "aria-hidden": "true" });
   bar.style.width = `${most > 0 ? Math.min(100, (100 * value) / most) : 0}%`;
-  return h("span", { class: "peers-track", title: percent(value) }, bar);
+  return h("span", { class: "peers-track", title: shareOf(value) }, bar);
 }
 
 function clip(text: string, title = text): HTMLElement {
-  return h("span", { class: "ellipsis", title }, text || NONE);
+  return h("span", { class: "ellipsis peers-clip", title }, text || NONE);
 }

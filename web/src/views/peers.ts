@@ -211,7 +211,9 @@ class PeerTable {
       const about = { place, link: this.link, most };
       const inner = this.phone ? [phoneRow(row, about)] : cells(this.columns, row, about);
       const element = old?.element ?? h("div", { class: "peers-row", role: "row" });
+      const focused = element.contains(document.activeElement);
       element.replaceChildren(...inner);
+      if (focused) element.querySelector("a")?.focus({ preventScroll: true });
       element.style.transform = `translateY(${i * this.height}px)`;
       setAttribute(element, "aria-rowindex", String(i + 2));
       setAttribute(element, "data-node", row.peer.node);

@@ -267,7 +267,8 @@ function drawLate(
   if (why && frame.chart.rounds.length === 1) {
     tag(context, frame, colours, `left out: ${why}`, Math.max(left, toX(frame, end)) + 8, y);
   } else if (median !== null && lane.took - median > 0.02 * frame.chart.stop) {
-    onBar(context, frame, colours, lane, y, `slowest, ${duration(lane.took - median)} after the median`);
+    const late = frame.chart.more > 0 ? "" : `, ${duration(lane.took - median)} after the median`;
+    onBar(context, frame, colours, lane, y, `slowest${late}`);
   }
 }
 

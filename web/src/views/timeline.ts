@@ -255,7 +255,9 @@ class RoundTimeline {
     const { box } = this;
     box.addEventListener("scroll", () => this.redraw());
     box.addEventListener("pointermove", (event) => this.point(event));
-    box.addEventListener("pointerleave", () => this.unpoint());
+    box.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") this.unpoint();
+    });
     box.addEventListener("pointerdown", (event) => this.down(event));
     box.addEventListener("pointerup", (event) => this.up(event));
     box.addEventListener("dblclick", () => this.reset());
@@ -304,7 +306,8 @@ class RoundTimeline {
 
   private down(event: PointerEvent): void {
     const at = this.at(event);
-    if (!at || event.button !== 0 || event.pointerType === "touch") return;
+    if (event.pointerType === "touch") return this.point(event);
+    if (!at || event.button !== 0) return;
     if (at.x < at.frame.left || at.x > at.frame.right) return;
     const seconds = toSeconds(at.frame, at.x);
     this.dragging = { from: seconds, to: seconds };
@@ -397,7 +400,9 @@ function sentence(newest: Timeline, made: Chart): string {
   const median = medianReady(made.lanes);
   const slowest = made.lanes.find(({ took }) => Number.isFinite(took));
   if (slowest && median !== null && made.lanes.length > 2) {
-    parts.push(`slowest: ${slowest.name.slice(0, 24)}, ${duration(slowest.took - median)} after the median`);
+    // The median of the slowest alone would mislead.
+    const late = made.more > 0 ? `ready after ${duration(slowest.took)}` : `${duration(slowest.took - median)} after the median`;
+    parts.push(`slowest: ${slowest.name.slice(0, 24)}, ${late}`);
   }
   const out = newest.peers.filter(({ left_out }) => left_out).length;
   if (out > 0) parts.push(`${out} left out`);
