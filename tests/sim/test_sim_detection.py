@@ -172,6 +172,10 @@ def test_a_dead_link_between_two_peers_is_planned_around(one_way: bool) -> None:
     assert len(failed) == 1
     assert failed[0].reason == "dead links: p0-p1, p1-p0"
     assert {(e.source, e.target) for e in told(swarm, EdgeFailed)} == {("p0", "p1"), ("p1", "p0")}
+    for event in told(swarm, EdgeFailed):
+        named = swarm.nodes[event.source].node, swarm.nodes[event.target].node
+        assert (event.source_node, event.target_node) == named
+    assert failed[0].without == (), "planned around: nobody is left out"
     commits = swarm.commits()
     assert all(len(c.contributors) == 4 for c in commits)
     pair = {swarm.nodes["p0"].node, swarm.nodes["p1"].node}

@@ -57,8 +57,9 @@ def told_by(swarm: SimSwarm) -> Told:
     return told
 
 
-async def _run(step_s: dict[str, float], rounds: int = 6) -> SimSwarm:
-    spec = small_run("measures", outer={"rounds": rounds}, swarm={"start_peers": len(step_s)})
+async def _run(step_s: dict[str, float], rounds: int = 6, **outer: int) -> SimSwarm:
+    outer = {"rounds": rounds, **outer}
+    spec = small_run("measures", outer=outer, swarm={"start_peers": len(step_s)})
     swarm = await SimSwarm.start(spec, peers=0, seed=5, latency_s=(LATENCY_S, LATENCY_S))
     for label, seconds in step_s.items():
         swarm.add(label, Role.TRAINER, step_s=seconds)
@@ -89,6 +90,21 @@ def test_spans_lie_inside_their_round_and_cover_most_of_it(story: Told) -> None:
         assert last >= story.resolved[round_], "until it is applied"
         if name != "keeper" and round_ >= 2:
             assert last - first > 0.9 * (story.resolved[round_] - opened_s), (round_, name)
+
+
+def test_overlapping_rounds_are_told_each_by_itself() -> None:
+    """Window 2: a round is trained while the one before it is averaged."""
+    story = told_by(run_virtual(_run({"quick": 0.05, "even": 0.05}, fragments=2, window=2)))
+    overlaps = 0
+    for (round_, name), event in story.measured.items():
+        spans, opened_s = story.spans(round_, name), story.opened[round_]
+        heard_s = story.heard[round_, name]
+        assert all(opened_s - 0.002 <= a <= b <= heard_s + 0.002 for _, a, b in spans), event
+        before = story.measured.get((round_ - 1, name))
+        trains = [(a, b) for p, a, b in spans if p == "train"]
+        votes = [(a, b) for p, a, b in spans_of(before) if p == "vote"] if before else []
+        overlaps += any(a < d and c < b for a, b in trains for c, d in votes)
+    assert overlaps >= 4
 
 
 def test_nothing_between_first_and_last_span_is_left_open(story: Told) -> None:

@@ -16,8 +16,10 @@ from farflung.events import (
     Skipped,
     TaskFailed,
     Warned,
+    inert,
     older_log,
     parse_event,
+    printable,
     read_events,
     sentence_of,
 )
@@ -154,3 +156,21 @@ def test_a_kind_with_other_fields_is_passed_over() -> None:
 def test_sentences_hold_nothing_that_a_terminal_would_obey() -> None:
     event = EvaluationFailed(name="a\x1b]0;mine\x07", reason="no\r\nroom\x9b2J \u202e")
     assert sentence_of(event) == "a ]0;mine  did not evaluate the model: no  room 2J  "
+
+
+HIDDEN = "".join(
+    map(chr, [*range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A), 0xFEFF])
+)
+"""Zero-width characters, and those that turn the direction of what follows."""
+
+
+def test_nothing_is_hidden_or_turned_in_what_strangers_say() -> None:
+    for each in HIDDEN + "\x00\x07\x1b\x7f\x85\x9b\u2028\u2029\ue000\U000e0001":
+        assert printable(f"a{each}b") == "a b", hex(ord(each))
+    assert printable("Zürich 東京 naïve 🦦") == "Zürich 東京 naïve 🦦"
+    assert printable("two\nlines", keep="\n") == "two\nlines"
+
+
+def test_words_in_events_are_one_short_line() -> None:
+    assert inert(f"\u202egone{HIDDEN}\n") == "gone"
+    assert inert("w" * 10_000) == "w" * 256 and inert("w" * 10_000, 64) == "w" * 64

@@ -1,29 +1,30 @@
 """What nodes tell for people, made into events: checked, bounded, and never an input of decisions.
 
 A node may say what it likes. What is not finite, not in its range or not in time is left out; nodes
-that the run does not know are too; a node is heard once per resolved round. Links are told in
-turn, so that a large swarm's log grows no faster than a small one's (decisions/0029).
+that the run does not know are too; a node is heard once per resolved round. Of many links some are
+told each time, so that a large swarm's log grows no faster than a small one's (decisions/0029).
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from farflung import regions
-from farflung.events import PHASES, Emit, LinkMeasured, PeerDescribed, PeerMeasured, printable
+from farflung.events import PHASES, Emit, LinkMeasured, PeerDescribed, PeerMeasured, inert
 from farflung.network.messages import Hello, LinkFigures, RoundMeasures
 from farflung.swarm.state import State
 
 MAX_SPANS = 64
-MAX_LINKS = 128
+MAX_LINKS = 64
 MAX_TEXT = 64
 WINDOW_S = 86_400.0
 """Nothing that a node did longer ago is told."""
 LATE_ROUNDS = 16
 """Nothing of rounds that were resolved before so many others."""
-LINES_PER_S, BURST_LINES = 4.0, 256
+LINES_PER_S, BURST_LINES = 2.0, 256
 """Links that are told: so many at once, then this many each second, in equal shares."""
 LEAST_LINKS = 4
 """That a node may tell at once, in the largest swarm."""
@@ -44,7 +45,7 @@ class MeasureBook:
         self._told: dict[str, int] = {}
         """The last round that each node was heard of."""
         self._described: dict[str, PeerDescribed] = {}
-        self._turns = LinkTurns()
+        self._shares = LinkShares()
 
     def greeted(self, state: State, node: str, hello: Hello) -> None:
         """A node has connected, and its Hello was accepted."""
@@ -54,8 +55,8 @@ class MeasureBook:
                 node=node,
                 name=state.nodes[node].name,
                 region=hello.region if regions.known(hello.region) else "",
-                device=text(hello.device) or (known.device if known else ""),
-                software=text(hello.software),
+                device=inert(hello.device, MAX_TEXT) or (known.device if known else ""),
+                software=inert(hello.software, MAX_TEXT),
             )
         )
 
@@ -71,9 +72,9 @@ class MeasureBook:
             described = {"name": known.name, "region": known.region, "software": known.software}
             self._describe(PeerDescribed(node=node, device=event.device, **described))
         self._emit(event)
-        links = measured_links(message, node, state.nodes)
-        for link in self._turns.choose(self._now(), node, links, len(state.nodes)):
-            self._emit(link)
+        links = true_links(message, node, state.nodes)
+        for link in self._shares.choose(self._now(), node, links, len(state.nodes)):
+            self._emit(measured_link(message.round, node, link))
 
     def _describe(self, event: PeerDescribed) -> None:
         self._described[event.node] = event
@@ -81,33 +82,31 @@ class MeasureBook:
 
 
 @dataclass
-class _Turn:
+class _Share:
     lines: float
     seen_s: float
-    last: str = ""
-    """The target that was told last."""
 
 
-class LinkTurns:
-    """Which of a node's links are told this time: the next ones after the last time's, as many as
-    its share of the log allows. Pure."""
+class LinkShares:
+    """Which of the links that a node tells of are put into the log: any, and as many as its share
+    allows. Pure: equal calls choose equally."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, _Turn] = {}
+        self._shares: dict[str, _Share] = {}
+        self._dice = random.Random(0)
 
     def choose(
-        self, now_s: float, source: str, links: Sequence[LinkMeasured], nodes: int
-    ) -> list[LinkMeasured]:
+        self, now_s: float, source: str, links: Sequence[LinkFigures], nodes: int
+    ) -> Sequence[LinkFigures]:
         """`nodes`: among how many the lines are shared."""
         most = float(max(LEAST_LINKS, BURST_LINES // max(1, nodes)))
-        turn = self._turns.setdefault(source, _Turn(most, now_s))
-        earned = max(0.0, now_s - turn.seen_s) * LINES_PER_S / max(1, nodes)
-        turn.lines, turn.seen_s = min(most, turn.lines + earned), max(now_s, turn.seen_s)
-        order = sorted(links, key=lambda e: (e.target <= turn.last, e.target))[: int(turn.lines)]
-        turn.lines -= len(order)
-        if order:
-            turn.last = order[-1].target
-        return order
+        share = self._shares.setdefault(source, _Share(most, now_s))
+        earned = max(0.0, now_s - share.seen_s) * LINES_PER_S / max(1, nodes)
+        share.lines = min(most, share.lines + earned)
+        share.seen_s = max(now_s, share.seen_s)
+        count = min(len(links), int(share.lines))
+        share.lines -= count
+        return links if count == len(links) else self._dice.sample(links, count)
 
 
 # ---- what a message says: pure ---------------------------------------------------------------
@@ -127,7 +126,7 @@ def measured(message: RoundMeasures, node: str, name: str, wall_s: float) -> Pee
         data_wait_s=round(within(message.data_wait_s, WINDOW_S), 4),
         copy_s=round(within(message.copy_s, WINDOW_S), 4),
         memory_bytes=int(within(message.memory_bytes, MOST_BYTES)),
-        device=text(message.device),
+        device=inert(message.device, MAX_TEXT),
         flops=within(message.flops, MOST_FLOPS),
     )
 
@@ -142,18 +141,14 @@ def _spans(message: RoundMeasures, wall_s: float) -> tuple[float, ...]:
     return tuple(value for span in ordered for value in span)
 
 
-def measured_links(
-    message: RoundMeasures, source: str, nodes: Container[str]
-) -> list[LinkMeasured]:
-    """What the sender says of its links to nodes of the run, each once."""
-    found: dict[str, LinkMeasured] = {}
-    for link in message.links[:MAX_LINKS]:
-        if link.node in nodes and link.node != source and link.node not in found:
-            found[link.node] = _link(message.round, source, link)
-    return list(found.values())
+def true_links(message: RoundMeasures, source: str, nodes: Container[str]) -> Sequence[LinkFigures]:
+    """Those that lead to other nodes of the run, each once."""
+    found = {link.node: link for link in reversed(message.links[:MAX_LINKS])}
+    return [link for n, link in found.items() if n in nodes and n != source]
 
 
-def _link(round_: int, source: str, link: LinkFigures) -> LinkMeasured:
+def measured_link(round_: int, source: str, link: LinkFigures) -> LinkMeasured:
+    """What the sender says of one of them."""
     known = math.isfinite(link.loss) and 0.0 <= link.loss <= 1.0
     return LinkMeasured(
         round=round_,
@@ -174,8 +169,3 @@ def within(value: float, most: float) -> float:
 def _short(value: float) -> float:
     """Six digits are enough to look at."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def text(value: str) -> str:
-    """A stranger's words: one short line, inert."""
-    return printable(value[:MAX_TEXT]).strip()

@@ -24,7 +24,7 @@ from farflung.errors import (
     StorageError,
     UserError,
 )
-from farflung.events import Emit, LinkClosed, NodeRefused
+from farflung.events import Emit, LinkClosed, NodeRefused, inert
 from farflung.network.link import BulkFrame, Connection
 from farflung.network.messages import (
     Control,
@@ -51,6 +51,7 @@ from farflung.tasks import Tasks, first_ended, nothing_else
 from farflung.words import counted
 
 HELLO_S = 5.0
+MAX_NAME = 64
 
 Admission = Callable[[Redeem], "tuple[Control, Input | None]"]
 """Judges an invite: the answer, and the event that admits its bearer."""
@@ -189,7 +190,7 @@ class Sessions:
             link.close(str(fork))
             return
         if refusal:
-            self._emit(NodeRefused(name=hello.name, reason=refusal))
+            self._emit(NodeRefused(name=inert(hello.name, MAX_NAME), reason=refusal))
             await link.send(Refuse(sentence=refusal))
             link.close()
             return
@@ -209,7 +210,7 @@ class Sessions:
             reason = str(error) or reason
         except FarflungError as error:
             reason = str(error)
-            self._emit(LinkClosed(plane="control", name=hello.name, reason=reason))
+            self._emit(LinkClosed(plane="control", name=inert(hello.name, MAX_NAME), reason=reason))
         finally:
             writer.cancel()
             link.close()

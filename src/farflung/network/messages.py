@@ -306,6 +306,7 @@ class RoundMeasures(Message, frozen=True, kw_only=True, omit_defaults=True):
     spans: tuple[tuple[int, float, float], ...] = ()
     """(index into events.PHASES, start, stop), in seconds before this was sent."""
     links: tuple[LinkFigures, ...] = ()
+    """At most 16; of more, others in the next round."""
     lr: float = 0.0
     grad_norm: float = 0.0
     tokens_per_s: float = 0.0

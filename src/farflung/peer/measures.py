@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from farflung.events import PHASES
-from farflung.inner.channel import StepFigures, WorkReport
 from farflung.network.messages import LinkFigures, RoundMeasures
+from farflung.trainers.port import StepFigures, WorkReport
 
 MAX_SPANS = 64
 """Of a message. The shortest are left out."""
@@ -22,8 +22,9 @@ MAX_ROUNDS = 8
 MAX_KEPT = 512
 """Spans of a round in memory."""
 MAX_TEXT = 64
-SHORTEST_S = 0.001
-"""Nothing shorter is told, and a phase that goes on after so short a pause is one span."""
+SHORTEST_S, SHORTEST_SHARE = 0.001, 0.002
+"""Nothing shorter is told, in seconds or as a share of what the node did in the round; a phase that
+goes on after so short a pause is one span."""
 
 WAIT = PHASES.index("wait")
 Span = tuple[int, float, float]
@@ -139,18 +140,20 @@ def _keep(book: _Round, span: Span) -> None:
 
 def told(began_s: float, spans: Sequence[Span]) -> list[Span]:
     """The spans of a round, joined where a phase goes on, with its waits, by order of start."""
-    joined = [s for s in _joined(spans) if s[2] - s[1] >= SHORTEST_S]
-    found = joined + _waits(began_s, joined)
+    lasted_s = max((stop_s for *_, stop_s in spans), default=began_s) - began_s
+    least_s = max(SHORTEST_S, SHORTEST_SHARE * lasted_s)
+    joined = [s for s in _joined(spans, least_s) if s[2] - s[1] >= least_s]
+    found = joined + _waits(began_s, joined, least_s)
     longest = sorted(found, key=lambda s: s[1] - s[2])[:MAX_SPANS]
     return sorted(longest, key=lambda s: (s[1], s[2], s[0]))
 
 
-def _joined(spans: Sequence[Span]) -> list[Span]:
+def _joined(spans: Sequence[Span], least_s: float) -> list[Span]:
     last: dict[int, Span] = {}
     found: list[Span] = []
     for index, start_s, stop_s in sorted(spans, key=lambda s: s[1]):
         before = last.get(index)
-        if before is not None and start_s - before[2] <= SHORTEST_S:
+        if before is not None and start_s - before[2] <= least_s:
             last[index] = (index, before[1], max(before[2], stop_s))
             continue
         if before is not None:
@@ -159,12 +162,12 @@ def _joined(spans: Sequence[Span]) -> list[Span]:
     return found + list(last.values())
 
 
-def _waits(began_s: float, spans: Sequence[Span]) -> list[Span]:
+def _waits(began_s: float, spans: Sequence[Span], least_s: float) -> list[Span]:
     """From the beginning to the end of the last span, where there is none."""
     found: list[Span] = []
     covered_s = began_s
     for _, start_s, stop_s in sorted(spans, key=lambda s: s[1]):
-        if start_s - covered_s >= SHORTEST_S:
+        if start_s - covered_s >= least_s:
             found.append((WAIT, covered_s, start_s))
         covered_s = max(covered_s, stop_s)
     return found

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from farflung.config.run import MAX_PROMPTS
 from farflung.errors import ProtocolError
-from farflung.events import EvaluationFailed, ModelEvaluated
+from farflung.events import EvaluationFailed, ModelEvaluated, inert
 from farflung.network.messages import Evaluate, Measured
 from farflung.swarm.membership import present
 from farflung.swarm.records import Drawn, Evaluation
@@ -52,7 +52,7 @@ def take(step: Step, sender: str, message: Measured) -> None:
     if job is None or (job.serial, job.node, state.term) != (message.serial, sender, message.term):
         return
     if message.note:
-        _pass_over(step, job, message.note)
+        _pass_over(step, job, inert(message.note))
         return
     _check(message)
     step.append(

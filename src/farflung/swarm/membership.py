@@ -13,6 +13,7 @@ from farflung.events import (
     PeerRecovered,
     PeerSuspect,
     StateRejected,
+    inert,
 )
 from farflung.hashing import merkle_root
 from farflung.ids import NodePhase
@@ -65,6 +66,8 @@ def connect(step: Step, event: Connected) -> None:
     if node.open and event.generation != node.generation:
         close_generation(step, event.node, "restarted without its progress")
         node = step.state.nodes[event.node]
+    if node.open and (node.link is Link.GONE or node.suspect):
+        step.tell(PeerRecovered(node=node.node, name=node.name))
     step.set_node(
         replace(
             node,
@@ -193,7 +196,7 @@ def _rate(value: float) -> float:
 
 def leave(step: Step, sender: str, message: Leave) -> None:
     if step.state.nodes[sender].open:
-        close_generation(step, sender, f"left: {message.reason}")
+        close_generation(step, sender, f"left: {inert(message.reason)}")
 
 
 def watch(step: Step) -> None:

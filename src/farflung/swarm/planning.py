@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 from farflung.errors import ProtocolError
-from farflung.events import Paused, PeerReady, Resumed, RoundOpened
+from farflung.events import Paused, PeerReady, Resumed, RoundOpened, inert
 from farflung.network.messages import Plan, Ready
 from farflung.swarm import ranges
 from farflung.swarm.membership import present
@@ -240,7 +240,7 @@ def ready(step: Step, sender: str, message: Ready) -> None:
                 loss_sum=message.loss_sum,
                 compute_s=message.compute_s,
                 wait_s=message.wait_s,
-                note=message.note,
+                note=inert(message.note),
             )
         )
 

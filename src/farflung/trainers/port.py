@@ -8,11 +8,19 @@ from typing import Protocol
 from farflung.config.run import RunSpec
 from farflung.errors import FarflungError
 from farflung.ids import NodePhase
-from farflung.inner.channel import Landing, Work, WorkReport
+from farflung.inner.channel import Landing, StepFigures, Work, WorkReport
 from farflung.inner.seam import SharedState
 from farflung.outer.layout import Layout
 
-__all__ = ["Landing", "TrainerDied", "TrainerFactory", "TrainerPort", "Work", "WorkReport"]
+__all__ = [
+    "Landing",
+    "StepFigures",
+    "TrainerDied",
+    "TrainerFactory",
+    "TrainerPort",
+    "Work",
+    "WorkReport",
+]
 
 
 class TrainerDied(FarflungError):

@@ -12,8 +12,8 @@ from farflung.network.link import Connection, LinkCounts
 from farflung.network.messages import LinkFigures
 from farflung.transfer.mesh import Mesh
 
-MAX_LINKS = 128
-"""Of one answer: those with most bytes."""
+MAX_LINKS = 16
+"""Of one answer; of more, the next ones each time."""
 MEASURABLE_S = 0.02
 """The system counts busy time in ticks of some milliseconds: less says nothing."""
 
@@ -24,29 +24,35 @@ class LinkMeter:
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
         self._sent: Mapping[str, int] = {}
-        self._counts: dict[Connection, LinkCounts] = {}
+        self._counts: dict[str, dict[Connection, LinkCounts]] = {}
+        """By node, of its links that were open when it was last told."""
+        self._last = ""
+        """The node that was told last."""
 
     def take(self) -> tuple[LinkFigures, ...]:
-        """Of every node that something was sent to since the last call."""
-        sent, counts = self._mesh.sent_to(), self._look()
-        moved = {n: k - self._sent.get(n, 0) for n, k in sent.items()}
-        most = sorted((n for n, k in moved.items() if k > 0), key=lambda n: -moved[n])[:MAX_LINKS]
-        found = tuple(
-            figures(n, moved[n], [_since(counts[c], self._counts.get(c)) for c in links])
-            for n in sorted(most)
-            for links in [[c for c in self._mesh.open_links(n) if c in counts]]
-        )
-        self._sent, self._counts = sent, counts
-        return found
+        """Of nodes that something was sent to since the last call, in turn. Rates and losses are
+        since that node was last told."""
+        sent = self._mesh.sent_to()
+        moved = {n: k - self._sent.get(n, 0) for n, k in sent.items() if k > self._sent.get(n, 0)}
+        self._sent = sent
+        chosen = sorted(moved, key=lambda n: (n <= self._last, n))[:MAX_LINKS]
+        self._last = chosen[-1] if chosen else self._last
+        self._forget_closed()
+        return tuple(figures(n, moved[n], self._look(n)) for n in chosen)
 
-    def _look(self) -> dict[Connection, LinkCounts]:
-        links = (c for n in self._mesh.sent_to() for c in self._mesh.open_links(n))
-        return {c: told for c in links if (told := c.counts()) is not None}
+    def _forget_closed(self) -> None:
+        for node, counts in list(self._counts.items()):
+            links = self._mesh.open_links(node)
+            if any(link not in links for link in counts):
+                self._counts[node] = {k: c for k, c in counts.items() if k in links}
 
-
-def _since(now: LinkCounts, before: LinkCounts | None) -> LinkCounts:
-    """What happened between two looks; the round trip and the estimate are the newest."""
-    return now if before is None else now.minus(before)
+    def _look(self, node: str) -> list[LinkCounts]:
+        """What the system has counted on the links to a node since the last look at it."""
+        before = self._counts.get(node, {})
+        links = self._mesh.open_links(node)
+        now = {link: told for link in links if (told := link.counts()) is not None}
+        self._counts[node] = now
+        return [c.minus(before[link]) if link in before else c for link, c in now.items()]
 
 
 def figures(node: str, sent_bytes: int, links: Sequence[LinkCounts]) -> LinkFigures:

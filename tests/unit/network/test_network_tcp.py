@@ -9,6 +9,7 @@ import resource
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -610,6 +611,30 @@ def test_acknowledged_bytes_are_what_the_other_machine_took() -> None:
         near.close()
         assert near.acknowledged_bytes == before
         assert near.waiting_bytes == 0
+
+    claim(body)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux counts for us")
+def test_the_system_counts_what_a_connection_carries() -> None:
+    async def body(world: World) -> None:
+        near, far = await world.pair()
+        far.bulk_size = lambda _: MIB
+        first = near.counts()
+        assert first is not None
+        for _ in range(4):
+            await near.send_bulk(HEAD, bytes(MIB))
+            await far.receive()
+        await until(lambda: near.waiting_bytes == 0)
+        last = near.counts()
+        assert last is not None
+        moved = last.minus(first)
+        assert 4 * MIB <= moved.acknowledged <= 4.2 * MIB
+        assert 4 * MIB / 65_536 <= moved.segments <= 4 * MIB / 500
+        assert 0 <= moved.retransmitted <= moved.segments and moved.busy_s >= 0
+        assert 0 < moved.rtt_s < 5 and moved.delivery_bytes_per_s > 0
+        near.close()
+        assert near.counts() is None
 
     claim(body)
 

@@ -121,14 +121,28 @@ def test_rounds_that_are_never_resolved_are_forgotten(book: RoundBook) -> None:
 
 def test_the_longest_spans_are_told_of_too_many(book: RoundBook, clock: Hand) -> None:
     book.begin(0)
-    for i in range(MAX_KEPT + 100):
+    for i in range(60):
         with book.during(0, "send"):
-            clock.s += 0.002 + (i == 7)
-        clock.s += 0.003
+            clock.s += 1.0 + i / 10
+        clock.s += 2.0
     message = book.close(0, ())
     assert message is not None and len(message.spans) == MAX_SPANS
-    assert max(a - b for _, a, b in message.spans) == pytest.approx(1.002)
+    assert sum(i == SEND for i, *_ in message.spans) == 50, "sends of 2 s and more; then waits"
+    assert min(a - b for _, a, b in message.spans) == pytest.approx(2.0)
     assert list(message.spans) == sorted(message.spans, key=lambda s: -s[1])
+
+
+def test_a_phase_that_is_entered_too_often_is_waiting(book: RoundBook, clock: Hand) -> None:
+    book.begin(0)
+    for _ in range(MAX_KEPT + 100):
+        with book.during(0, "send"):
+            clock.s += 0.01
+        clock.s += 0.1
+    book.enter(0, "vote")
+    clock.s += 10.0
+    told = spans(book.close(0, ()))
+    assert [phase for phase, *_ in told[-2:]] == ["wait", "vote"], "what goes on is told"
+    assert sum(a - b for phase, a, b in told if phase == "send") < MAX_KEPT * 0.11 + 0.01
 
 
 def test_nothing_too_short_to_be_seen_is_told() -> None:

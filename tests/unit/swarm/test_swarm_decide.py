@@ -12,7 +12,7 @@ from swarm_samples import mark
 
 from farflung.coordinator.awake_clock import AwakeClock
 from farflung.errors import ProtocolError
-from farflung.events import Event, StateReported
+from farflung.events import Event, PeerRecovered, StateReported
 from farflung.hashing import merkle_root
 from farflung.network.messages import Accuse, Attempt, Beat, Leave, Moved, Plan, Synced, Verdict
 from farflung.swarm import ranges
@@ -515,6 +515,19 @@ def test_six_seconds_without_a_beat_close_a_stay_and_return_its_lease() -> None:
     (closed,) = [r for r in driver.records if isinstance(r, Close)]
     assert closed.reason == "no beat for 6.0 s"
     assert closed.freed
+
+
+def test_a_suspect_that_is_heard_again_is_told_once() -> None:
+    driver = started(2)
+    silent = trainers_of(driver)[0]
+    silent.frozen = True
+    for _ in range(4):
+        driver.advance(1.0)
+    beat = Received(node=silent.node, message=Beat(steps=9, steps_per_s=1.0, phase="training"))
+    for state, expected in ((driver.state, 1), (decide(driver.state, beat, driver.now_s)[0], 0)):
+        _, actions, _ = decide(state, beat, driver.now_s)
+        told = [a.event for a in actions if isinstance(a, Tell)]
+        assert [e.node for e in told if isinstance(e, PeerRecovered)] == [silent.node] * expected
 
 
 def test_a_peer_that_beats_without_a_step_counts_as_hung() -> None:
