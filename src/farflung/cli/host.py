@@ -342,7 +342,9 @@ async def _serve(this: object, lines: HostLines) -> None:
 
     assert isinstance(this, Host)
     await this.start()
-    _announce(this.invite, this.only_local, this.forecast())
+    if disk := this.forecast():
+        lines.note(f"keeper's disk: {disk}")
+    _announce(this.invite, this.only_local)
     me = asyncio.current_task()
     assert me is not None
     with leaving_on_signals(lambda _: _cancel(me)):
@@ -365,9 +367,7 @@ def _cancel(task: asyncio.Task[Any]) -> None:
     task.cancel()
 
 
-def _announce(invite: str, only_local: bool, disk: str) -> None:
-    if disk:
-        typer.echo(f"keeper's disk: {disk}")
+def _announce(invite: str, only_local: bool) -> None:
     typer.echo("\nInvite (give it only to people whom you trust):\n")
     typer.echo(f"  farflung join {invite}\n")
     if only_local:

@@ -121,6 +121,10 @@ class HostLines:
         """Words of this program's own that stay as they are: some are to be copied."""
         self._line.keep(text, whole=True)
 
+    def note(self, text: str) -> None:
+        """A sentence of this program's own."""
+        self._keep(text)
+
     def tick(self) -> None:
         """The live line, and a whole sentence about a state that lasts."""
         now_s, state = self._now(), self._state

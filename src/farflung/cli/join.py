@@ -242,7 +242,7 @@ async def _live(
         finally:
             line.end()
             if given := joined.contribution():
-                typer.echo(f"{options.name} {given}")
+                line.say(f"{options.name} {given}")
 
 
 def _acquaint(line: JoinLine, joined: Joined) -> None:

@@ -319,6 +319,10 @@ class JoinLine:
         lead = len(text) - len(text.lstrip(" "))
         self._line.keep(" " * lead + inert(text))
 
+    def say(self, text: str) -> None:
+        """A line of this program's own."""
+        self._keep(text)
+
     def end(self) -> None:
         self._line.end()
 

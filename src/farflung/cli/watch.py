@@ -10,6 +10,7 @@ import termios
 import time
 import tty
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -69,7 +70,7 @@ def watch(
         raise UserError(f"--every {every:g} must be 0.2 to 3600 seconds")
     role, folder = which_node(run, run_name)
     workers = ThreadWorkers(1)
-    viewer = Viewer(FrameSource(role, folder, workers), every)
+    viewer = WatchedRun(FrameSource(role, folder, workers), every)
     try:
         with contextlib.suppress(KeyboardInterrupt):  # a viewer's usual end
             aio.run(_watch(viewer, once=once))
@@ -78,18 +79,19 @@ def watch(
         workers.close()
 
 
-async def _watch(viewer: Viewer, *, once: bool) -> None:
+async def _watch(viewer: WatchedRun, *, once: bool) -> None:
     terminal = this_terminal()
     if once:
         await viewer.ask()
-        show(viewer.lines(terminal, keys=""), terminal)
+        above_prompt = replace(terminal, height=terminal.height - 1)
+        show(viewer.lines(above_prompt, keys=""), terminal)
     elif terminal.live:
         await _on_screen(viewer)
     else:
         await _in_lines(viewer)
 
 
-class Viewer:
+class WatchedRun:
     """The newest frame of a run, and what stands in the way of a newer one."""
 
     def __init__(self, source: FrameSource, every_s: float) -> None:
@@ -129,13 +131,13 @@ class Viewer:
 # ---- on a terminal -------------------------------------------------------------------------
 
 
-async def _on_screen(viewer: Viewer) -> None:
+async def _on_screen(viewer: WatchedRun) -> None:
     over = asyncio.Event()
     with _keys(over):
         await first_ended(viewer.keep_asking(), _drawn(viewer, over))
 
 
-async def _drawn(viewer: Viewer, over: asyncio.Event) -> None:
+async def _drawn(viewer: WatchedRun, over: asyncio.Event) -> None:
     """Draw what is new until it is over: a frame, another size, a second that has passed."""
     from rich.live import Live
 
@@ -193,11 +195,11 @@ def _keys(over: asyncio.Event) -> Iterator[None]:
 # ---- without a terminal --------------------------------------------------------------------
 
 
-async def _in_lines(viewer: Viewer) -> None:
+async def _in_lines(viewer: WatchedRun) -> None:
     await first_ended(viewer.keep_asking(), _told(viewer))
 
 
-async def _told(viewer: Viewer) -> None:
+async def _told(viewer: WatchedRun) -> None:
     """A line when rounds were committed, every ten seconds at most; a state that lasts as often as
     waiting.py says. Ends with the run."""
     reminder = Reminder()

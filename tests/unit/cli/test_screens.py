@@ -100,6 +100,16 @@ def test_the_straggler_is_drawn_longest() -> None:
     assert count["lab-07"] > count["kitchen"] + 5
 
 
+def test_a_round_is_drawn_when_most_of_it_is_known() -> None:
+    frame = made.frame()
+    half = made.timeline(212, frame["peers"])
+    for track in half["peers"]:
+        track["spans"] = track["spans"][:3]
+    frame["timelines"] = [made.timeline(210, frame["peers"]), made.timeline(211, frame["peers"])]
+    frame["timelines"].append(half)
+    assert "round 211, 11 s" in "\n".join(watch_of(frame, 120, 40))
+
+
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_hostile_words_steer_nothing_and_push_no_column(text: str, width: int) -> None:

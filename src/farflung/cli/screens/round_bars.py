@@ -45,11 +45,17 @@ def _doing(track: Json, phases: list[str]) -> str:
 
 
 def drawn_round(frame: Json) -> Json | None:
-    """The newest round of which it is known what its peers did."""
-    for timeline in reversed(frame["timelines"]):
-        if any(track["spans"] for track in timeline["peers"]):
-            return timeline  # type: ignore[no-any-return]
-    return None
+    """The newest of the rounds of which most is known: peers tell what they did when a round is
+    over, one after the other."""
+
+    def known(timeline: Json) -> int:
+        return sum(len(track["spans"]) for track in timeline["peers"])
+
+    best: Json | None = None
+    for timeline in frame["timelines"]:
+        if known(timeline) and (best is None or known(timeline) >= known(best)):
+            best = timeline
+    return best
 
 
 def length_s(timeline: Json) -> float:
