@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -30,6 +31,7 @@ from farflung.events import (
     TrainerRestarted,
 )
 from farflung.ids import GUESTS, Role
+from farflung.inner.options import ENV_COMPILE, ENV_PROFILE
 from farflung.run.home import (
     JOURNAL,
     find_run,
@@ -105,6 +107,13 @@ def join(
             "has to. Default: as before, at first what the invite says."
         ),
     ] = "",
+    no_compile: Annotated[
+        bool,
+        typer.Option("--no-compile", help="Train without torch.compile on a GPU; CPUs never do."),
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a torch trace of a few steps, once.")
+    ] = False,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -122,6 +131,8 @@ def join(
       farflung join invite.txt  # a file keeps it out of the process list
 
       farflung join             # continue with the same identity
+
+      farflung join --profile   # and write a torch trace of a few steps
 
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """
@@ -169,6 +180,11 @@ def join(
     )
     if not options.outbound_only:
         check_advertised(options.bind or "", options.advertise)
+    if no_compile:
+        os.environ[ENV_COMPILE] = "off"
+    if profile:
+        os.environ[ENV_PROFILE] = "on"
+        typer.echo(f"a trace of a few steps will be in {folder / 'profile'}")
     hidden = options.outbound_only and not (outbound_only or (known and known.outbound_only))
     with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
         line = _JoinLine(options.name, hidden=hidden)

@@ -154,9 +154,7 @@ def cross_entropy(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
     if chunk is None:
-        chunk = chunk_rows(
-            targets_BT.numel(), weight_VD.shape[0], dtype.itemsize, budget_bytes
-        )
+        chunk = chunk_rows(targets_BT.numel(), weight_VD.shape[0], dtype.itemsize, budget_bytes)
     hidden_ND = hidden_BTD.flatten(0, -2).to(dtype)
     with torch.autocast(device, enabled=False):
         total: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]

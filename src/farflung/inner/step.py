@@ -168,9 +168,7 @@ class Stepper:
         while True:
             try:
                 rows = self.size.micro_rows
-                return accumulate(
-                    self._model, tokens_BT, targets_BT, self._inner, rows, self._loss
-                )
+                return accumulate(self._model, tokens_BT, targets_BT, self._inner, rows, self._loss)
             except torch.OutOfMemoryError:
                 if not self._shrink():
                     raise

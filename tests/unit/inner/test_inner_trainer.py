@@ -25,10 +25,10 @@ from farflung.errors import ConfigError
 from farflung.inner.built_in import build, read_spec
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC, Work
 from farflung.inner.loss import model_loss
+from farflung.inner.options import StepOptions
 from farflung.inner.report import load_weights, sample_text
 from farflung.inner.seam import SharedState
 from farflung.inner.solo import held_out_loss
-from farflung.inner.options import StepOptions
 from farflung.inner.step import accumulate, inner_step
 from farflung.outer.layout import Layout
 from farflung.trainers.port import TrainerDied
