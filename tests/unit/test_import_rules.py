@@ -62,6 +62,7 @@ AGENT_ROOMS = {
 AGENT_MODULES = {
     "inner.seam",
     "inner.channel",
+    "inner.options",
     "inner.state_file",
     "data.order",
     "data.mixture",

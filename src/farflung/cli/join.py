@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from farflung.config.load import check_advertised, check_endpoints
 from farflung.errors import UserError
 from farflung.events import Emit, Event
 from farflung.ids import GUESTS, Role
+from farflung.inner.options import ENV_COMPILE, ENV_PROFILE
 from farflung.run.home import (
     JOURNAL,
     find_run,
@@ -95,6 +97,13 @@ def join(
             "has to. Default: as before, at first what the invite says."
         ),
     ] = "",
+    no_compile: Annotated[
+        bool,
+        typer.Option("--no-compile", help="Train without torch.compile on a GPU; CPUs never do."),
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a torch trace of a few steps, once.")
+    ] = False,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -112,6 +121,8 @@ def join(
       farflung join invite.txt  # a file keeps it out of the process list
 
       farflung join             # continue with the same identity
+
+      farflung join --profile   # and write a torch trace of a few steps
 
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """
@@ -159,6 +170,11 @@ def join(
     )
     if not options.outbound_only:
         check_advertised(options.bind or "", options.advertise)
+    if no_compile:
+        os.environ[ENV_COMPILE] = "off"
+    if profile:
+        os.environ[ENV_PROFILE] = "on"
+        typer.echo(f"a trace of a few steps will be in {folder / 'profile'}")
     hidden = options.outbound_only and not (outbound_only or (known and known.outbound_only))
     with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
         line = JoinLine(options.name, hidden=hidden)

@@ -24,6 +24,8 @@ from farflung.data.shards import Rows, open_sources
 from farflung.errors import ConfigError, CorruptState
 from farflung.inner.channel import ENV_SOCKET, ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
+from farflung.inner.options import StepOptions
+from farflung.inner.step import Stepper
 from farflung.model.llama import Llama, init_weights
 from farflung.model.presets import config_of_spec
 
@@ -94,6 +96,10 @@ class BuiltIn:
     rows: Rows | None
     """None for synthetic data."""
     device: torch.device
+
+    def stepper(self, options: StepOptions) -> Stepper:
+        """Raises UserError when float8 is wanted and cannot be had."""
+        return Stepper(self.model, self.optimizer, self.spec.inner, options, self.device)
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(inputs, targets), int64 [B, T] each, on the model's device."""

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu, softmax
+from torch.utils.checkpoint import checkpoint
 
 from farflung.errors import ConfigError
 from farflung.model.cache import KeyValueCache, LayerCache
@@ -68,10 +69,11 @@ def stretched(frequencies: Tensor, rope: Llama3Rope) -> Tensor:
     return torch.where(between, smoothed, slow)
 
 
-def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+def rotate(x_BTHE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
     """Half-rotation RoPE: the pair of element i is i + E/2."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    return x_BHTE * cos_TE + torch.cat((-second, first), dim=-1) * sin_TE
+    first, second = x_BTHE.chunk(2, dim=-1)
+    turned_BTHE = torch.cat((-second, first), dim=-1)
+    return x_BTHE * cos_TE[:, None] + turned_BTHE * sin_TE[:, None]
 
 
 def eager_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
@@ -129,9 +131,11 @@ class SelfAttention(nn.Module):
         v_BKTE = self.v_proj(x_BTD).view(split).transpose(1, 2)
         if self.qk_norm:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
-        # The table is fp32; under autocast the rotated heads go back to the narrow type.
-        q_BHTE = rotate(q_BTHE.transpose(1, 2), cos_TE, sin_TE).to(v_BKTE.dtype)
-        k_BKTE = rotate(k_BTKE.transpose(1, 2), cos_TE, sin_TE).to(v_BKTE.dtype)
+        # The table is fp32; under autocast the rotated heads go back to the narrow type. Rotated
+        # before the heads come forward: attention's results and gradients then lie as the
+        # projections want them, and nothing is transposed in memory.
+        q_BHTE = rotate(q_BTHE, cos_TE, sin_TE).to(v_BKTE.dtype).transpose(1, 2)
+        k_BKTE = rotate(k_BTKE, cos_TE, sin_TE).to(v_BKTE.dtype).transpose(1, 2)
         k_BKSE, v_BKSE = (k_BKTE, v_BKTE) if past is None else past.extend(k_BKTE, v_BKTE)
         attend = eager_attention if self.attention == "eager" else fast_attention
         out_BHTE = attend(q_BHTE, k_BKSE, v_BKSE)
@@ -172,6 +176,8 @@ class Trunk(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    checkpointed: int = 0
+    """Layers, evenly spread, that keep their input only and are computed again backwards."""
 
     def __init__(self, config: LlamaConfig, attention: Attention) -> None:
         super().__init__()
@@ -192,14 +198,25 @@ class Trunk(nn.Module):
             )
         cos_TE, sin_TE = self.cos[first:stop], self.sin[first:stop]
         x_BTD: Tensor = self.embed_tokens(tokens_BT)
+        if torch.is_autocast_enabled(x_BTD.device.type):  # the residual stream is narrow, too
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         if cache is None:
-            for layer in self.layers:
-                x_BTD = layer(x_BTD, cos_TE, sin_TE)
+            for index, layer in enumerate(self.layers):
+                if self._recomputes(index):
+                    x_BTD = checkpoint(
+                        layer, x_BTD, cos_TE, sin_TE, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    x_BTD = layer(x_BTD, cos_TE, sin_TE)
         else:
             for layer, past in zip(self.layers, cache.layers, strict=True):
                 x_BTD = layer(x_BTD, cos_TE, sin_TE, past)
         out_BTD: Tensor = self.norm(x_BTD)
         return out_BTD
+
+    def _recomputes(self, layer: int) -> bool:
+        some, of = self.checkpointed, len(self.layers)
+        return torch.is_grad_enabled() and (layer + 1) * some // of > layer * some // of
 
 
 class Llama(nn.Module):
