@@ -144,7 +144,8 @@ class RoundColumns:
         self, first: int, stop: int, pick: NDArray[Any], starts: NDArray[Any]
     ) -> dict[str, list[Any]]:
         def of(name: str) -> NDArray[Any]:
-            found: NDArray[Any] = self.part(name, first, stop)[pick]
+            column = self.part(name, first, stop)
+            found: NDArray[Any] = column if len(pick) == len(column) else column[pick]
             return found
 
         buckets = Buckets(starts, len(pick))
@@ -188,17 +189,14 @@ class Buckets:
 
     def mean(self, values: Floats) -> list[float]:
         known = np.isfinite(values)
-        return self.ratio(np.where(known, values, 0.0), known.astype(np.float64))
+        total = self._reduce(np.add, np.where(known, values, 0.0))
+        return _over(total, self._reduce(np.add, known.astype(np.int64)))
 
     def ratio(self, above: NDArray[Any], below: NDArray[Any]) -> list[float]:
         """Sum over sum; NaN where the lower one is 0."""
-        known = np.isfinite(above) & np.isfinite(below)
-        top = self._reduce(np.add, np.where(known, above, 0.0).astype(np.float64))
-        bottom = self._reduce(np.add, np.where(known, below, 0.0).astype(np.float64))
-        out = np.full(len(top), np.nan)
-        np.divide(top, bottom, out=out, where=bottom > 0)
-        found: list[float] = out.tolist()
-        return found
+        known = np.isfinite(above + below)
+        top = self._reduce(np.add, np.where(known, above, 0.0))
+        return _over(top, self._reduce(np.add, np.where(known, below, 0.0)))
 
     def smallest(self, values: Floats) -> list[float]:
         found: list[float] = self._reduce(np.fmin, values).tolist()
@@ -213,6 +211,13 @@ class Buckets:
             return np.zeros(0)
         reduced: NDArray[Any] = how.reduceat(values, self._starts)
         return reduced
+
+
+def _over(above: NDArray[Any], below: NDArray[Any]) -> list[float]:
+    out = np.full(len(above), np.nan)
+    np.divide(above, below, out=out, where=below > 0)
+    found: list[float] = out.tolist()
+    return found
 
 
 def stride_for(first: int, stop: int, points: int) -> int:

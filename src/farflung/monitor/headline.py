@@ -57,7 +57,7 @@ def headline(fold: Fold, now: float, *, map_shown: bool) -> dict[str, Any]:
         "eta_s": inert.number(speed.eta_s(fold, wanted), 4) if state == "running" else None,
         "tokens_per_s": inert.number(speed.tokens_per_s),
         "tflops": inert.number(speed.tokens_per_s * fold.flops / 1e12),
-        "mfu": inert.number(_mfu(active), 4),
+        "mfu": inert.number(_mfu([r for r in trainers if r.here] or trainers), 4),
         "utilisation": inert.number(speed.utilisation, 4),
         "loss": inert.number(_last_known(fold, "loss")),
         "bits_per_byte": inert.number(last.bits_per_byte) if last else None,
@@ -105,10 +105,10 @@ class NewestRounds:
         return left * self._seconds / self._commits if self._commits else NAN
 
 
-def _mfu(active: list[PeerRow]) -> float:
+def _mfu(rows: list[PeerRow]) -> float:
     """Model FLOPs over the peaks of all devices whose peak is known: a peer's peak is in
     proportion to its tokens/s over its MFU."""
-    known = [r for r in active if r.mfu > 0 and r.tokens_per_s > 0]
+    known = [r for r in rows if r.mfu > 0 and r.tokens_per_s > 0]
     peaks = sum(r.tokens_per_s / r.mfu for r in known)
     return sum(r.tokens_per_s for r in known) / peaks if peaks > 0 else NAN
 

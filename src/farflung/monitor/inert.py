@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from farflung.events import printable
 
 NAME_LENGTH = 64
@@ -49,8 +51,15 @@ def seconds(value: float | None) -> float | None:
 
 
 def of_series(values: list[float], digits: int = 6) -> list[float | None]:
-    """`number` of each."""
-    return [number(value, digits) for value in values]
+    """`number` of each, for many."""
+    known = np.array(values, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        places = digits - 1 - np.floor(np.log10(np.abs(known)))
+    places = np.where(np.isfinite(places), np.clip(places, -300, 300), 0)
+    # Divisions and products by whole powers of ten only: they give the nearest float.
+    up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
+    short: list[float] = (np.round(known / down * up) / up * down).tolist()
+    return [value if math.isfinite(value) else None for value in short]
 
 
 def of_counts(values: list[float]) -> list[int | None]:
