@@ -443,10 +443,13 @@ class Story:
         return 1.0 if number < decay else max(0.0, (whole - number) / (whole - decay))
 
     def _tells(self, peer: Peer, number: int, ready: list[Peer]) -> bool:
-        rounds = self.options.rounds
-        if rounds <= LONG or number >= rounds - NEWEST_WHOLE:
+        if self._is_told_wholly(number):
             return True
         return peer is ready[number % len(ready)]
+
+    def _is_told_wholly(self, number: int) -> bool:
+        rounds = self.options.rounds
+        return rounds <= LONG or number >= rounds - NEWEST_WHOLE
 
     def _measured(self, number: int, index: int, count: int) -> bool:
         if not self.options.measures:
@@ -637,7 +640,7 @@ class Story:
             if self._measured(number, index, len(ready)):
                 spans = self._spans(opened, train[peer.node], started, exchange, owner)
                 yield self._now(self._measures(number, peer, spans))
-        if self.options.measures:
+        if self.options.measures and (number % 50 == 0 or self._is_told_wholly(number)):
             yield from self._links(number, given, owners)
         self.wall += 0.4
 
