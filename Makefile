@@ -10,7 +10,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-slow model teeth chaos soak lint report bench clean
+.PHONY: demo test test-slow model teeth chaos soak lint web web-check web-checked report bench clean
 
 demo: $(READY)
 	$(BIN)/farflung demo $(ARGS)
@@ -42,6 +42,22 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The window's page: web/ -> src/farflung/window/static, which is committed. Needs Node 20.
+web: web/node_modules/.package-lock.json
+	npm --prefix web run --silent build
+
+# Types, unit tests, and whether the committed page is what web/ builds.
+web-check:
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory web-checked; else \
+		echo "SKIPPED web-check: no npm here, so nobody compared the committed page with web/"; fi
+
+web-checked: web/node_modules/.package-lock.json
+	npm --prefix web run --silent check
+
+web/node_modules/.package-lock.json: web/package-lock.json
+	npm --prefix web ci --silent --ignore-scripts
+	@touch $@
 
 # Rooms, longest files and functions, widest classes; judges nothing.
 report: $(READY)

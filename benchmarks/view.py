@@ -84,8 +84,9 @@ def measure(peers: int, rounds: int) -> None:
     }
     times = "  ".join(f"{name} {took_ms(ask):.1f}" for name, ask in asks.items())
     size = len(json.dumps(view.frame(now))) / 1e6
+    each = spent / count * 1e6
     print(f"{peers} peers x {rounds} rounds: {count:,} records and events")
-    print(f"  fold {spent / rounds * 1000:.2f} s per 1,000 rounds, {spent / count * 1e6:.1f} us each")
+    print(f"  fold {spent / rounds * 1000:.2f} s per 1,000 rounds, {each:.1f} us each")
     print(f"  {times} ms; frame {size:.2f} MB; memory {grown:.0f} MB", flush=True)
 
 

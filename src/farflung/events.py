@@ -1,6 +1,6 @@
 """Typed events: the one source of logs, status, reports and test assertions.
 
-Each process writes its events to a JSONL file (`EventLog`); monitor/picture.py folds them.
+Each process writes its events to a JSONL file (`EventLog`); monitor/view.py folds them.
 Times are seconds of the emitting process's monotonic clock plus, for people only, the wall clock.
 
 A long file for a reason: it is the list of all kinds, which whoever folds, prints or asserts them
@@ -10,7 +10,6 @@ reads from top to bottom; a kind is a few fields and a sentence.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
@@ -149,7 +148,7 @@ class EdgeFailed(Event):
     source: str
     """Name of the node whose bytes did not arrive."""
     target: str
-    kind: str
+    fault: str
     """`unreachable`: the source said so; `silent`: the target did."""
     source_node: str = ""
     target_node: str = ""

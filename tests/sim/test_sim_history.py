@@ -10,8 +10,7 @@ from test_sim_swarm import spec
 
 from farflung.events import FetchDelayed, RunKnown, SnapshotUnusable
 from farflung.run.contribution import given_by
-from farflung.run.history import away, credited, picture_of
-from farflung.run.source_figures import SourceCounts
+from farflung.run.history import picture_of, view_of
 from farflung.sim.world import KEEPER, SimSwarm
 from farflung.swarm.ending import PATIENCE_S
 
@@ -42,12 +41,12 @@ def test_the_journal_counts_what_the_events_count_over_restarts() -> None:
     assert sum(g.tokens for g in given) == seen.tokens
     assert sum(g.share for g in given) == pytest.approx(1.0)
     half = len(records) // 2
-    counts = SourceCounts()
-    later = credited(picture_of(records[:half], counts), records[half:], counts)
-    assert later.sources == seen.sources
+    view = view_of(records[:half])
+    for record in records[half:]:
+        view.record(record)
+    later = view.picture()
+    assert later == seen
     assert sum(s.consumed for s in seen.sources) == rows > 0
-    for node, peer in later.peers.items():
-        assert peer.samples == seen.peers[node].samples
 
 
 def test_who_never_took_part_is_away_and_who_left_is_gone() -> None:
@@ -58,11 +57,12 @@ def test_who_never_took_part_is_away_and_who_left_is_gone() -> None:
         await swarm.finished()
 
     swarm = play(story, spec(rounds=12), peers=3)
-    seen = picture_of(swarm.records())
-    names = {p.name: p.state for p in away(seen, ()).peers.values()}
-    assert (names["p0"], names["p2"], names["never"]) == ("gone", "gone", "away")
+    view = view_of(swarm.records())
     never = swarm.nodes["never"].node
-    assert away(seen, (never,)).peers[never].state == "joined"
+    assert view.picture().peers[never].state == "joined"
+    view.serve(False, 0.0)
+    names = {p.name: p.state for p in view.picture().peers.values()}
+    assert (names["p0"], names["p2"], names["never"]) == ("gone", "gone", "away")
 
 
 def test_a_healthy_start_is_no_trouble_and_names_the_run() -> None:

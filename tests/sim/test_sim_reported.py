@@ -11,7 +11,6 @@ import pytest
 
 from farflung.config.load import from_table
 from farflung.events import Abstained, PeerReady, RoundCommitted, RunFinished, Trained
-from farflung.monitor.picture import fold
 from farflung.sim.loop import run_virtual
 from farflung.sim.world import SimSwarm
 from farflung.swarm import ranges
@@ -71,7 +70,7 @@ def test_tokens_are_shown_as_counted_and_weighed_by_rows(
     told = [e for e in swarm.events if isinstance(e, RoundCommitted)]
     assert sum(e.tokens for e in told) == told[-1].total_tokens == TOKENS_OF_A_ROW * rows
     (finished,) = [e for e in swarm.events if isinstance(e, RunFinished)]
-    assert finished.tokens == fold(swarm.events).tokens == TOKENS_OF_A_ROW * rows
+    assert finished.tokens == swarm.picture.tokens == TOKENS_OF_A_ROW * rows
 
 
 def test_losses_that_are_not_finite_are_counted_and_the_others_are_the_loss(

@@ -32,6 +32,19 @@ from farflung.events import (
 SAMPLES: dict[Any, Any] = {str: "words", int: 7, float: 2.5, bool: True, tuple: ("p1", "p2")}
 
 
+LOG_FIELDS = {"kind", "t", "wall"}
+"""Of every line: an event with such a field would not be read back."""
+
+
+def every_kind(base: type[Event] = Event) -> list[type[Event]]:
+    return [k for kind in base.__subclasses__() for k in (kind, *every_kind(kind))]
+
+
+def test_no_event_takes_a_name_of_the_logs_own() -> None:
+    names = {(k.__name__, f.name) for k in every_kind() for f in dataclasses.fields(k)}
+    assert {pair for pair in names if pair[1] in LOG_FIELDS} == set()
+
+
 def sample(kind: type[Event]) -> Event:
     hints = get_type_hints(kind)
     return kind(**{f.name: sample_of(hints[f.name]) for f in dataclasses.fields(kind)})

@@ -18,7 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "data": set(),
     "outer": set(),
     "network": set(),
-    "monitor": set(),
+    "monitor": {"swarm", "outer", "model", "data"},
     "averaging": {"network"},
     "swarm": {"network", "averaging", "data"},
     "inner": {"model", "data", "outer", "attach"},  # the built-in trainer joins like any other

@@ -142,7 +142,7 @@ HOSTILE = (
     "line\nbreak\ttab\u2028separator",
     "x" * 10_000,
     "</script><script>farflung=0//",
-    "‮‏⁦zero\u200bwidth",
+    "\u202e\u200f\u2066zero\u200bwidth",
     "名前 🦦 émile",
     "' OR 1=1; --",
 )
@@ -277,9 +277,7 @@ class Story:
         yield Gen(node=node, generation=1)
         yield self._now(self._started())
         yield self._now(PeerJoined(node=node, name="keeper", role="keeper"))
-        yield self._now(
-            GenerationOpened(node=node, name="keeper", generation=1, next_round=0)
-        )
+        yield self._now(GenerationOpened(node=node, name="keeper", generation=1, next_round=0))
         yield self._now(Paused(reason="waiting: 0 of at least 2 peers"))
         self.wall += 30.0
 
@@ -405,16 +403,12 @@ class Story:
             rows = self._steps(peer) * self.spec.inner.batch_rows
             rows_of[peer.node] = (self._position, self._position + rows)
             grants.append(
-                Grant(
-                    node=peer.node, generation=peer.generation, ranges=(rows_of[peer.node],)
-                )
+                Grant(node=peer.node, generation=peer.generation, ranges=(rows_of[peer.node],))
             )
             self._position += rows
         yield Lease(round=number, term=self._term, fragment=fragment, grants=tuple(grants))
         rows = sum(b - a for a, b in rows_of.values())
-        yield self._now(
-            RoundOpened(round=number, fragment=fragment, peers=len(active), rows=rows)
-        )
+        yield self._now(RoundOpened(round=number, fragment=fragment, peers=len(active), rows=rows))
         late = {p.node for p in active if rng.random() < 0.02} if len(active) > 3 else set()
         train = {p.node: TRAIN_S * rng.uniform(0.96, 1.04) for p in active}
         for node in late:
@@ -449,10 +443,13 @@ class Story:
         return 1.0 if number < decay else max(0.0, (whole - number) / (whole - decay))
 
     def _tells(self, peer: Peer, number: int, ready: list[Peer]) -> bool:
-        rounds = self.options.rounds
-        if rounds <= LONG or number >= rounds - NEWEST_WHOLE:
+        if self._is_told_wholly(number):
             return True
         return peer is ready[number % len(ready)]
+
+    def _is_told_wholly(self, number: int) -> bool:
+        rounds = self.options.rounds
+        return rounds <= LONG or number >= rounds - NEWEST_WHOLE
 
     def _measured(self, number: int, index: int, count: int) -> bool:
         if not self.options.measures:
@@ -528,7 +525,7 @@ class Story:
                 attempt=1,
                 source=source.name,
                 target=target.name,
-                kind="silent",
+                fault="silent",
                 source_node=source.node,
                 target_node=target.node,
             )
@@ -643,7 +640,7 @@ class Story:
             if self._measured(number, index, len(ready)):
                 spans = self._spans(opened, train[peer.node], started, exchange, owner)
                 yield self._now(self._measures(number, peer, spans))
-        if self.options.measures:
+        if self.options.measures and (number % 50 == 0 or self._is_told_wholly(number)):
             yield from self._links(number, given, owners)
         self.wall += 0.4
 
@@ -758,9 +755,7 @@ class Story:
         fragment, opened = number % self.spec.outer.fragments, self.wall
         grants = tuple(Grant(node=p.node, generation=p.generation, ranges=()) for p in active)
         yield Lease(round=number, term=self._term, fragment=fragment, grants=grants)
-        yield self._now(
-            RoundOpened(round=number, fragment=fragment, peers=len(active), rows=0)
-        )
+        yield self._now(RoundOpened(round=number, fragment=fragment, peers=len(active), rows=0))
         for peer in active[: len(active) // 2]:
             self.wall = opened + 33.0 + self._rng.uniform(0, 1.5)
             yield self._now(self._ready(number, peer, self.wall - opened))

@@ -69,11 +69,17 @@ export const SCENARIOS = {
 const T0 = 1_795_000_000;
 const PHASES = ["train", "wait", "encode", "send", "reduce", "receive", "vote", "merge"];
 
-export function run(scenario) {
+/** `ends`: unix seconds when its newest round was resolved. */
+export function run(scenario, ends = null) {
   const spec = { parameters: 124e6, ...SCENARIOS[scenario] };
   if (SCENARIOS[scenario] === undefined) throw new Error(`no scenario ${scenario}`);
   const people = Array.from({ length: spec.peers }, (_, i) => person(spec, i));
-  return { scenario, spec, people, started: T0 };
+  const made = { scenario, spec, people, started: T0 };
+  if (ends !== null) {
+    const length = sums(made, spec.rounds).at[spec.rounds] - T0;
+    return { scenario, spec, people, started: ends - length };
+  }
+  return made;
 }
 
 function person(spec, i) {
@@ -100,7 +106,7 @@ const lrAt = (r, spec) => {
   if (r < warm) return (r + 1) / warm;
   return 0.1 + 0.45 * (1 + Math.cos((Math.PI * (r - warm)) / (spec.wanted - warm)));
 };
-const activeAt = (run, r) => run.people.filter((p) => p.joined <= r && r < p.left * run.spec.rounds + 1);
+const activeAt = (run, r) => run.people.filter((p) => p.joined <= r && (p.left > 1 || r < p.left * run.spec.rounds + 1));
 const countAt = (run, r) => {
   if (run.counts === undefined) {
     run.counts = new Float64Array(run.spec.wanted + 2);
@@ -208,7 +214,7 @@ export function peers(run, now) {
   const time = at[now];
   const all = Math.max(1, tokens[now]);
   const rows = run.people.map((p, i) => {
-    const until = Math.min(now, Math.floor(p.left * run.spec.rounds));
+    const until = p.left > 1 ? now : Math.min(now, Math.floor(p.left * run.spec.rounds));
     const here = p.joined <= now && (p.left > 1 || until >= now);
     const contributed = Math.max(0, Math.floor((until - p.joined) * (0.96 + 0.04 * dice(i, 51))));
     const mine = contributed * perPeer(run) * (p.speed / 52e3) ** 0.15;

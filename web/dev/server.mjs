@@ -11,10 +11,8 @@ export const POLICY = "default-src 'self'; frame-ancestors *; base-uri 'none'; f
 
 /** Serves `scenario` on loopback; `pace_ms`: a new round every so often, 0: none. */
 export function serve(scenario, { port = 0, pace_ms = 2000 } = {}) {
-  const run = fixtures.run(scenario);
+  const run = fixtures.run(scenario, Date.now() / 1000 - 0.5);
   let now = run.spec.rounds;
-  let started = Date.now();
-  const shift = (value) => value; // times are the fixture's own
   const answer = {
     frame: () => fixtures.frame(run, now),
     head: () => fixtures.head(run, now),
@@ -32,7 +30,7 @@ export function serve(scenario, { port = 0, pace_ms = 2000 } = {}) {
   };
   const streams = new Set();
   const tell = (kind, value) => {
-    for (const stream of streams) stream.write(`event: ${kind}\ndata: ${JSON.stringify(shift(value))}\n\n`);
+    for (const stream of streams) stream.write(`event: ${kind}\ndata: ${JSON.stringify(value)}\n\n`);
   };
   const advance = () => {
     if (run.spec.state !== undefined || now === 0 || now >= run.spec.wanted) return;
@@ -80,7 +78,6 @@ export function serve(scenario, { port = 0, pace_ms = 2000 } = {}) {
       resolve({
         url: `http://127.0.0.1:${server.address().port}/`,
         run,
-        started,
         advance,
         cut: () => streams.forEach((s) => s.destroy()),
         close: () => {

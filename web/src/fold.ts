@@ -56,10 +56,13 @@ export function fold(frame: Frame, news: News): Partial<Frame> {
   }
 }
 
-/** Columns with one more row; a row that is already there is replaced, an older one ignored. */
+/**
+ * Columns with one more row. A row that is there already is replaced, or ignored where its entry
+ * stands for several rounds; an older one is ignored.
+ */
 export function withRow(rounds: Rounds, row: RoundRow): Rounds {
   const last = rounds.round.at(-1) ?? -1;
-  if (row.round < last) return rounds;
+  if (row.round < last || (row.round === last && rounds.stride > 1)) return rounds;
   const end = row.round === last ? rounds.round.length - 1 : rounds.round.length;
   const put = <T>(column: T[], value: T): T[] => [...column.slice(0, end), value];
   return {

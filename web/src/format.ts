@@ -45,7 +45,8 @@ function scaled(x: Number | undefined, base: number, units: string[], gap: strin
 /** Three significant digits without an exponent, for values below a million. */
 function significant(value: number): string {
   if (value === 0) return "0";
-  const places = Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(value) + 1e-12)));
+  const rounded = globalThis.Number(value.toPrecision(3)); // 99.95 has one digit less to show
+  const places = Math.min(6, Math.max(0, 2 - Math.floor(Math.log10(rounded) + 1e-12)));
   return value.toFixed(places);
 }
 
@@ -58,6 +59,17 @@ export function figure(x: Number | undefined, places = 3): string {
   if (size < 10 ** -places * 10) return minus(x.toPrecision(2));
   if (size >= 1e6) return short(x);
   return minus(x.toFixed(size >= 1000 ? 0 : size >= 100 ? Math.min(1, places) : places));
+}
+
+/** On an axis whose lines are `step` apart: as many decimals as it takes to tell them apart. */
+export function tick(x: number, step: number): string {
+  if (x === 0) return "0";
+  if (Math.abs(x) >= 1e5) return short(x).replace(/\.?0+(?=\D|$)/, "");
+  if (step < 1e-5) return minus(x.toExponential(0));
+  let places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const scaled = step * 10 ** places;
+  if (Math.abs(scaled - Math.round(scaled)) > 1e-6) places += 1; // 0.25 needs two
+  return minus(x.toFixed(places));
 }
 
 const minus = (text: string): string => text.replace(/^-/, "−").replace("e-", "e−");

@@ -2,18 +2,29 @@
 
 import { NEWS_KINDS, type News } from "./fold";
 import { Store, type LineQuery, type Look, type Source } from "./store";
-import type { Frame, Line, PeerPage, Rounds, Timeline } from "./types";
+import type { Frame, Line, Peer, PeerPage, Region, Rounds, Timeline } from "./types";
 
 const BASE = "api/v1/";
 const FIRST_RETRY_S = 1;
 const LAST_RETRY_S = 30;
 const MOST_ENTRIES = 3000; // columns longer than this are asked for anew, down-sampled
 
+/** The server is there and reads the run's log: how far it is, 0..1, and its sentence. */
+export class Reading extends Error {
+  constructor(readonly share: number, reason: string) {
+    super(reason);
+  }
+}
+
 async function ask<T>(path: string, query: { [name: string]: string | number | undefined } = {}) {
   const known = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
   const words = new URLSearchParams(known.map(([k, v]) => [k, String(v)]));
   const response = await fetch(`${BASE}${path}${known.length > 0 ? `?${words}` : ""}`);
   if (response.status === 404) return null;
+  if (response.status === 503) {
+    const told = (await response.json().catch(() => ({}))) as { reading?: number; reason?: string };
+    if (typeof told.reading === "number") throw new Reading(told.reading, told.reason ?? "");
+  }
   if (!response.ok) throw new Error(`${path}: ${response.status}`);
   return (await response.json()) as T;
 }
@@ -54,6 +65,9 @@ export class Feed {
   private pause = FIRST_RETRY_S;
   private lostAt: number | null = null;
   private refetching = false;
+  private placing = false;
+  /** News that came while a frame is on its way: they are newer than it, and wait. */
+  private held: News[] | null = null;
 
   constructor(private readonly store: Store) {}
 
@@ -82,27 +96,53 @@ export class Feed {
     for (const kind of NEWS_KINDS) {
       stream.addEventListener(kind, (event) => {
         const value = JSON.parse((event as MessageEvent<string>).data) as never;
-        this.store.news({ kind, value } as News);
-        if (kind === "round") this.thin();
+        this.take({ kind, value } as News);
       });
     }
   }
 
   private async opened(): Promise<void> {
-    const wasLost = this.lostAt !== null;
-    if (wasLost) {
+    if (this.lostAt !== null) {
+      this.held = [];
       try {
         const frame = await firstFrame();
         if (frame !== null) this.store.change(frame);
       } catch {
+        this.held = null;
         this.broke();
         return;
       }
+      const held = this.held;
+      this.held = null;
+      for (const news of held) this.take(news);
     }
     this.lostAt = null;
     this.pause = FIRST_RETRY_S;
     this.store.heard = clock();
     this.store.change({ contact: { state: "live" } });
+  }
+
+  private take(news: News): void {
+    if (this.held !== null) {
+      this.held.push(news);
+      return;
+    }
+    this.store.news(news);
+    if (news.kind === "round") this.thin();
+    if (news.kind === "peers") this.place(news.value);
+  }
+
+  /** Somebody declared a region that nobody had declared before: asks where it is. */
+  private place(peers: Peer[]): void {
+    const unknown = peers.some((p) => p.region !== "" && this.store.region(p.region) === undefined);
+    if (!unknown || this.placing) return;
+    this.placing = true;
+    ask<Region[]>("regions")
+      .then((regions) => regions !== null && this.store.change({ regions }))
+      .catch(() => undefined) // with the next news of peers
+      .finally(() => {
+        this.placing = false;
+      });
   }
 
   private broke(): void {

@@ -7,7 +7,8 @@ import "./charts/chart.css";
 import "./panels/panels.css";
 import { followZoom } from "./charts/detail";
 import { h, setText } from "./dom";
-import { Feed, firstFrame, liveStore } from "./live";
+import { percent } from "./format";
+import { Feed, firstFrame, liveStore, Reading } from "./live";
 import { followSystem, keptLook } from "./look";
 import { loadReplay, Player, replayStore } from "./replay";
 import { replayBar } from "./shell/replaybar";
@@ -16,6 +17,8 @@ import type { Store } from "./store";
 import type { Frame, Replay } from "./types";
 
 const RETRY_S = 4;
+const READING_S = 1;
+const FONTS_MS = 400;
 
 /** `replay` when this page is a file, or says so itself: a static export does. */
 function wantsReplay(): boolean {
@@ -48,6 +51,13 @@ function showLive(frame: Frame): void {
   feed.start();
 }
 
+/** The fonts, or a moment's patience: text that is drawn before them would jump. */
+async function fonts(): Promise<void> {
+  const wanted = ['400 1rem "Inter"', '400 1rem "Source Serif"'].map((f) => document.fonts.load(f));
+  const patience = new Promise((go) => setTimeout(go, FONTS_MS));
+  await Promise.race([Promise.allSettled(wanted), patience]);
+}
+
 /** Words in the middle of an empty page: before the run is there. */
 function waiting(): (title: string, text: string) => void {
   const strong = h("strong", {});
@@ -61,9 +71,12 @@ function waiting(): (title: string, text: string) => void {
 
 async function start(): Promise<void> {
   const say = waiting();
+  const ready = fonts();
   if (wantsReplay()) {
     try {
-      showReplay(await loadReplay());
+      const replay = await loadReplay();
+      await ready;
+      showReplay(replay);
     } catch {
       say("No run here.", "data/run.js beside this page cannot be read. Copy the whole folder of the report.");
     }
@@ -72,12 +85,15 @@ async function start(): Promise<void> {
   for (;;) {
     try {
       const frame = await firstFrame();
+      await ready;
       if (frame !== null) showLive(frame);
       else showReplay(await loadReplay());
       return;
-    } catch {
-      say("The run cannot be reached.", `Its host does not answer. Trying again every ${RETRY_S} seconds.`);
-      await new Promise((go) => setTimeout(go, RETRY_S * 1000));
+    } catch (error) {
+      const reading = error instanceof Reading;
+      if (reading) say(`Reading the run's log: ${percent(error.share)}`, error.message);
+      else say("The run cannot be reached.", `Its host does not answer. Trying again every ${RETRY_S} seconds.`);
+      await new Promise((go) => setTimeout(go, (reading ? READING_S : RETRY_S) * 1000));
     }
   }
 }

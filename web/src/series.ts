@@ -4,18 +4,36 @@ import type { Look, Zoom } from "./store";
 import type { Evaluation, Number, Rounds } from "./types";
 
 /**
- * Exponential moving average with weight `weight` (0..1) of the past, corrected for its start:
- * y_t = (w y_{t-1} + (1 - w) x_t) / (1 - w^t). Unknown values stay unknown and count for nothing.
+ * Local linear regression with a Gaussian kernel over entries, bandwidth h = w / (1 - w), and at
+ * most w / 20 of all entries: unlike a moving average it neither lags nor bends away at steep
+ * ends (Fan and Gijbels, Local Polynomial Modelling, 1996). `weight` w is 0 (no smoothing) to
+ * 0.99. Unknown values stay unknown.
  */
 export function smooth(values: readonly Number[], weight: number): Number[] {
-  let sum = 0;
-  let correction = 1;
-  return values.map((value) => {
-    if (value === null) return null;
-    sum = weight * sum + (1 - weight) * value;
-    correction *= weight;
-    return sum / (1 - correction);
-  });
+  const bandwidth = Math.min(weight / (1 - weight), (values.length * weight) / 20);
+  if (bandwidth < 0.25) return [...values];
+  const reach = Math.ceil(bandwidth * 3);
+  const kernel = Array.from({ length: reach + 1 }, (_, d) => Math.exp(-0.5 * (d / bandwidth) ** 2));
+  return values.map((value, i) => (value === null ? null : localLine(values, i, kernel, reach)));
+}
+
+function localLine(values: readonly Number[], at: number, kernel: number[], reach: number): number {
+  let [s0, s1, s2, t0, t1] = [0, 0, 0, 0, 0];
+  const first = Math.max(0, at - reach);
+  const last = Math.min(values.length - 1, at + reach);
+  for (let j = first; j <= last; j += 1) {
+    const y = values[j];
+    if (y === null || y === undefined) continue;
+    const d = j - at;
+    const k = kernel[Math.abs(d)] as number;
+    s0 += k;
+    s1 += k * d;
+    s2 += k * d * d;
+    t0 += k * y;
+    t1 += k * d * y;
+  }
+  const det = s0 * s2 - s1 * s1;
+  return det > 1e-9 * s0 * s2 ? (s2 * t0 - s1 * t1) / det : t0 / s0;
 }
 
 /** Where each entry lies on the x axis. */

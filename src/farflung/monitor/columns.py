@@ -63,10 +63,13 @@ class RoundColumns:
     def add(self, round_: int, name: str, value: float) -> None:
         """Sums begin at nothing, which is NaN."""
         column = self._columns[name]
-        column[round_] = value if np.isnan(column[round_]) else column[round_] + value
+        known = column.item(round_)
+        column[round_] = known + value if known == known else value  # a scalar's NaN, fast
 
     def raise_to(self, round_: int, name: str, value: float) -> None:
-        self._columns[name][round_] = np.fmax(self._columns[name][round_], value)
+        column = self._columns[name]
+        if not column.item(round_) >= value:  # NaN too
+            column[round_] = value
 
     def get(self, name: str, round_: int) -> float:
         """NaN, or 0 for counts, of a round that is not known."""
@@ -76,7 +79,8 @@ class RoundColumns:
 
     def part(self, name: str, first: int, stop: int) -> NDArray[Any]:
         """A view of rounds first..stop (exclusive)."""
-        return self._columns[name][first:stop]
+        found: NDArray[Any] = self._columns[name][first:stop]
+        return found
 
     # ---- what follows from the columns ---------------------------------------------------------
 
@@ -140,7 +144,8 @@ class RoundColumns:
         self, first: int, stop: int, pick: NDArray[Any], starts: NDArray[Any]
     ) -> dict[str, list[Any]]:
         def of(name: str) -> NDArray[Any]:
-            return self.part(name, first, stop)[pick]
+            found: NDArray[Any] = self.part(name, first, stop)[pick]
+            return found
 
         buckets = Buckets(starts, len(pick))
         committed = of("outcome") == COMMITTED

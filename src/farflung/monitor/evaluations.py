@@ -20,7 +20,7 @@ SERVED = 1024
 
 
 @dataclass(slots=True)
-class Measured:
+class Score:
     serial: int
     round: int
     bits_per_byte: float
@@ -42,11 +42,11 @@ class Measured:
         }
 
 
-class Evaluations:
+class ScoreBook:
     def __init__(self) -> None:
-        self._by_serial: dict[int, Measured] = {}
+        self._by_serial: dict[int, Score] = {}
 
-    def add(self, told: Measured) -> Measured:
+    def add(self, told: Score) -> Score:
         """What journal and event log say of one measurement becomes one."""
         known = self._by_serial.get(told.serial)
         if known is None:
@@ -68,7 +68,7 @@ class Evaluations:
                 measured.samples = ()
 
     @property
-    def newest(self) -> Measured | None:
+    def newest(self) -> Score | None:
         return next(reversed(self._by_serial.values()), None)
 
     def tables(self) -> list[dict[str, Any]]:
@@ -76,6 +76,11 @@ class Evaluations:
         known = list(self._by_serial.values())
         stride = -(-len(known) // SERVED) or 1
         return [m.table() for m in known[(len(known) - 1) % stride :: stride]] if known else []
+
+    def scores(self, most: int) -> tuple[tuple[int, float], ...]:
+        """(rounds in the measured state, bits per byte) of the newest ones."""
+        known = list(self._by_serial.values())[-most:]
+        return tuple((m.round, m.bits_per_byte) for m in known)
 
     def changed(self, since: int) -> list[dict[str, Any]]:
         return [m.table() for m in self._by_serial.values() if m.step > since]

@@ -45,12 +45,12 @@ from farflung.events import (
 from farflung.ids import Role
 from farflung.monitor import inert
 from farflung.monitor.columns import ABANDONED, COMMITTED
-from farflung.monitor.evaluations import Measured
+from farflung.monitor.evaluations import Score
 from farflung.monitor.fold import KEPT_DRIFT, Fold
-from farflung.monitor.lines import line_of
+from farflung.monitor.lines import line_of, noted
 from farflung.monitor.link_table import Measure
-from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS, relative
-
+from farflung.monitor.peer_rows import OVER
+from farflung.monitor.timelines import EVENTS, WHOLE_ROUNDS
 
 FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
 """Some for every peer and round."""
@@ -59,7 +59,7 @@ FREQUENT = (PeerReady, StateReported, PeerMeasured, LinkMeasured)
 def take_event(fold: Fold, wall: float, event: Event) -> None:
     """`wall`: unix seconds, NaN when not known."""
     fold.seen(wall)
-    fold.say(wall, line_of(event))
+    _say(fold, wall, event)
     if isinstance(event, FREQUENT):
         _figures(fold, wall, event)
         return
@@ -84,6 +84,17 @@ def take_event(fold: Fold, wall: float, event: Event) -> None:
             _state(fold, wall, event)
 
 
+def _say(fold: Fold, wall: float, event: Event) -> None:
+    told = line_of(event)
+    again = isinstance(event, JournalBlocked) and fold.standing.blocked  # every few seconds
+    if told is not None and not again:
+        if fold.standing.over and isinstance(event, PeerSuspect | GenerationClosed):
+            told = told._replace(kind="peer")  # who goes home is no trouble
+        fold.say(wall, told)
+        if noted(event, told):
+            fold.note(told.text)
+
+
 def _state(fold: Fold, wall: float, event: Event) -> None:
     standing = fold.standing
     match event:
@@ -101,13 +112,13 @@ def _state(fold: Fold, wall: float, event: Event) -> None:
         case JournalWritable():
             standing.unblock(wall)
         case RunFinished():
-            if standing.finished or not fold.journalled:
-                standing.finish(wall)
+            standing.finished_at = wall
+            standing.finished = standing.finished or not fold.journalled
         case RunAmended():
             if not fold.journalled:
                 fold.rounds_wanted = event.rounds
                 standing.reopen(wall)
-            standing.running_at = wall
+            standing.running_at, standing.finished_at = wall, math.nan
         case _:
             pass
 
@@ -177,9 +188,7 @@ def _figures(
         case PeerMeasured():
             _measured(fold, event)
         case LinkMeasured():
-            measured = Measure(
-                event.round, event.bytes, event.bytes_per_s, event.rtt_s, event.loss
-            )
+            measured = Measure(event.round, event.bytes, event.bytes_per_s, event.rtt_s, event.loss)
             fold.links.measure(event.source, event.target, measured)
             fold.links.step = fold.step
 
@@ -229,7 +238,8 @@ def _reported(fold: Fold, event: StateReported) -> None:
 def _measured(fold: Fold, event: PeerMeasured) -> None:
     """Zeros stand for what was not measured."""
     row = fold.peer(event.node, event.name)
-    row.device = inert.name(event.device) or row.device
+    if event.device and event.device != row.device:
+        row.device = inert.name(event.device)
     row.mfu = event.mfu if event.mfu > 0 else row.mfu
     row.grad_norm = event.grad_norm if event.grad_norm > 0 else row.grad_norm
     row.tokens_per_s = event.tokens_per_s if event.tokens_per_s > 0 else row.tokens_per_s
@@ -242,8 +252,7 @@ def _measured(fold: Fold, event: PeerMeasured) -> None:
         return
     part.lr = event.lr if event.lr > 0 else math.nan
     part.grad_norm = event.grad_norm if event.grad_norm > 0 else math.nan
-    if math.isfinite(found.opened):
-        part.spans = relative(event.spans, found.opened)
+    part.spans = event.spans
     fold.loose.add(event.round)
     if len(fold.loose) > WHOLE_ROUNDS // 2:  # before their peers are thinned
         fold.settle()
@@ -268,7 +277,7 @@ def _heard(fold: Fold, event: PeerSuspect | PeerRecovered | PeerUnreachable) -> 
     row = fold.peer(event.node, event.name)
     match event:
         case PeerSuspect():
-            row.suspect = inert.sentence(event.reason)
+            row.suspect = OVER if fold.standing.over else inert.sentence(event.reason)
         case PeerRecovered():
             row.suspect = ""
         case PeerUnreachable():
@@ -296,7 +305,9 @@ def _left_out(fold: Fold, node: str, why: str) -> None:
     for number in fold.open_rounds():
         found = fold.timelines.known(number)
         part = found.parts.get(node) if found is not None else None
-        if found is not None and part is not None and not math.isfinite(part.ready):
+        if found is None or part is None or not math.isfinite(found.opened):
+            continue  # not opened by then
+        if not math.isfinite(part.ready):
             part.left_out = why
             found.step = fold.step
 
@@ -314,7 +325,7 @@ def _strike(fold: Fold, event: ContributionRejected | EdgeFailed | AttemptFailed
                 part.left_out = inert.sentence(event.reason)
         case EdgeFailed():
             # `silent` is said by the target, of the source; `unreachable` the other way round.
-            silent = event.kind == "silent"
+            silent = event.fault == "silent"
             node = event.source_node if silent else event.target_node
             node = node or fold.by_name.get(event.source if silent else event.target, "")
             if node in fold.peers:
@@ -326,7 +337,7 @@ def _strike(fold: Fold, event: ContributionRejected | EdgeFailed | AttemptFailed
 
 def _evaluated(fold: Fold, wall: float, event: ModelEvaluated) -> None:
     pairs = zip(event.prompts, event.texts, strict=False)
-    measured = Measured(
+    measured = Score(
         serial=event.serial,
         round=event.next_round,
         bits_per_byte=event.bits_per_byte,

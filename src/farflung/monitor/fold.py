@@ -1,4 +1,4 @@
-"""What the fold of a run remembers; journal_fold.py and event_fold.py write it, view.py reads it."""
+"""What the fold of a run remembers: journal_fold.py and event_fold.py write it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 from farflung.config.run import RunSpec
 from farflung.monitor import inert
 from farflung.monitor.columns import COMMITTED, NEAR, RoundColumns
-from farflung.monitor.evaluations import Evaluations
-from farflung.monitor.lines import Lines, Told
+from farflung.monitor.evaluations import ScoreBook
+from farflung.monitor.lines import Lines, Sentence
 from farflung.monitor.link_table import LinkTable
 from farflung.monitor.peer_rows import PeerRow
-from farflung.monitor.report import ddp_bytes
+from farflung.monitor.ring import ddp_bytes
 from farflung.monitor.sources import SourceCounts
 from farflung.monitor.standing import RunStanding
 from farflung.monitor.timelines import EVENTS, OneRound, Source, Timelines
@@ -20,6 +20,7 @@ from farflung.regions import Region
 
 NAN = math.nan
 KEPT_DRIFT = 8
+KEPT_NOTES = 8
 
 
 class Fold:
@@ -58,10 +59,12 @@ class Fold:
         self.timelines = Timelines()
         self.links = LinkTable()
         self.lines = Lines()
-        self.evaluations = Evaluations()
+        self.evaluations = ScoreBook()
         self.peers: dict[str, PeerRow] = {}
         self.by_name: dict[str, str] = {}
         """The newest node of each name, as it was told."""
+        self.notes: list[str] = []
+        """The newest sentences that an operator should read, each once."""
         self.loose: set[int] = set()
         """Kept rounds whose medians are out of date."""
 
@@ -112,9 +115,14 @@ class Fold:
         outcomes = self.columns.part("outcome", first, self.columns.length)
         return [first + at for at, outcome in enumerate(outcomes.tolist()) if not outcome]
 
-    def say(self, wall: float, told: Told | None) -> None:
-        if told is not None and math.isfinite(wall):
+    def say(self, wall: float, told: Sentence) -> None:
+        if math.isfinite(wall):
             self.lines.add(self.step, wall, told)
+
+    def note(self, sentence: str) -> None:
+        """What is said again moves to the end."""
+        others = [note for note in self.notes if note != sentence]
+        self.notes = [*others, sentence][-KEPT_NOTES:]
 
     def seen(self, wall: float) -> None:
         if math.isfinite(wall):

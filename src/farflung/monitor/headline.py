@@ -30,7 +30,7 @@ def headline(fold: Fold, now: float, *, map_shown: bool) -> dict[str, Any]:
         now_doing=_doing(fold),
         newest=newest,
     )
-    speed = Speed(fold)
+    speed = NewestRounds(fold)
     trainers = [row for row in fold.peers.values() if row.role == Role.TRAINER]
     active = [row for row in trainers if row.active(served)]
     wanted = fold.spec.outer.tokens or None
@@ -80,7 +80,7 @@ def headline(fold: Fold, now: float, *, map_shown: bool) -> dict[str, Any]:
     }
 
 
-class Speed:
+class NewestRounds:
     """Of the newest rounds; pauses between them do not count."""
 
     def __init__(self, fold: Fold) -> None:

@@ -25,7 +25,7 @@ def sentence(text: str) -> str:
 
 def sample(text: str) -> str:
     """A text of 4,000 characters at most that keeps its line breaks."""
-    return _cut(printable(text[:SAMPLE_LENGTH + 1], keep="\n"), SAMPLE_LENGTH)
+    return _cut(printable(text[: SAMPLE_LENGTH + 1], keep="\n"), SAMPLE_LENGTH)
 
 
 def _line(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from farflung.monitor import inert
 from farflung.monitor.columns import ABANDONED, COMMITTED
-from farflung.monitor.evaluations import Measured
+from farflung.monitor.evaluations import Score
 from farflung.monitor.flops import model_flops
 from farflung.monitor.fold import NAN, Fold
 from farflung.monitor.timelines import JOURNAL
@@ -126,7 +126,7 @@ def _credit(fold: Fold, given: Contributor) -> int:
 
 
 def _evaluation(fold: Fold, record: Evaluation) -> None:
-    measured = Measured(
+    measured = Score(
         serial=record.serial,
         round=record.next_round,
         bits_per_byte=fp32_value(record.bits_per_byte),

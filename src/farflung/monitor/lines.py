@@ -49,8 +49,8 @@ from farflung.events import (
     Trained,
     TrainerRestarted,
     Trouble,
-    Voted,
     UploadProgress,
+    Voted,
 )
 from farflung.monitor import inert
 from farflung.words import counted
@@ -63,7 +63,7 @@ SILENT = (RoundOpened, PeerDescribed, PeerMeasured, LinkMeasured, Applied, Uploa
 KINDS = ("round", "peer", "trouble", "state", "evaluation", "note")
 
 
-class Told(NamedTuple):
+class Sentence(NamedTuple):
     """A line without its place."""
 
     kind: str
@@ -76,7 +76,7 @@ class Line(NamedTuple):
     serial: int
     step: int
     at: float
-    told: Told
+    told: Sentence
 
 
 class Lines:
@@ -86,7 +86,7 @@ class Lines:
         self._lines: deque[Line] = deque(maxlen=KEPT_LINES)
         self._next = 0
 
-    def add(self, step: int, at: float, told: Told) -> bool:
+    def add(self, step: int, at: float, told: Sentence) -> bool:
         """False when it was just said."""
         last = self._lines[-1] if self._lines else None
         if last is not None and last.told == told and at - last.at < SAME_S:
@@ -99,7 +99,7 @@ class Lines:
         return reversed(self._lines)
 
     def select(
-        self, before: int | None, limit: int, chosen: Callable[[Told], bool]
+        self, before: int | None, limit: int, chosen: Callable[[Sentence], bool]
     ) -> list[dict[str, Any]]:
         """Newest first."""
         found: list[dict[str, Any]] = []
@@ -124,7 +124,7 @@ def as_json(line: Line) -> dict[str, Any]:
     }
 
 
-def line_of(event: Event) -> Told | None:
+def line_of(event: Event) -> Sentence | None:
     """What an event says to people; None for what only curves and tables show."""
     if isinstance(event, SILENT):
         return None
@@ -136,7 +136,14 @@ def line_of(event: Event) -> Told | None:
     return told._replace(text=inert.sentence(told.text), name=inert.name(told.name))
 
 
-def _of_round(event: Event) -> Told | None:
+def noted(event: Event, told: Sentence) -> bool:
+    """Whether an operator should read it even at a glance."""
+    if isinstance(event, GenerationClosed | RunAmended | JournalWritable | LastRoundAwaited):
+        return True
+    return told.kind in ("trouble", "note") and not isinstance(event, PeerSuspect | AttemptFailed)
+
+
+def _of_round(event: Event) -> Sentence | None:
     match event:
         case RoundCommitted():
             loss = f", loss {event.loss:.3f}" if math.isfinite(event.loss) else ""
@@ -144,120 +151,122 @@ def _of_round(event: Event) -> Told | None:
                 f"round {event.round} committed: {counted(event.contributors, 'peer')}, "
                 f"{counted(event.tokens, 'token')}{loss}, {event.took_s:.1f} s"
             )
-            return Told("round", text, round=event.round)
+            return Sentence("round", text, round=event.round)
         case RoundAbandoned():
             text = f"round {event.round} abandoned: {event.reason}"
-            return Told("trouble", text, round=event.round)
+            return Sentence("trouble", text, round=event.round)
         case AttemptStarted() if event.attempt > 1:
             text = (
                 f"round {event.round}: attempt {event.attempt} with "
                 f"{counted(event.candidates, 'peer')} ({event.reason})"
             )
-            return Told("round", text, round=event.round)
+            return Sentence("round", text, round=event.round)
         case AttemptFailed():
             text = f"round {event.round}: attempt {event.attempt} failed: {event.reason}"
-            return Told("trouble", text, round=event.round)
+            return Sentence("trouble", text, round=event.round)
         case EdgeFailed():
             text = (
                 f"round {event.round}: nothing came from {event.source} to {event.target} "
-                f"({event.kind}); the next attempt goes round it"
+                f"({event.fault}); the next attempt goes round it"
             )
-            return Told("trouble", text, event.source, event.round)
+            return Sentence("trouble", text, event.source, event.round)
         case ContributionRejected():
-            text = f"round {event.round}: {event.name} is left out: {event.reason}"
-            return Told("trouble", text, event.name, event.round)
+            text = f"round {event.round}: {event.name} rejected: {event.reason}"
+            return Sentence("trouble", text, event.name, event.round)
         case _:
             return None
 
 
-def _of_peer(event: Event) -> Told | None:
+def _of_peer(event: Event) -> Sentence | None:
     match event:
         case PeerJoined():
-            return Told("peer", f"{event.name} is admitted as {event.role}", event.name)
+            return Sentence("peer", f"{event.name} is admitted as {event.role}", event.name)
         case GenerationOpened():
             text = f"{event.name} takes part from round {event.next_round} on"
-            return Told("peer", text, event.name, event.next_round)
+            return Sentence("peer", text, event.name, event.next_round)
         case GenerationClosed():
             back = f"; {counted(event.returned, 'sample')} returned" if event.returned else ""
             kind = "peer" if event.reason.startswith("left") else "trouble"
-            return Told(kind, f"{event.name} is out: {event.reason}{back}", event.name)
+            return Sentence(kind, f"{event.name} is out: {event.reason}{back}", event.name)
         case PeerSuspect():
-            return Told("trouble", f"{event.name} is suspect: {event.reason}", event.name)
+            return Sentence("trouble", f"{event.name} is suspect: {event.reason}", event.name)
         case PeerReady() if event.note:
-            return Told("note", f"{event.name}: {event.note}", event.name, event.round)
+            return Sentence("note", f"{event.name}: {event.note}", event.name, event.round)
         case StateReported() if not event.agrees:
             text = f"{event.name} reports another state after round {event.round}"
-            return Told("trouble", text, event.name, event.round)
+            return Sentence("trouble", text, event.name, event.round)
         case _:
             return None
 
 
-def _of_state(event: Event) -> Told | None:
+def _of_state(event: Event) -> Sentence | None:
     match event:
         case RunStarted():
-            return Told("state", f"the coordinator of {event.name} starts, term {event.term}")
+            return Sentence("state", f"the coordinator of {event.name} starts, term {event.term}")
         case Paused():
-            return Told("state", event.reason)
+            return Sentence("state", event.reason)
         case Resumed():
-            return Told("state", f"it goes on: {event.reason}")
+            return Sentence("state", f"it goes on: {event.reason}")
         case RunFinished():
             rounds = counted(event.rounds, "round")
-            return Told("state", f"complete: {rounds}, {counted(event.tokens, 'token')}")
+            return Sentence("state", f"complete: {rounds}, {counted(event.tokens, 'token')}")
         case RunAmended():
-            return Told("state", event.sentence, round=event.from_round)
+            return Sentence("state", event.sentence, round=event.from_round)
         case LastRoundAwaited():
-            return Told("state", event.sentence)
+            return Sentence("state", event.sentence)
         case JournalBlocked():
-            return Told("trouble", f"the journal cannot be written: {event.reason}")
+            return Sentence("trouble", f"the journal cannot be written: {event.reason}")
         case JournalWritable():
-            return Told("state", f"the journal is written again after {event.after_s:.0f} s")
+            return Sentence("state", f"the journal is written again after {event.after_s:.0f} s")
         case ForkDetected():
-            return Told("trouble", event.sentence)
+            return Sentence("trouble", event.sentence)
         case ModelEvaluated():
             text = (
                 f"held-out text: {event.bits_per_byte:.3f} bits per byte after "
                 f"{counted(event.next_round, 'round')}, measured by {event.name}"
             )
-            return Told("evaluation", text, event.name, event.next_round)
+            return Sentence("evaluation", text, event.name, event.next_round)
         case SnapshotUploaded():
             text = f"the archive holds the state after {counted(event.next_round, 'round')}"
-            return Told("note", text, round=event.next_round)
+            return Sentence("note", text, round=event.next_round)
         case _:
             return None
 
 
-def _of_agent(event: Event) -> Told | None:
+def _of_agent(event: Event) -> Sentence | None:
     """What a peer's own log holds."""
     match event:
         case AgentStarted():
-            return Told("state", f"{event.name} starts as {event.role}", event.name)
+            return Sentence("state", f"{event.name} starts as {event.role}", event.name)
         case Trained():
             loss = f", loss {event.loss:.3f}" if math.isfinite(event.loss) else ""
             steps = counted(event.steps, "step")
             text = f"round {event.round} trained: {steps}{loss}, {event.compute_s:.1f} s"
-            return Told("round", text, round=event.round)
+            return Sentence("round", text, round=event.round)
         case Voted() if event.attempt > 1:
             text = f"round {event.round}: voted in attempt {event.attempt}"
-            return Told("round", text, round=event.round)
+            return Sentence("round", text, round=event.round)
         case Reconnected():
-            return Told("state", f"connected again after {event.after_s:.0f} s, term {event.term}")
+            return Sentence(
+                "state", f"connected again after {event.after_s:.0f} s, term {event.term}"
+            )
         case NoCoordinator():
-            return Told("trouble", f"no coordinator for {event.for_s:.0f} s: {event.reason}")
+            return Sentence("trouble", f"no coordinator for {event.for_s:.0f} s: {event.reason}")
         case Resynced():
             text = f"the own state was replaced at round {event.round}: {event.reason}"
-            return Told("trouble", text, round=event.round)
+            return Sentence("trouble", text, round=event.round)
         case TrainerRestarted():
-            return Told("trouble", f"the trainer was started again: {event.reason}")
+            return Sentence("trouble", f"the trainer was started again: {event.reason}")
         case SnapshotFetched():
             rounds = counted(event.next_round, "round")
-            return Told("note", f"the state after {rounds} is here, {event.took_s:.1f} s")
+            return Sentence("note", f"the state after {rounds} is here, {event.took_s:.1f} s")
         case _:
             return None
 
 
-def _of_trouble(event: Event) -> Told | None:
+def _of_trouble(event: Event) -> Sentence | None:
     sentence = getattr(event, "sentence", "")  # as `sentence_of`, for very many events
     if not sentence:
         return None
     kind = "trouble" if isinstance(event, Trouble | BadBlob) else "note"
-    return Told(kind, sentence, str(getattr(event, "name", "")), getattr(event, "round", None))
+    return Sentence(kind, sentence, str(getattr(event, "name", "")), getattr(event, "round", None))

@@ -12,7 +12,7 @@ from farflung.monitor import inert
 KEPT_PAIRS = 20_000
 """Those that were measured last; about 250 bytes each, 5 MB."""
 FRESH_ROUNDS = 2
-"""A link is drawn as active this many rounds: reports of the newest one come one after the other."""
+"""A link is drawn as active this many rounds: reports of the newest one come one by one."""
 
 
 class Measure(NamedTuple):

@@ -17,6 +17,10 @@ KEPT_STAYS = 64
 """The newest ones of a peer; the time of older ones is summed."""
 
 
+OVER = "the run is complete"
+"""Why a peer is not heard any more after that."""
+
+
 @dataclass(slots=True)
 class Stay:
     generation: int
@@ -93,6 +97,8 @@ class PeerRow:
             return "out", self.banned
         if not served:
             return ("gone", "nobody serves the run") if self.taken_part else ("away", "")
+        if self.here and self.suspect == OVER:
+            return "gone", OVER
         if self.here:
             return ("suspect", self.suspect) if self.suspect else ("active", self.unreachable)
         if self.taken_part:

@@ -10,8 +10,7 @@ from typing import Any
 
 from farflung.ids import Role
 from farflung.monitor.picture import Picture
-
-BF16_BYTES = 2
+from farflung.monitor.ring import ddp_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +20,6 @@ class Timed:
     round: int
     at_s: float
     took_s: float
-
-
-def ddp_bytes(parameters: int, steps: int, peers: int) -> int:
-    """Bytes that each peer would send in data-parallel training: a bf16 ring every step.
-
-    2 (M - 1) / M values per parameter and step (reduce-scatter and all-gather).
-    """
-    return round(2 * (peers - 1) / peers * BF16_BYTES * parameters * steps)
 
 
 def time_lost(rounds: Sequence[Timed], during: int | None) -> float:

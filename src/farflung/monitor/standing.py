@@ -26,6 +26,11 @@ class RunStanding:
     served_at: float = math.nan
     """Since when that is so."""
 
+    @property
+    def over(self) -> bool:
+        """The coordinator has said that the run is finished, and it was not opened again."""
+        return math.isfinite(self.finished_at)
+
     def finish(self, wall: float) -> None:
         self.finished = True
         self.finished_at = wall if math.isfinite(wall) else self.finished_at

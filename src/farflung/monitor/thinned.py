@@ -12,7 +12,7 @@ CAPACITY = 256
 
 
 class Thinned:
-    """Columns of (round, loss, tokens/s, seconds of waiting, bytes sent), means of `stride` entries.
+    """Columns of round, loss, tokens/s, seconds of waiting, bytes sent: means of `stride` entries.
 
     256 points of 5 numbers take 10 KB at most.
     """

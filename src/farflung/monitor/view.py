@@ -3,7 +3,7 @@
 Status, demo, dashboard, static report and replay read this. The shapes are those of
 web/src/types.ts (docs/api.md). No clock, disk or network: times are arguments.
 
-Memory, at most: 112 bytes a round, 12 KB a peer, 9 MB of timelines, 8 MB of lines, 5 MB of links,
+Memory, at most: 112 bytes a round, 12 KB a peer, 21 MB of timelines, 8 MB of lines, 5 MB of links,
 6 MB of evaluations (benchmarks/view.py measures it).
 """
 
@@ -22,8 +22,9 @@ from farflung.monitor.event_fold import take_event
 from farflung.monitor.fold import Fold
 from farflung.monitor.headline import headline
 from farflung.monitor.journal_fold import take_record
-from farflung.monitor.lines import Told, as_json
+from farflung.monitor.lines import Sentence, as_json
 from farflung.monitor.peer_rows import PeerRow
+from farflung.monitor.picture import Picture, picture_of_fold
 from farflung.monitor.weave import Stamped, weave
 from farflung.regions import Region
 from farflung.swarm.records import AnyRecord
@@ -34,6 +35,7 @@ KINDS = ("head", "rounds", "evaluations", "peers", "timelines", "links", "lines"
 FRAME_POINTS = 1000
 FRAME_TIMELINES = 6
 FRAME_LINES = 200
+GLANCE_POINTS, GLANCE_PEERS, GLANCE_TRACKS, GLANCE_LINES = 200, 200, 16, 32
 SHOWN_PEERS = 64
 """Of a timeline, and nodes of the link matrix."""
 PAGE_LINES = 100
@@ -41,7 +43,7 @@ PAGE_LINES = 100
 
 
 class Changes(TypedDict, total=False):
-    """What changed after `since`; only the kinds that were asked for. Empty lists and None: none."""
+    """What changed after `since`; only the kinds that were asked for. Empty, None: nothing."""
 
     step: int
     """Give this as `since` next time (a number per kind, if kinds are asked at their own pace)."""
@@ -71,6 +73,7 @@ class View:
         """`map_shown` False: no region is ever served. `place_of`: the fixed list of regions."""
         self._fold = Fold(place_of)
         self._map = map_shown
+        self._picture: tuple[int, Picture] | None = None
 
     # ---- feeding -------------------------------------------------------------------------------
 
@@ -111,6 +114,23 @@ class View:
         if inert.sentence(text) != self._fold.disk:
             self._fold.step += 1
             self._fold.disk = inert.sentence(text)
+
+    # ---- for programs --------------------------------------------------------------------------
+
+    @property
+    def committed(self) -> int:
+        """Rounds."""
+        return self._fold.committed
+
+    @property
+    def rounds_wanted(self) -> int:
+        return self._fold.rounds_wanted
+
+    def picture(self) -> Picture:
+        """As Python values; the same object until something changes."""
+        if self._picture is None or self._picture[0] != self.step:
+            self._picture = self.step, picture_of_fold(self._fold)
+        return self._picture[1]
 
     # ---- answers: types.ts says what is in each --------------------------------------------------
 
@@ -200,7 +220,7 @@ class View:
         """Line, newest first: those with a serial below `before`, of this kind, with this text."""
         wanted = q.casefold()
 
-        def chosen(told: Told) -> bool:
+        def chosen(told: Sentence) -> bool:
             return (not kind or told.kind == kind) and (
                 not wanted or wanted in told.text.casefold() or wanted in told.name.casefold()
             )
@@ -218,6 +238,17 @@ class View:
             "timelines": self.newest_timelines(FRAME_TIMELINES),
             "links": self.links(),
             "lines": self.lines(),
+        }
+
+    def glance(self, now: float) -> Json:
+        """Less of the same, for an answer of 200 KB at most: `farflung status`."""
+        return {
+            "head": self.head(now),
+            "rounds": self.rounds(points=GLANCE_POINTS),
+            "evaluations": self.evaluations()[-1:],
+            "peers": self.peers(now)[:GLANCE_PEERS],
+            "timelines": self.newest_timelines(1, GLANCE_TRACKS),
+            "lines": self.lines(limit=GLANCE_LINES),
         }
 
     def changes(

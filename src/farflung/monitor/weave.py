@@ -19,9 +19,7 @@ Stamped = tuple[float | None, Event]
 """Unix seconds, or None, and what happened then."""
 
 
-def weave(
-    records: Iterable[AnyRecord], events: Iterable[Stamped]
-) -> Iterator[AnyRecord | Stamped]:
+def weave(records: Iterable[AnyRecord], events: Iterable[Stamped]) -> Iterator[AnyRecord | Stamped]:
     """Each record right before the events that tell of it, as far as rounds say.
 
     Records hold no times: those of a round wait for its first event, all others go with the one

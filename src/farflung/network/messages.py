@@ -127,7 +127,7 @@ class StatusRequest(Message, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """JSON of the picture (monitor/picture.py)."""
+    """JSON of a glance at the run (`View.glance`)."""
 
     json: str
 

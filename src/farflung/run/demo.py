@@ -24,8 +24,9 @@ from farflung.config.run import RunSpec, spec_bytes
 from farflung.disk import RealDisk
 from farflung.errors import FarflungError, UserError
 from farflung.events import Event, RoundCommitted, WindowOpened
-from farflung.monitor.picture import Picture, see
+from farflung.monitor.picture import Picture
 from farflung.monitor.report import Timed, build_report
+from farflung.monitor.view import View
 from farflung.outer.layout import Layout
 from farflung.run.evaluator import write_anchor
 from farflung.run.home import EVENTS, JOURNAL
@@ -198,10 +199,14 @@ class DemoProgress:
     """The picture of the host's events so far, and the times of its rounds."""
 
     def __init__(self, path: Path, watch: Watch) -> None:
-        self.picture = Picture()
+        self._view = View()
         self.rounds: list[Timed] = []
         self._tail = EventTail(path)
         self._watch = watch
+
+    @property
+    def picture(self) -> Picture:
+        return self._view.picture()
 
     def poll(self) -> bool:
         """Read what is new. True when the run is finished."""
@@ -213,7 +218,7 @@ class DemoProgress:
         return self.picture.finished
 
     def _see(self, at_s: float, event: Event) -> None:
-        self.picture = see(self.picture, event)
+        self._view.event(None, event)
         if isinstance(event, RoundCommitted):
             self.rounds.append(Timed(round=event.round, at_s=at_s, took_s=event.took_s))
         if isinstance(event, WindowOpened):

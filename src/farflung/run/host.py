@@ -28,10 +28,9 @@ from farflung.errors import (
     StorageError,
     UserError,
 )
-from farflung.events import DiskAwaited, Emit, EventLog, IndexUnavailable
+from farflung.events import DiskAwaited, Emit, Event, EventLog, IndexUnavailable
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, Role, RunId, split_endpoint
-from farflung.monitor.picture import Picture, see, to_json
 from farflung.network.tcp import TcpTransport
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
@@ -47,7 +46,7 @@ from farflung.run.assemble import (
 )
 from farflung.run.certificates import Certified, keep_certified
 from farflung.run.data_fetch import DataFetch
-from farflung.run.history import away, credited, picture_of
+from farflung.run.history import view_of
 from farflung.run.home import EVENTS
 from farflung.run.host_folder import (
     HostFiles,
@@ -60,7 +59,6 @@ from farflung.run.host_folder import (
 )
 from farflung.run.ports import check_port
 from farflung.run.reachability import Prober
-from farflung.run.source_figures import SourceCounts
 from farflung.run.upload import KeeperUpload, check_upload
 from farflung.run.window_process import WindowProcess
 from farflung.swarm.identity import RECORD, Identity, verify_vote
@@ -101,14 +99,13 @@ class Host:
         self.authority = files.authority
         self.log = log
         self.genesis = genesis_of(self.journal)
-        self._counts = SourceCounts()
-        self.picture: Picture = away(picture_of(self.journal.records(), self._counts), ())
+        self.view = view_of(self.journal.records())
         self.spec: RunSpec = genesis_spec(self.genesis)
         self._extend = extend
         layout = Layout.from_json(self.genesis.layout)
         self.bytes_per_round = result_bytes(layout, self.spec.outer)
         """Of results on the keeper's disk."""
-        self._started_s, self._committed_before = time.monotonic(), self.picture.committed
+        self._started_s, self._committed_before = time.monotonic(), self.view.committed
         self._certified: list[Certified] = []
         self.invite = ""
         self.index = self._open_index(self.journal)
@@ -118,8 +115,8 @@ class Host:
         self._upload = self._make_upload()
         log.listen(self._see)
 
-    def _see(self, event: object) -> None:
-        self.picture = see(self.picture, event)  # type: ignore[arg-type]
+    def _see(self, event: Event) -> None:
+        self.view.event(time.time(), event)
 
     def _open_index(self, journal: Journal) -> Index | None:
         try:
@@ -131,14 +128,15 @@ class Host:
         return index
 
     def _journalled(self, first: int, records: list[AnyRecord]) -> None:
-        self.picture = credited(self.picture, records, self._counts)
+        for record in records:
+            self.view.record(record)
         self._add_to_index(first, records)
 
     def _status(self) -> str:
         """JSON for `farflung status`."""
-        sessions = () if self.coordinator is None else self.coordinator.roster.sessions
-        seen = to_json(away(self.picture, sessions))
-        return json.dumps({**seen, "running": True, "keeper_disk": self._keeper_disk()})
+        disk = self._keeper_disk()
+        self.view.tell_disk(disk)
+        return json.dumps({**self.view.glance(time.time()), "running": True, "keeper_disk": disk})
 
     def _keeper_disk(self) -> str:
         """For people; empty while there is nothing to say."""
@@ -146,16 +144,16 @@ class Host:
             return ""
         used, limit = self.keeper.applier.disk
         took_s = time.monotonic() - self._started_s
-        rounds = self.picture.committed - self._committed_before
+        rounds = self.view.committed - self._committed_before
         per_day = rounds * self.bytes_per_round / took_s * DAY_S if rounds and took_s else 0.0
-        left = self.picture.rounds_wanted - self.picture.committed
+        left = self.view.rounds_wanted - self.view.committed
         return usage(used, limit, per_day, left * self.bytes_per_round) if limit else ""
 
     def forecast(self) -> str:
         """What the keeper will store, in a sentence; empty without one."""
         if not self.settings.keeper:
             return ""
-        rounds, limit = self.picture.rounds_wanted, self.settings.max_disk_bytes
+        rounds, limit = self.view.rounds_wanted, self.settings.max_disk_bytes
         free = RealDisk(self.folder).free_bytes()
         return forecast(self.bytes_per_round, rounds, limit, free)
 

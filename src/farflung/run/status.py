@@ -1,4 +1,4 @@
-"""Asking a coordinator for its picture, with the certificate that this machine has."""
+"""Asking a coordinator about its run, with the certificate that this machine has."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import msgspec
 from farflung.disk import RealDisk
 from farflung.errors import LinkDown, ProtocolError, UserError
 from farflung.ids import Endpoint, RunId, split_endpoint
-from farflung.monitor.picture import to_json
 from farflung.network.link import Received
 from farflung.network.messages import Control, Status, StatusRequest
 from farflung.network.tcp import TcpTransport
 from farflung.network.tls import RunAuthority
-from farflung.run.assemble import read_journal
-from farflung.run.history import away, picture_of
-from farflung.run.home import JOURNAL, SETTINGS
+from farflung.run.home import SETTINGS
 from farflung.run.host_folder import Settings
 from farflung.run.membership import load_membership
 from farflung.swarm.identity import Identity
@@ -47,15 +44,6 @@ async def talk_as_host(folder: Path, question: Control) -> Received:
     host, port = split_endpoint(settings.bind)
     where = f"127.0.0.1:{port}" if host in ("0.0.0.0", "::") else settings.bind
     return await _talk((where,), identity.private_pem, certificate, authority.ca_pem, question)
-
-
-def offline(folder: Path) -> dict[str, Any]:
-    """What the journal of a node that cannot ask its coordinator says; fields as a live answer's.
-
-    Raises CorruptState, StorageError.
-    """
-    picture = away(picture_of(read_journal(folder / JOURNAL).records()), ())
-    return {**to_json(picture), "running": False}
 
 
 async def ask_as_peer(folder: Path) -> dict[str, Any]:

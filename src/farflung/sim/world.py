@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import json
 import random
 from collections.abc import Callable
 
@@ -19,7 +20,8 @@ from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
 from farflung.ids import GUESTS, Endpoint, NodeId, Role
 from farflung.inner.seam import SharedState
-from farflung.monitor.picture import Picture, see, to_json
+from farflung.monitor.picture import Picture
+from farflung.monitor.view import View
 from farflung.network.link import COORDINATOR, PEER
 from farflung.network.memory import MemoryNetwork
 from farflung.network.messages import Control, Redeem
@@ -84,7 +86,7 @@ class SimSwarm:
         self.clock = SuspendableClock()
         """The coordinator's."""
         self.life: Life | None = None
-        self.picture = Picture()
+        self._view = View()
         self.nodes: dict[str, SimNode] = {}
         self.coordinators: tuple[Endpoint, ...] = (CONTROL,)
         """Where nodes look for a coordinator, in this order."""
@@ -168,7 +170,7 @@ class SimSwarm:
         door = Door(
             admission=nobody,
             check_vote=verify_vote,
-            status=lambda: str(to_json(self.picture)),
+            status=lambda: json.dumps(self._view.glance(0.0)),
             operator=self.run_key.node_id,
         )
         options = CoordinatorOptions(
@@ -231,7 +233,12 @@ class SimSwarm:
 
     def _see(self, event: Event) -> None:
         self.told.append((asyncio.get_running_loop().time(), event))
-        self.picture = see(self.picture, event)
+        self._view.event(None, event)
+
+    @property
+    def picture(self) -> Picture:
+        """What the coordinator's events have told."""
+        return self._view.picture()
 
     def _workers(self) -> SeededWorkers:
         return SeededWorkers(random.Random(self.rng.getrandbits(64)))
@@ -358,7 +365,7 @@ class SimSwarm:
             if coordinating is not None and coordinating.done() and not coordinating.cancelled():
                 coordinating.result()
             if asyncio.get_running_loop().time() > end:
-                raise TimeoutError(f"not in {deadline_s:g} s: {to_json(self.picture)}")
+                raise TimeoutError(f"not in {deadline_s:g} s: {self.picture}")
             await asyncio.sleep(LOOK_S)
 
     async def committed(self, rounds: int, deadline_s: float = 600.0) -> None:

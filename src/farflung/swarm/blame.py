@@ -129,7 +129,7 @@ def _tell_edges(step: Step, trial: Trial) -> None:
                     attempt=trial.message.attempt,
                     source=step.name(source),
                     target=step.name(target),
-                    kind=kind,
+                    fault=kind,
                     source_node=source,
                     target_node=target,
                 )

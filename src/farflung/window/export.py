@@ -72,7 +72,8 @@ def write_report(
         data.mkdir(parents=True, exist_ok=True)
         for old in data.glob("moment-*.js"):
             old.unlink()
-        size, moments = 0, []
+        size = 0
+        moments: list[dict[str, Any]] = []
         for index, moment in enumerate(_moments(view, records, events, resolved)):
             name = f"moment-{index:03}.js"
             size += _write(data / name, f"farflung_moment({index}, {script_json(moment)});\n")
@@ -80,12 +81,13 @@ def write_report(
             place = {"round": _shown_round(view, head), "at": head["at"], "file": f"data/{name}"}
             moments.append(place)
         view.serve(served, view.newest or 0.0)
-        replay = {"version": 1, "frame": view.frame(view.newest or 0.0), "moments": moments}
+        frame = view.frame(view.newest or 0.0)
+        replay = {"version": 1, "frame": frame, "moments": moments}
         size += _write(data / "run.js", f"farflung({script_json(replay)});\n")
         size += sum(_copy(name, content, out) for name, content in files.items())
     except OSError as error:
         raise StorageError(f"cannot write to {out}: {error.strerror or error}") from error
-    rounds = int(replay["frame"]["head"]["rounds"])
+    rounds = int(frame["head"]["rounds"])
     return Report(folder=out, rounds=rounds, moments=len(moments), bytes=size)
 
 
@@ -193,4 +195,3 @@ def _copy(name: str, content: bytes, out: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return len(content)
-

@@ -30,7 +30,8 @@ from farflung.events import (
     UploadStopped,
     sentence_of,
 )
-from farflung.monitor.picture import fold
+from farflung.monitor.picture import Picture
+from farflung.monitor.view import View
 from farflung.peer.agent import Agent
 from farflung.run.upload import KeeperUpload
 from farflung.sim.loop import run_virtual
@@ -38,6 +39,13 @@ from farflung.sim.world import KEEPER, SimSwarm
 from farflung.tasks import Tasks, nothing_else
 
 Story = Callable[[SimSwarm], Awaitable[None]]
+
+
+def picture_of(events: list[Event]) -> Picture:
+    view = View()
+    for event in events:
+        view.event(None, event)
+    return view.picture()
 
 
 def play(store: MemoryStore, story: Story, rounds: int = ROUNDS) -> tuple[list[Event], Survey]:
@@ -90,7 +98,7 @@ def test_the_archive_of_a_finished_run_leads_to_its_last_round() -> None:
     assert all(not row.damage for row in found.rows)
     assert len(of(events, SnapshotUploaded)) >= 2
     assert not of(events, UploadDelayed)
-    assert fold(events).archived == ROUNDS - 1
+    assert picture_of(events).archived == ROUNDS - 1
 
 
 def test_a_snapshot_that_takes_long_to_upload_stays_until_it_is_there() -> None:
@@ -100,7 +108,7 @@ def test_a_snapshot_that_takes_long_to_upload_stays_until_it_is_there() -> None:
     events, found = play(store, undisturbed, rounds=60)
     assert all(not row.damage for row in found.rows)
     assert not of(events, UploadDelayed)
-    assert of(events, UploadProgress) and fold(events).uploading == ""
+    assert of(events, UploadProgress) and picture_of(events).uploading == ""
     rounds = [e.next_round for e in events if isinstance(e, SnapshotUploaded)]
     assert rounds[-1] == 60 and 2 <= len(rounds) < 8  # of twenty; the others were passed over
 
@@ -120,7 +128,7 @@ def test_a_store_that_is_out_is_told_once_and_caught_up_with(operations: tuple[s
 
     events, found = play(store, out_for_a_while)
     assert len(of(events, UploadDelayed)) == 1
-    assert "503 Slow Down" in fold(events).notes[0]
+    assert "503 Slow Down" in picture_of(events).notes[0]
     assert found.rows[-1].reaches == ROUNDS - 1 and not found.rows[-1].damage
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -28,8 +27,18 @@ from farflung.events import (
     StateReported,
     Warned,
 )
-from farflung.monitor.picture import KEPT_NOTES, Picture, fold, see, to_json
-from farflung.monitor.report import Timed, build_report, ddp_bytes, time_lost, utilisation
+from farflung.monitor.fold import KEPT_NOTES
+from farflung.monitor.picture import Picture
+from farflung.monitor.report import Timed, build_report, time_lost, utilisation
+from farflung.monitor.ring import ddp_bytes
+from farflung.monitor.view import View
+
+
+def fold(events: list[Event]) -> Picture:
+    view = View()
+    for event in events:
+        view.event(None, event)
+    return view.picture()
 
 
 def joined(node: str = "a", role: str = "trainer") -> Event:
@@ -105,16 +114,12 @@ def test_a_run_is_told_from_its_start_to_its_end() -> None:
     assert [p.name for p in picture.active] == ["name-a"]
 
 
-def test_folding_in_two_parts_is_folding_at_once() -> None:
-    events = [joined(), opened(), ready(), committed(0), closed("no beat"), committed(1)]
-    for cut in range(len(events)):
-        assert fold(events[cut:], fold(events[:cut])) == fold(events)
-
-
-def test_the_fold_changes_no_picture_that_it_was_given() -> None:
-    start = fold([joined()])
-    see(start, opened())
-    assert start == fold([joined()])
+def test_a_picture_stays_as_it_was_when_more_is_told() -> None:
+    view = View()
+    view.event(None, joined())
+    before = view.picture()
+    view.event(None, opened())
+    assert before == fold([joined()]) != view.picture()
 
 
 @pytest.mark.parametrize(("reason", "deaths"), [("left: done", 0), ("no beat for 6.0 s", 1)])
@@ -133,9 +138,9 @@ def test_a_join_is_a_trainers_stay_that_began_after_the_first_round() -> None:
 
 
 def test_a_suspect_peer_is_active_again_when_it_is_ready() -> None:
-    suspected = fold([joined(), opened(), PeerSuspect(node="a", name="name-a", reason="silent")])
-    assert suspected.peers["a"].state == "suspect"
-    assert see(suspected, ready()).peers["a"].state == "active"
+    silent = [joined(), opened(), PeerSuspect(node="a", name="name-a", reason="silent")]
+    assert fold(silent).peers["a"].state == "suspect"
+    assert fold([*silent, ready()]).peers["a"].state == "active"
 
 
 def test_work_and_traffic_of_a_peer_add_up() -> None:
@@ -157,10 +162,10 @@ def test_a_round_without_loss_adds_no_point_to_the_curve() -> None:
 
 
 def test_pauses_end_with_resume_or_with_a_round() -> None:
-    paused = fold([Paused(reason="paused: 0 of min 1 peer")])
-    assert paused.paused == "paused: 0 of min 1 peer"
-    assert see(paused, Resumed(reason="1 trainers")).paused == ""
-    assert see(paused, RoundOpened(round=1, fragment=0, peers=1, rows=8)).paused == ""
+    paused: list[Event] = [Paused(reason="paused: 0 of min 1 peer")]
+    assert fold(paused).paused == "paused: 0 of min 1 peer"
+    assert fold([*paused, Resumed(reason="1 trainers")]).paused == ""
+    assert fold([*paused, RoundOpened(round=1, fragment=0, peers=1, rows=8)]).paused == ""
 
 
 def test_notes_keep_the_newest_sentences() -> None:
@@ -185,15 +190,7 @@ def test_an_agents_own_events_leave_the_picture_alone() -> None:
     event = Applied(
         round=0, fragment=0, attempt=1, fragment_hash="", state_root="", contributed=True
     )
-    assert see(Picture(), event) == Picture()
-
-
-def test_the_picture_is_plain_json_without_nan() -> None:
-    picture = fold([joined(), opened(), committed(0)])
-    plain = json.loads(json.dumps(to_json(picture), allow_nan=False))
-    assert plain["committed"] == 1
-    assert plain["peers"]["a"]["loss"] is None
-    assert to_json(Picture())["loss_last"] is None
+    assert fold([event]) == fold([])
 
 
 # ---- the report ----------------------------------------------------------------------------

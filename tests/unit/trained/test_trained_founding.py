@@ -32,8 +32,8 @@ from farflung.outer.state_hash import fragment_hash
 from farflung.peer.bootstrap import install
 from farflung.peer.outer_state import OuterState
 from farflung.run.genesis import Founding, Weights, founded
-from farflung.swarm.lineage import descent
 from farflung.run.host import Host, HostOptions, open_host
+from farflung.swarm.lineage import descent
 from farflung.trained.founding import files_hash, found_from, licence_of
 from farflung.trained.hf_folder import read_hf
 

@@ -3,6 +3,7 @@
 import uPlot from "uplot";
 import { h, onTheme, reducedMotion, setText, token } from "../dom";
 import { NONE } from "../format";
+import { theme } from "../look";
 import { clampZoom, nearest, xs } from "../series";
 import type { Store, Zoom } from "../store";
 import type { Number, Rounds } from "../types";
@@ -35,8 +36,8 @@ export interface Kind {
   title: string;
   /** A value in the readout. */
   format: (value: Number) => string;
-  /** A value on the axis. */
-  axis: (value: number) => string;
+  /** A value on the axis, where lines are `step` apart. */
+  axis: (value: number, step: number) => string;
   /** Keeps this value in sight. */
   include?: number;
   log?: boolean;
@@ -172,7 +173,8 @@ export class Chart {
           size: (_u, values) => Math.max(30, ...(values ?? []).map((v) => (v ?? "").length * 6.4 + 12)),
           gap: 6,
           space: compact ? 26 : 36,
-          values: (_u, splits) => splits.map((v) => (v === null ? "" : this.kind.axis(v))),
+          values: (_u, splits, _i, _space, step) =>
+            splits.map((v) => (v === null ? "" : this.kind.axis(v, this.log ? v : step))),
           ...(this.log ? { filter: (_u: uPlot, splits: number[]) => thinned(splits) } : {}),
         },
       ],
@@ -432,7 +434,7 @@ function lastKnown(values: readonly Number[]): Number {
 
 function series(line: Line): uPlot.Series {
   const colour = token(line.colour);
-  const stroke = line.faint ? faded(colour, 0.32) : colour;
+  const stroke = line.faint ? faded(colour, theme() === "dark" ? 0.5 : 0.36) : colour;
   if (line.points) {
     return {
       label: line.label,

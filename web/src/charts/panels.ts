@@ -1,7 +1,7 @@
 /** The charts of a run, each a view. */
 
 import { segmented, h } from "../dom";
-import { bytes, count, duration, figure, percent, short } from "../format";
+import { bytes, count, duration, figure, percent, short, tick } from "../format";
 import { keepLook } from "../look";
 import { evaluationPoints, smooth, xs } from "../series";
 import type { Look, State, Store } from "../store";
@@ -16,7 +16,8 @@ interface Tools {
 
 interface Spec {
   kind: Kind;
-  empty: string;
+  /** A heading and a sentence, while there is nothing to draw. */
+  empty: readonly [string, string];
   draw(rounds: Rounds, state: State): Drawing;
   /** Switches in the heading. */
   tools?: (place: Place) => Tools;
@@ -31,7 +32,12 @@ function chartView(title: string, spec: Spec): View {
     mount(el, place) {
       const { store } = place;
       const kind = { ...spec.kind, compact: place.size === "panel" && spec.tools === undefined };
-      const empty = h("div", { class: "empty" }, h("span", {}, spec.empty));
+      const empty = h(
+        "div",
+        { class: "empty" },
+        spec.empty[0] !== "" && h("strong", {}, spec.empty[0]),
+        h("span", {}, spec.empty[1]),
+      );
       const box = h("div", { class: "chart-box" });
       el.append(box, empty);
       const chart = new Chart(box, store, kind, (text) => place.note(text));
@@ -65,8 +71,8 @@ function smoothed(label: string, values: Number[], colour: string, look: Look): 
 }
 
 const loss = chartView("Loss", {
-  kind: { title: "Training loss", format: (v) => figure(v), axis: (v) => figure(v, v < 1 ? 2 : 1) },
-  empty: "The first point comes with the first round that is committed.",
+  kind: { title: "Training loss", format: (v) => figure(v), axis: tick },
+  empty: ["No round yet.", "The first point comes with the first round that is committed."],
   log: true,
   tools: chartTools,
   draw(rounds, { look, evaluations }) {
@@ -104,8 +110,8 @@ function heldOut(rounds: Rounds, x: number[], evaluations: State["evaluations"],
 }
 
 const bpb = chartView("Held-out bits per byte", {
-  kind: { title: "Held-out bits per byte", format: (v) => figure(v), axis: (v) => figure(v, 2) },
-  empty: "Nothing is evaluated yet. An evaluation comes every few rounds, where the run asks for it.",
+  kind: { title: "Held-out bits per byte", format: (v) => figure(v), axis: tick },
+  empty: ["", "No evaluation yet: they come every few rounds, where the run asks for them."],
   draw(rounds, { look, evaluations }) {
     const [x, values] = evaluationPoints(rounds, evaluations, look.x, (e) => e.bits_per_byte);
     return {
@@ -127,7 +133,7 @@ function plain(
 ): View {
   return chartView(title, {
     kind: { title, ...kind },
-    empty: options.empty ?? "Comes with the first rounds.",
+    empty: ["", options.empty ?? "Comes with the first rounds."],
     draw(rounds, { look }) {
       const values = column(rounds);
       const fill = options.fill ?? false;
@@ -139,16 +145,17 @@ function plain(
   });
 }
 
+const percentTick = (v: number, step: number): string => `${tick(v * 100, step * 100)}\u202f%`;
 const rate = (v: number): string => (v === 0 ? "0" : short(v).replace(/\.0+(?=\D|$)/, ""));
 
 export const charts: { readonly [name: string]: View } = {
   loss,
   bpb,
-  lr: plain("Learning rate", { format: (v) => (v === null ? "–" : `${percent(v)} of peak`), axis: (v) => percent(v), include: 0 }, (r) => r.lr, {
+  lr: plain("Learning rate", { format: (v) => (v === null ? "–" : `${percent(v)} of peak`), axis: percentTick, include: 0 }, (r) => r.lr, {
     colour: "--cat-4",
     empty: "Peers tell it with their first rounds.",
   }),
-  grad: plain("Gradient norm", { format: (v) => figure(v), axis: (v) => figure(v, 2) }, (r) => r.grad_norm, {
+  grad: plain("Gradient norm", { format: (v) => figure(v), axis: tick }, (r) => r.grad_norm, {
     colour: "--cat-6",
     smooth: true,
     empty: "Peers tell it with their first rounds.",
@@ -161,7 +168,7 @@ export const charts: { readonly [name: string]: View } = {
     colour: "--cat-3",
     fill: true,
   }),
-  use: plain("Compute utilisation", { format: (v) => percent(v), axis: (v) => percent(v) }, (r) => r.utilisation, {
+  use: plain("Compute utilisation", { format: (v) => percent(v), axis: percentTick }, (r) => r.utilisation, {
     colour: "--cat-5",
     smooth: true,
   }),

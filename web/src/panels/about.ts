@@ -68,7 +68,7 @@ function mixture({ sources, tokens }: Head): HTMLElement {
       h("td", { class: "wide" }, h("span", { class: `swatch cat-${(i % COLOURS) + 1}` }), source.name),
       h("td", { class: "right" }, format.percent(source.share)),
       h("td", { class: "right" }, format.short(source.samples)),
-      h("td", { class: "right" }, format.figure(source.epochs, 2)),
+      h("td", { class: "right" }, source.epochs.toFixed(2)),
     ),
   );
   const heads = ["Source", "Share", "Samples", "Epochs"];
@@ -103,7 +103,8 @@ function identity(head: Head): HTMLElement {
     ["State root", copyable(head.state_root, "the state root")],
     [
       "Agreement",
-      `${format.count(head.agreements)} reports equal the journal's root, ${format.count(head.disagreements)} differ`,
+      `${format.count(head.agreements)} reports equal the journal's root, ${format.count(head.disagreements)} ` +
+        (head.disagreements === 1 ? "differs" : "differ"),
     ],
     ["Began with", head.descent || "fresh weights"],
     ["Parameters", format.count(head.parameters)],

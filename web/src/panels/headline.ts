@@ -56,10 +56,10 @@ const FIGURES: readonly Figure[] = [
     under: () => "of the time computing",
   },
   {
-    label: "Less traffic",
+    label: "Bytes saved",
     title: "Times fewer bytes than a bf16 ring all-reduce at every step would send",
     value: (head) => format.times(head.reduction),
-    under: (head) => `${format.bytes(head.bytes_up)} sent in all`,
+    under: (head) => saved(head),
   },
   {
     label: "Peers",
@@ -84,6 +84,12 @@ const FIGURES: readonly Figure[] = [
   },
 ];
 
+/** What was sent, and what data-parallel training would have sent for the same steps. */
+function saved({ bytes_up, reduction }: Head): string {
+  if (reduction === null) return "against data-parallel";
+  return `${format.bytes(bytes_up)}, not ${format.bytes(bytes_up * reduction)}`;
+}
+
 /** `for 3 m`, with the moment it began; empty for states that hold no news. */
 function since(head: Head, now: number): string {
   if (head.state === "finished" || head.state === "stopped") return `since ${format.date(head.since)}`;
@@ -93,14 +99,14 @@ function since(head: Head, now: number): string {
 export const headline: View = {
   title: "Headline",
   mount(el, { store, size }) {
-    const parts = build(size === "page");
+    const parts = build(size === "page", size === "embed" ? "p" : "h1");
     el.append(parts.root);
     return store.watch(["head", "tick"], (state) => parts.show(state, store));
   },
 };
 
-function build(whole: boolean): { root: HTMLElement; show: (state: State, store: Store) => void } {
-  const name = h(whole ? "h1" : "p", { class: "run-name" });
+function build(whole: boolean, tag: "h1" | "p"): { root: HTMLElement; show: (state: State, store: Store) => void } {
+  const name = h(tag, { class: "run-name" });
   const pill = h("span", { class: "pill" });
   const reason = h("span", { class: "reason" });
   const when = h("span", { class: "muted num" });

@@ -37,7 +37,7 @@ function newest(el: HTMLElement, { store, note, size }: Place): () => void {
     }
     note(`after round ${format.count(last.round)} · ${format.figure(last.bits_per_byte)} bits per byte`);
     const most = size === "embed" ? last.samples.length : PANEL_SAMPLES;
-    el.replaceChildren(h("div", { class: "samples" }, ...last.samples.slice(0, most).map(sample)));
+    el.replaceChildren(h("div", { class: "samples few" }, ...last.samples.slice(0, most).map(sample)));
   });
   return () => {
     end();

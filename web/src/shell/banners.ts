@@ -3,6 +3,22 @@
 import { h, setText } from "../dom";
 import * as format from "../format";
 import type { Store } from "../store";
+import type { Head } from "../types";
+
+/** What the drift alarm says; `now`: peers whose newest state differs. */
+export function driftWords({ drift, disagreements }: Head, now: number): string {
+  const [newest] = drift;
+  if (newest === undefined) return "";
+  const others = new Set(drift.map((one) => one.name)).size - 1;
+  return (
+    `Drift: after round ${format.count(newest.round)}, the state of ${newest.name} was not the run's` +
+    `${others > 0 ? `, and that of ${format.counted(others, "other peer")} before it` : ""} ` +
+    `(${format.counted(disagreements, "report")} in all). ` +
+    (now > 0
+      ? `${format.counted(now, "peer")} ${now === 1 ? "differs" : "differ"} still; do not use weights from there.`
+      : "All newest reports agree again.")
+  );
+}
 
 export function banners(store: Store, retry: () => void): HTMLElement {
   const lostText = h("span", {});
@@ -26,17 +42,11 @@ export function banners(store: Store, retry: () => void): HTMLElement {
         (wait > 0 ? `Trying again in ${format.duration(wait)}.` : "Trying again."),
     );
   });
-  store.watch(["head"], ({ head }) => {
-    const [newest] = head.drift;
-    drift.hidden = newest === undefined;
-    if (newest === undefined) return;
-    const others = new Set(head.drift.map((d) => d.name)).size - 1;
-    setText(
-      driftText,
-      `Drift: ${newest.name} reported another state root than the journal's after round ` +
-        `${format.count(newest.round)}${others > 0 ? `, and ${format.counted(others, "other peer")} before` : ""}. ` +
-        `${format.counted(head.disagreements, "report")} differ in all; its weights are no longer the run's.`,
-    );
+  store.watch(["head", "peers"], ({ head, peers }) => {
+    drift.hidden = head.drift.length === 0;
+    const now = new Set(peers.filter((peer) => peer.agrees === false).map((peer) => peer.name));
+    drift.className = `banner ${now.size > 0 ? "bad" : "warn"}`;
+    setText(driftText, driftWords(head, now.size));
   });
   return h("div", { class: "banners" }, lost, drift);
 }

@@ -55,7 +55,7 @@ export function replayBar(player: Player, store: Store): HTMLElement {
   });
   return h(
     "div",
-    { class: "replay", role: "group", "aria-label": "Replay" },
+    { class: "replay-bar", role: "group", "aria-label": "Replay" },
     button,
     slider,
     h("div", { class: "replay-words" }, where, when),

@@ -96,24 +96,31 @@ function bar(store: Store, tabs: HTMLElement, help: () => void): HTMLElement {
   const contact = h("span", { class: "contact" });
   store.watch(["contact", "tick", "head"], ({ contact: at, mode, head }) => {
     const quiet = store.now() - store.heard;
-    const running = head.state === "running" || head.state === "waiting" || head.state === "paused";
+    const running = head.state !== "finished" && head.state !== "stopped";
     const old = mode === "live" && at.state === "live" && running && quiet > 60;
-    contact.className = `contact ${at.state === "lost" ? "bad" : old ? "warn" : at.state}`;
-    setText(
-      contact,
-      at.state === "lost" ? "disconnected" : at.state === "replay" ? "replay" : old ? `quiet for ${format.duration(Math.floor(quiet / 10) * 10)}` : "live",
-    );
+    const [mood, words] =
+      at.state === "lost"
+        ? ["bad", "disconnected"]
+        : at.state === "replay"
+          ? ["", "replay"]
+          : old
+            ? ["warn", `quiet for ${format.duration(Math.floor(quiet / 10) * 10)}`]
+            : running
+              ? ["live", "live"]
+              : ["", "connected"];
+    contact.className = `contact ${mood}`;
+    setText(contact, words);
   });
   const swap = h(
     "button",
-    { type: "button", class: "icon-button", onclick: () => setTheme(theme() === "dark" ? "light" : "dark") },
+    { type: "button", class: "bar-button", onclick: () => setTheme(theme() === "dark" ? "light" : "dark") },
     s("svg", { viewBox: "0 0 16 16", width: 16, height: 16, "aria-hidden": "true" },
       s("circle", { cx: 8, cy: 8, r: 6, fill: "none", stroke: "currentColor", "stroke-width": 1.4 }),
       s("path", { d: "M8 2a6 6 0 0 1 0 12z", fill: "currentColor" })),
   );
   swap.setAttribute("aria-label", "Dark or light");
   swap.title = "Dark or light (d)";
-  const ask = h("button", { type: "button", class: "icon-button", "aria-label": "Keys", title: "Keys (?)", onclick: help }, "?");
+  const ask = h("button", { type: "button", class: "bar-button", "aria-label": "Keys", title: "Keys (?)", onclick: help }, "?");
   return h(
     "header",
     { class: "bar" },
