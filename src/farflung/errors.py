@@ -8,6 +8,7 @@ FarflungError
 │   ├── ArchiveRefused   an archive that is not this run's               (archive/upload.py)
 │   └── MismatchError    two sides disagree on a version or a hash; names both values
 ├── ProtocolError        a stranger's or a peer's mistake: the connection is closed and counted
+│   ├── QuestionRefused  a value in a viewer's query that cannot be      (window/api.py)
 │   ├── FrameError       bytes that are no frame, or too large a frame
 │   └── Refused          the other side declined, with its sentence
 ├── LinkDown             a connection ended or a deadline passed; the caller goes on without it
@@ -27,6 +28,8 @@ FarflungError
 ├── RunReopened          a finished run that I came to was extended             (peer/agent.py)
 ├── IllegalMove          a phase entered out of turn                         (peer/standing.py)
 ├── DecisionFault        nothing could be decided about a message (coordinator/coordinator.py)
+├── NotReady             a run's history is being read, or cannot be   (window/reader.py)
+├── Busy                 more different questions than the window answers now
 ├── Violation            `verify` found a broken promise                        (run/verify.py)
 └── BrokenInvariant      the simulator found one                               (sim/checks.py)
 

@@ -27,7 +27,7 @@ def get(address: str, path: str) -> Any:
 def opened(swarm: Swarm, number: int = 1) -> str:
     """The address that the host told last, when it has told so many."""
     told = until(
-        lambda: (e if len(e := swarm.events("host", WindowOpened)) >= number else None),
+        lambda: e if len(e := swarm.events("host", WindowOpened)) >= number else None,
         f"the window is open for the {number}. time",
     )
     return str(told[-1].address)
@@ -100,8 +100,8 @@ def test_a_run_that_is_over_can_be_seen_again(tmp_path: Path) -> None:
         assert host.wait() == 0
         assert "farflung window quad" in host.text
         assert not swarm.events("host", WindowOpened), "it was told to have none"
-        for name, run in (("host", "quad"), ("p0", str(swarm.home("p0")))):
-            window = swarm.spawn("window", "window", run, "--bind", "127.0.0.1:0")
+        for name, run in (("host", "quad"), ("p0", "quad")):
+            window = swarm.spawn(name, "window", run, "--bind", "127.0.0.1:0")
             told = until(lambda w=window: w.text if "dashboard: " in w.text else "", "it is open")
             address = told.split("dashboard: ")[1].split()[0]
             head = ready_head(address)

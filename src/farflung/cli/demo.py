@@ -178,7 +178,7 @@ def _print(result: dict[str, Any], folder: Path) -> None:
         console.print(result["sample"], markup=False)
     for line in (  # not wrapped: they are there to be copied
         f"\nEverything is in {folder}",
-        f"Watch it again, replayed: open {folder / PAGES / 'index.html'}",
+        f"Watch it again:          {folder / PAGES / 'index.html'} (open it in a browser)",
         f"Its dashboard:           farflung window {folder}",
         f"Recompute it:            farflung verify {folder}",
         f'Go on with its text:     farflung generate {folder} --prompt "What say you"',

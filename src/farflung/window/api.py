@@ -5,12 +5,14 @@ Pure: no socket, no clock. The shapes are those of web/src/types.ts (docs/api.md
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from farflung.errors import ProtocolError
 from farflung.monitor.view import View
 from farflung.window.export import rounds_csv
 from farflung.window.metrics import METRICS_TYPE, metrics_text
@@ -32,7 +34,7 @@ Answer = Callable[[View, float], bytes | None]
 """The body at this wall clock; None: there is no such thing."""
 
 
-class QuestionRefused(ValueError):
+class QuestionRefused(ProtocolError):
     """One sentence for whoever asked: what the value must be."""
 
 
@@ -52,6 +54,8 @@ def question(path: str, query: Query) -> Question | None:
     """
     if path.startswith(_PEER):
         node = path.removeprefix(_PEER)
+        if not _NODE.fullmatch(node):
+            return None
         return _asked(path, lambda v, now: _or_none(v.peer_page(node, now)))
     found = _QUESTIONS.get(path)
     return None if found is None else found(path, query)
@@ -132,6 +136,7 @@ def _number(query: Query, name: str, default: int, least: int, most: int) -> int
 
 
 _ROOT = "api/v1/"
+_NODE = re.compile("[0-9a-f]{1,64}")
 _PEER = f"{_ROOT}peers/"
 _QUESTIONS: dict[str, Callable[[str, Query], Question]] = {
     f"{_ROOT}head": _plain(lambda v, now: v.head(now)),

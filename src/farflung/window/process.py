@@ -24,7 +24,7 @@ LAST_S = 0.7
 """For telling the viewers that the host is gone, or that the run is complete."""
 LOCK = "lock"
 """Of a folder in use: it names the process."""
-NICE = 10
+NICE = 5
 
 
 def show(

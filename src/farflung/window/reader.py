@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from farflung.clock import Workers
-from farflung.errors import FarflungError
+from farflung.errors import CorruptState, FarflungError
 from farflung.monitor.view import View
 from farflung.monitor.weave import Stamped
 from farflung.swarm.records import AnyRecord
@@ -56,12 +56,8 @@ class _Kept(NamedTuple):
     step: int
     at: float
     body: Body | None
-
-    @property
-    def bytes(self) -> int:
-        """What it takes, with a little for itself."""
-        body = self.body
-        return 200 + (0 if body is None else len(body.data) + len(body.gzipped or b""))
+    bytes: int
+    """What it takes, its key and a little for itself included."""
 
 
 class NotReady(FarflungError):
@@ -98,7 +94,6 @@ class RunReader:
         self._folder = folder
         self._tail = FolderTail(folder)
         self._history: Iterator[AnyRecord | Stamped] | None = self._tail.history()
-        self._folded = 0
         self._view = View(map_shown=map_shown)
         self._was_served = True
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
@@ -119,6 +114,8 @@ class RunReader:
                 more = await self._workers.run(self._fold)
             except (FarflungError, OSError) as error:
                 self._problem = str(error)
+                if self._history is not None or not isinstance(error, CorruptState | OSError):
+                    await self._workers.run(self._begin_again)  # half a view would mislead
                 await asyncio.sleep(RETRY_S)
                 continue
             self._problem = ""
@@ -142,15 +139,16 @@ class RunReader:
 
     def _fold_history(self, history: Iterator[AnyRecord | Stamped]) -> bool:
         """What was there before: both files in one order."""
+        done = 0
         for one in itertools.islice(history, SLICE):
+            done += 1
             if isinstance(one, tuple):
                 self._view.event(*one)
             else:
                 self._view.record(one)
-            self._folded += 1
         if self._tail.void:
             self._begin_again()
-        elif self._folded % SLICE or not self._folded:
+        elif done < SLICE:
             self._history = None
             return self._fold()
         return True
@@ -159,7 +157,7 @@ class RunReader:
         """Another run is in the folder, or it lost its last records."""
         self._tail.close()
         self._tail = FolderTail(self._folder)
-        self._history, self._folded = self._tail.history(), 0
+        self._history = self._tail.history()
         self._view = View(map_shown=self._map_shown)
         self._view.tell_disk(self._disk)
         self._was_served = True
@@ -214,7 +212,8 @@ class RunReader:
             step, body = await self._workers.run(lambda: self._answered(question))
         finally:
             del self._waiting[question.key]
-        self._keep(question.key, _Kept(life, step, at, body))
+        size = 0 if body is None else len(body.data) + len(body.gzipped or b"")
+        self._keep(question.key, _Kept(life, step, at, body, size + len(question.key) + 200))
         return body
 
     def _answered(self, question: Question) -> tuple[int, Body | None]:

@@ -34,6 +34,7 @@ POLICY = (
     "form-action 'none'; frame-ancestors "
 )
 ALWAYS: Mapping[str, str] = {
+    "Server": "farflung",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
