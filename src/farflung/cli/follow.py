@@ -56,7 +56,9 @@ def follow(
 
       farflung follow --export wandb:my-project
 
-      farflung follow my-run --export tensorboard:runs --alert https://hooks.example.org/T0/B0
+      farflung follow my-run --export tensorboard:runs --alert ./wake-me.sh
+
+      farflung follow my-run --alert https://hooks.example.org/T0/B0
 
       farflung follow --alert "notify-send farflung" --alert-on paused,lost,disk
     """
