@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from farflung.ids import split_endpoint
-from farflung.window.api import Question, QuestionRefused, encoded, question
+from farflung.window.api import Asked, QuestionRefused, encoded, question
 from farflung.window.connections import Census, Connection, CountingServer
 from farflung.window.reader import Busy, NotReady, RunReader
 from farflung.window.static_files import PAGE, Body
@@ -133,7 +133,7 @@ class WindowServer:
             return self._say(request, 404, "there is nothing here")
         return await self._send(request, body)
 
-    async def _body(self, asked: Question) -> Body | None:
+    async def _body(self, asked: Asked) -> Body | None:
         return await self._reader.answer(asked)
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
