@@ -16,7 +16,7 @@ from aiohttp import web
 
 from farflung.ids import split_endpoint
 from farflung.window.api import Asked, QuestionRefused, encoded, question
-from farflung.window.connections import Census, Connection, CountingServer
+from farflung.window.connections import Census, CountedConnection, CountingServer
 from farflung.window.reader import Busy, NotReady, RunReader
 from farflung.window.static_files import PAGE, Body
 from farflung.window.stream import Hub
@@ -80,7 +80,7 @@ class WindowServer:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Never raises but for a cancelled or broken connection."""
-        if isinstance(request.protocol, Connection):
+        if isinstance(request.protocol, CountedConnection):
             request.protocol.asked()
         if request.method not in ("GET", "HEAD"):
             return self._say(
