@@ -39,7 +39,7 @@ class QuestionRefused(ProtocolError):
 
 
 @dataclass(frozen=True)
-class Question:
+class Asked:
     """What one GET asks. Equal keys have equal answers while the view stands still."""
 
     key: str
@@ -47,7 +47,7 @@ class Question:
     answer: Answer
 
 
-def question(path: str, query: Query) -> Question | None:
+def question(path: str, query: Query) -> Asked | None:
     """The question of a path below the window's root; None for a path that asks nothing.
 
     Raises QuestionRefused for a query with a value that cannot be.
@@ -70,23 +70,23 @@ def _or_none(value: Any) -> bytes | None:
     return None if value is None else encoded(value)
 
 
-def _asked(key: str, answer: Answer, content_type: str = JSON) -> Question:
-    return Question(key, content_type, answer)
+def _asked(key: str, answer: Answer, content_type: str = JSON) -> Asked:
+    return Asked(key, content_type, answer)
 
 
-def _plain(value: Callable[[View, float], Any]) -> Callable[[str, Query], Question]:
+def _plain(value: Callable[[View, float], Any]) -> Callable[[str, Query], Asked]:
     """A question without a query: all that is in one is passed over."""
     return lambda path, _: _asked(path, lambda view, now: encoded(value(view, now)))
 
 
-def _rounds(path: str, query: Query) -> Question:
+def _rounds(path: str, query: Query) -> Asked:
     first, stop = _span(query)
     points = _number(query, "points", 1000, 1, MOST_POINTS)
     key = f"{path} {first} {stop} {points}"
     return _asked(key, lambda v, _: encoded(v.rounds(first, stop, points)))
 
 
-def _timeline(path: str, query: Query) -> Question:
+def _timeline(path: str, query: Query) -> Asked:
     first, stop = _span(query)
     if stop is None or stop <= first:
         stop = first + 1
@@ -99,12 +99,12 @@ def _timeline(path: str, query: Query) -> Question:
     )
 
 
-def _links(path: str, query: Query) -> Question:
+def _links(path: str, query: Query) -> Asked:
     most = _number(query, "peers", 64, 2, MOST_PEERS)
     return _asked(f"{path} {most}", lambda v, _: encoded(v.links(most)))
 
 
-def _lines(path: str, query: Query) -> Question:
+def _lines(path: str, query: Query) -> Asked:
     before = _number(query, "before", -1, 0, LARGEST)
     limit = _number(query, "limit", 200, 1, MOST_LINES)
     kind, words = query.get("kind", ""), query.get("q", "")
@@ -138,7 +138,7 @@ def _number(query: Query, name: str, default: int, least: int, most: int) -> int
 _ROOT = "api/v1/"
 _NODE = re.compile("[0-9a-f]{1,64}")
 _PEER = f"{_ROOT}peers/"
-_QUESTIONS: dict[str, Callable[[str, Query], Question]] = {
+_QUESTIONS: dict[str, Callable[[str, Query], Asked]] = {
     f"{_ROOT}head": _plain(lambda v, now: v.head(now)),
     f"{_ROOT}frame": _plain(lambda v, now: v.frame(now)),
     f"{_ROOT}evaluations": _plain(lambda v, _: v.evaluations()),

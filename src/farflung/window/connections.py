@@ -46,7 +46,7 @@ class Census:
             del self._of[address]
 
 
-class Connection(web.RequestHandler):
+class CountedConnection(web.RequestHandler):
     """aiohttp's connection, counted."""
 
     def __init__(self, server: web.Server, census: Census, **options: Any) -> None:
@@ -91,8 +91,8 @@ class CountingServer(web.Server):
         super().__init__(handler, handler_cancellation=True)
         self._census = census
 
-    def __call__(self) -> Connection:
-        return Connection(
+    def __call__(self) -> CountedConnection:
+        return CountedConnection(
             self,
             self._census,
             loop=asyncio.get_running_loop(),

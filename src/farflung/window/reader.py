@@ -19,7 +19,7 @@ from farflung.monitor.view import View
 from farflung.monitor.weave import Stamped
 from farflung.swarm.records import AnyRecord
 from farflung.tasks import Tasks
-from farflung.window.api import Question, encoded
+from farflung.window.api import Asked, encoded
 from farflung.window.static_files import Body, body_of
 from farflung.window.tail import FolderTail
 
@@ -191,7 +191,7 @@ class RunReader:
 
     # ---- answering -------------------------------------------------------------------------
 
-    async def answer(self, question: Question) -> Body | None:
+    async def answer(self, question: Asked) -> Body | None:
         """None: there is no such thing. Raises NotReady, Busy. Safe to cancel."""
         self.check_ready()
         kept = self._kept.get(question.key)
@@ -206,7 +206,7 @@ class RunReader:
             self._waiting[question.key] = waiting
         return await asyncio.shield(waiting)
 
-    async def _make(self, question: Question) -> Body | None:
+    async def _make(self, question: Asked) -> Body | None:
         life, at = self.life, asyncio.get_running_loop().time()
         try:
             step, body = await self._workers.run(lambda: self._answered(question))
@@ -216,7 +216,7 @@ class RunReader:
         self._keep(question.key, _Kept(life, step, at, body, size + len(question.key) + 200))
         return body
 
-    def _answered(self, question: Question) -> tuple[int, Body | None]:
+    def _answered(self, question: Asked) -> tuple[int, Body | None]:
         data = question.answer(self._view, self._wall())
         body = None if data is None else body_of(question.content_type, data)
         return self._view.step, body

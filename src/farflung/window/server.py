@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from farflung.ids import split_endpoint
-from farflung.window.api import Question, QuestionRefused, encoded, question
-from farflung.window.connections import Census, Connection, CountingServer
+from farflung.window.api import Asked, QuestionRefused, encoded, question
+from farflung.window.connections import Census, CountedConnection, CountingServer
 from farflung.window.reader import Busy, NotReady, RunReader
 from farflung.window.static_files import PAGE, Body
 from farflung.window.stream import Hub
@@ -80,7 +80,7 @@ class WindowServer:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Never raises but for a cancelled or broken connection."""
-        if isinstance(request.protocol, Connection):
+        if isinstance(request.protocol, CountedConnection):
             request.protocol.asked()
         if request.method not in ("GET", "HEAD"):
             return self._say(
@@ -133,7 +133,7 @@ class WindowServer:
             return self._say(request, 404, "there is nothing here")
         return await self._send(request, body)
 
-    async def _body(self, asked: Question) -> Body | None:
+    async def _body(self, asked: Asked) -> Body | None:
         return await self._reader.answer(asked)
 
     async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:

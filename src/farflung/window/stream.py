@@ -64,7 +64,7 @@ class Payload:
 
 
 @dataclass(frozen=True, eq=False)
-class Viewer:
+class OpenStream:
     """One open stream."""
 
     transport: asyncio.Transport
@@ -98,7 +98,7 @@ class Hub:
 
     def __init__(self, reader: RunReader, most: int) -> None:
         self._reader, self._most = reader, most
-        self._viewers: set[Viewer] = set()
+        self._viewers: set[OpenStream] = set()
         self._news = asyncio.Event()
         self._since: dict[str, int] = {}
         self._due: dict[str, float] = {}
@@ -143,7 +143,7 @@ class Hub:
         if transport is None:
             return response
         _bound(transport)
-        viewer = Viewer(transport, gzipped, chunked)
+        viewer = OpenStream(transport, gzipped, chunked)
         if gzipped:
             transport.write(_chunk(GZIP_HEAD) if chunked else GZIP_HEAD)
         if not self._viewers:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from farflung.cli.host import _Printer
+from farflung.cli.host_lines import shown_window
 from farflung.errors import ConfigError, UserError
 from farflung.events import Event, WindowEnded, WindowOpened, sentence_of
 from farflung.run import window_process
@@ -77,15 +77,13 @@ def test_a_port_that_was_named_must_be_free_and_not_the_coordinators() -> None:
     asyncio.run(check_window(WindowChoice(), "127.0.0.1:7000"))
 
 
-def test_the_terminal_says_where_it_is_and_why_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_says_where_it_is_and_why_there() -> None:
     at = "http://127.0.0.1:7081/"
-    for event in (
-        WindowOpened(address=at, public=False, taken=0),
-        WindowOpened(address=at, public=False, taken=7080),
-        WindowOpened(address=at, public=True, taken=0),
-    ):
-        _Printer().see(event)
-    assert capsys.readouterr().out.splitlines() == [
+    said = [
+        shown_window(WindowOpened(address=at, public=public, taken=taken))
+        for public, taken in ((False, 0), (False, 7080), (True, 0))
+    ]
+    assert said == [
         f"dashboard: {at}",
         f"dashboard: {at}  (port 7080 is taken)",
         f"dashboard: {at}  (everybody may see it)",
