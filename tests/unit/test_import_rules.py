@@ -61,6 +61,7 @@ AGENT_ROOMS = {
 AGENT_MODULES = {
     "inner.seam",
     "inner.channel",
+    "inner.shards",
     "inner.state_file",
     "data.order",
     "data.mixture",

@@ -12,6 +12,7 @@ from farflung.inner import progress
 from farflung.inner.channel import Work, WorkReport
 from farflung.inner.optimizer import HasParamGroups, set_lr_factor
 from farflung.inner.rows import TakenRows
+from farflung.inner.shards import ALONE, RankPlace
 
 ONE_AT_A_TIME = (
     "{what} was taken before peer.step() for the last batch: call peer.step() after every batch "
@@ -58,8 +59,15 @@ class TrainLease:
     """Work for one round. Over when its batches are trained, or when the agent ends it early."""
 
     def __init__(
-        self, serial: int, lease: Work, spec: RunSpec, rate: LrSetter, taken: TakenRows
+        self,
+        serial: int,
+        lease: Work,
+        spec: RunSpec,
+        rate: LrSetter,
+        taken: TakenRows,
+        place: RankPlace = ALONE,
     ) -> None:
+        """`place`: of several ranks each takes its part of every batch."""
         self.spec = spec
         self.round = lease.round
         self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
@@ -69,7 +77,8 @@ class TrainLease:
         self._lease = lease
         self._rate = rate
         self._taken = taken
-        self._untaken = progress.batches(lease, spec.inner.batch_rows)
+        self._place = place
+        self._untaken = self._batches()
         self._n_taken = 0
         self._stopping = False
         self._done = 0
@@ -83,11 +92,14 @@ class TrainLease:
         return self._lease.mixture
 
     def rows(self) -> list[int]:
-        """All positions of the lease, in order."""
-        return list(progress.positions(self._lease))
+        """All positions of the lease, in order; of several ranks this one's part."""
+        if self._place.world == 1:
+            return list(progress.positions(self._lease))
+        return [position for batch in self._batches() for position in batch]
 
     def batches(self) -> Iterator[list[int]]:
-        """Positions of each batch still to train; ends when the lease is over.
+        """Positions of each batch still to train, of several ranks this one's part of it; ends
+        when the lease is over.
 
         Call `peer.step` after each: UserError when the next is taken before that.
         """
@@ -144,11 +156,15 @@ class TrainLease:
 
     def begins_with(self, batches: Sequence[list[int]]) -> bool:
         """Whether these are its first batches, as many as it has. If so they count as taken."""
-        mine = list(islice(progress.batches(self._lease, self.spec.inner.batch_rows), len(batches)))
+        mine = list(islice(self._batches(), len(batches)))
         if mine != list(batches[: len(mine)]):
             return False
         self._n_taken = len(list(islice(self._untaken, len(mine))))
         return True
+
+    def _batches(self) -> Iterator[list[int]]:
+        whole = progress.batches(self._lease, self.spec.inner.batch_rows)
+        return (self._place.part(batch) for batch in whole)
 
     def count(self, tokens: int, loss: float, seconds: float) -> None:
         self._done += 1

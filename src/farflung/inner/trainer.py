@@ -9,15 +9,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
 import torch
 
 from farflung.attach import Peer, attach
+from farflung.config.run import RunSpec
 from farflung.errors import ConfigError, FarflungError
 from farflung.inner.built_in import BuiltIn, build, read_spec, use_threads
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC
+from farflung.inner.ranks import die_with_parent
+from farflung.inner.shards import RankPlace, place_from_environment
 from farflung.inner.step import inner_step, pick_micro_rows
 from farflung.stopping import stop_signals
 
@@ -25,12 +29,15 @@ EXIT_MISTAKE = 2
 EXIT_MEMORY = 3
 
 
-def train(built: BuiltIn, peer: Peer, micro_rows: int) -> None:
-    """Train leases until the run ends."""
+def train(
+    built: BuiltIn, peer: Peer, micro_rows: int, begin_step: Callable[[int], None] = lambda _: None
+) -> None:
+    """Train leases until the run ends. `begin_step` hears the number of micro-batches to come."""
     while lease := peer.lease():
         built.source.expect(lease.rows(), lease.mixture)
         for positions in lease.batches():
             tokens_BT, targets_BT = built.batch(positions)
+            begin_step(-(-len(positions) // micro_rows))
             loss = inner_step(
                 built.model,
                 built.optimizer,
@@ -49,11 +56,30 @@ def run() -> None:
         raise ConfigError("the built-in trainer is started by `farflung join`, not by hand")
     use_threads()
     spec = read_spec(spec_path)
-    built = build(spec, Path(os.environ.get(ENV_DATA, "")), fresh=ENV_GENESIS in os.environ)
+    data_dir = Path(os.environ.get(ENV_DATA, ""))
+    place = place_from_environment()
+    if place.world > 1:
+        run_ranks(spec, data_dir, place)
+        return
+    built = build(spec, data_dir, fresh=ENV_GENESIS in os.environ)
     with attach(built.model, built.optimizer) as peer:
         config = built.model.config
         micro_rows = pick_micro_rows(built.model, spec.inner, config.seq_len, config.vocab)
         train(built, peer, micro_rows)
+
+
+def run_ranks(spec: RunSpec, data_dir: Path, place: RankPlace) -> None:
+    """`run` in one of several ranks: the same loop over shards of the model."""
+    from farflung.inner.parallel import LastReduces, smallest, start_ranks, stop_ranks
+
+    die_with_parent()
+    device = start_ranks(place)
+    built = build(spec, data_dir, fresh=False, place=place)
+    with attach(built.model, built.optimizer) as peer:
+        rows = smallest(spec.inner.batch_rows // place.world, device)
+        reduces = LastReduces(built.model)
+        train(built, peer, rows, reduces.begin)
+    stop_ranks()
 
 
 def main() -> int:
