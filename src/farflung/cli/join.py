@@ -198,7 +198,9 @@ def parse_gpus(text: str, ranks: int) -> tuple[str, ...]:
     if not all(d.isdigit() for d in devices) or len({int(d) for d in devices}) < len(devices):
         raise UserError(f"--gpus {text!r} must be different numbers of GPUs, such as 0,1")
     if ranks not in (0, len(devices)):
-        raise UserError(f"--gpus {text} starts {len(devices)} ranks, not {ranks}; leave --ranks out")
+        raise UserError(
+            f"--gpus {text} starts {len(devices)} ranks, not {ranks}; leave --ranks out"
+        )
     return devices
 
 

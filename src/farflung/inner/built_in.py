@@ -141,7 +141,7 @@ def build(
         from farflung.inner.parallel import sharded_model  # torch.distributed, for ranks only
 
         check_rows(spec.inner.batch_rows, place.world)
-        device = torch.device(device.type, place.local if device.type == "cuda" else None)
+        device = torch.device(f"cuda:{place.local}") if device.type == "cuda" else device
         model = sharded_model(config, device, place.world)
     else:
         model = Llama(config)

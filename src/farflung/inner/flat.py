@@ -141,7 +141,7 @@ class FlatParameters:
         have ended when this returns, so the next step may change the parameters.
         """
         target = torch.from_numpy(out_F)
-        side = torch.cuda.Stream(self.device)
+        side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
         finite = torch.ones((), dtype=torch.bool, device=self.device)
         with torch.cuda.stream(side):
@@ -203,7 +203,9 @@ def held_range(parameter: Tensor) -> HeldShard | None:
         return None
     sharded = cast("Any", parameter)
     mesh = sharded.device_mesh
-    span = shard_range(tuple(sharded.shape), mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1))
+    span = shard_range(
+        tuple(sharded.shape), mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
+    )
     replica = mesh.get_local_rank(0) if mesh.ndim == 2 else 0
     return HeldShard(span, replica == 0)
 
@@ -270,7 +272,9 @@ def check_sharding(name: str, parameter: Tensor, place: RankPlace) -> None:
             f"parameter {name!r} is sharded over {mesh.size()} of {place.world} ranks; shard over "
             f"all of them"
         )
-    first, stop = shard_range(tuple(sharded.shape), mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1))
+    first, stop = shard_range(
+        tuple(sharded.shape), mesh.get_local_rank(mesh.ndim - 1), mesh.size(mesh.ndim - 1)
+    )
     if shard_of(sharded).numel() != stop - first:
         raise MismatchError(
             f"parameter {name!r} has {shard_of(sharded).numel()} elements on this rank where "
@@ -302,7 +306,7 @@ def _check_kind(name: str, parameter: nn.Parameter, place: RankPlace) -> None:
 class _Window:
     """`parameter.view(-1)[start:stop]` to change in place, whatever the memory format."""
 
-    def __init__(self, parameter: nn.Parameter, start: int, stop: int) -> None:
+    def __init__(self, parameter: Tensor, start: int, stop: int) -> None:
         self._parameter = parameter.detach()
         self._flat = self._parameter.reshape(-1)
         self._part = self._flat[start:stop]

@@ -143,4 +143,3 @@ def smallest(value: int, device: torch.device) -> int:
     shared = torch.tensor(value, device=device)
     dist.all_reduce(shared, op=dist.ReduceOp.MIN)
     return int(shared)
-

@@ -20,7 +20,7 @@ def register(buffers: Iterable[NDArray[np.float32]], device: torch.device) -> bo
     """
     if device.type != "cuda":
         return False
-    runtime = torch.cuda.cudart()
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     for buffer in buffers:
         if not buffer.nbytes:
             continue

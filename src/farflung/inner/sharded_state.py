@@ -159,7 +159,7 @@ def _fill(target: Tensor, descriptor: int, at: int) -> None:
     for first in range(0, flat.numel(), STAGE_ELEMENTS):
         piece = flat[first : first + STAGE_ELEMENTS]
         values = np.empty(piece.numel(), "<f4")
-        if os.preadv(descriptor, [values], at + 4 * first) != values.nbytes:
+        if os.preadv(descriptor, [values.data], at + 4 * first) != values.nbytes:
             raise CorruptState("the inner state is cut")
         if not np.isfinite(values).all():
             raise CorruptState("the inner state is not finite")
@@ -279,4 +279,3 @@ class ShardedStateIo:
 def _unfinished(message: SaveInner) -> Path:
     path = Path(message.path)
     return path.with_name(f".{path.name}.tmp")
-
