@@ -33,7 +33,7 @@ from farflung.inner.loss import evaluate
 from farflung.inner.optimizer import set_lr_factor
 from farflung.inner.optimizer_state import OptimizerStateIo, install
 from farflung.inner.schedule import join_ramp
-from farflung.inner.step import inner_step, pick_micro_rows
+from farflung.inner.step import inner_step
 
 WAYS = ("donor", "fresh with ramp", "fresh without ramp")
 H = 20
@@ -48,8 +48,6 @@ class Run:
         spec = demo_spec(2, 50, size, 0, "results")
         self._data = shipped_folder(spec.data, folder / "cache")
         self.donor = build(spec, self._data, fresh=True)
-        config = self.donor.model.config
-        self._micro = pick_micro_rows(self.donor.model, spec.inner, config.seq_len, config.vocab)
         self.position = 0
 
     def train(self, built: BuiltIn, steps: int, ramp: int | None = None) -> None:
@@ -59,7 +57,8 @@ class Run:
             set_lr_factor(built.optimizer, 1.0 if ramp is None else join_ramp(ramp + i, inner))
             first = self.position + i * inner.batch_rows
             tokens_BT, targets_BT = built.batch(range(first, first + inner.batch_rows))
-            inner_step(built.model, built.optimizer, tokens_BT, targets_BT, inner, self._micro)
+            rows = inner.batch_rows
+            inner_step(built.model, built.optimizer, tokens_BT, targets_BT, inner, rows)
 
     def skip(self, steps: int) -> None:
         self.position += steps * self.donor.spec.inner.batch_rows

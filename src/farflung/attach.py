@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal
@@ -52,8 +53,9 @@ from farflung.inner.channel import (
 )
 from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
-from farflung.inner.line import AgentLine, RankLine, SoloLine
 from farflung.inner.lease import ONE_AT_A_TIME, LrSetter, TrainLease
+from farflung.inner.line import AgentLine, RankLine, SoloLine
+from farflung.inner.meter import Meter
 from farflung.inner.optimizer import HasParamGroups, take_peaks
 from farflung.inner.optimizer_state import OptimizerStateIo, forget, is_finite
 from farflung.inner.pinned import register
@@ -112,7 +114,8 @@ def attach(
         )
     channel = TrainerChannel(path)
     try:
-        return _greet(channel, flat, optimizer, place, own_schedule=schedule == "own")
+        own, meter = schedule == "own", Meter.of_module(model, devices=place.world)
+        return _greet(channel, flat, optimizer, place, own_schedule=own, meter=meter)
     except BaseException:
         channel.close()
         raise
@@ -125,6 +128,7 @@ def _greet(
     place: RankPlace,
     *,
     own_schedule: bool,
+    meter: Meter,
 ) -> Peer:
     welcome, fd = channel.greet(
         Attach(
@@ -145,7 +149,7 @@ def _greet(
     if place.world > 1:
         die_with_parent()
         line = RankLine(channel, RankCircle.of_descriptors(place, channel.circle))
-    return Peer(line, flat, shared, optimizer, welcome, own_schedule=own_schedule)
+    return Peer(line, flat, shared, optimizer, welcome, own_schedule=own_schedule, meter=meter)
 
 
 class Peer:
@@ -160,7 +164,9 @@ class Peer:
         welcome: AcceptAttach,
         *,
         own_schedule: bool,
+        meter: Meter | None = None,
     ) -> None:
+        """`meter`: tells what the steps of a loop are like that brings none of its own."""
         self.spec = spec_from_bytes(welcome.spec)
         self.data_dir = Path(welcome.data_dir)
         """The run's token shards, if it has any."""
@@ -175,6 +181,7 @@ class Peer:
         self._taken = TakenRows()
         self._state_io = _state_io(line, flat, optimizer)
         self._pinned = register(shared.buffers, flat.device)
+        self._meter = meter
         self._trained_round = -1
         self._speed = Speed()
         self._lease: TrainLease | None = None
@@ -237,14 +244,12 @@ class Peer:
                 "take batches from lease.batches(), which ends when the lease is over"
             )
         counts = self._taken.use(None if rows is None else row_numbers(rows))
-        value = (metrics or {}).get("loss", 0.0)
-        loss = float(value.detach() if isinstance(value, Tensor) else value)  # waits for the GPU
-        loss, tokens = self._line.boundary(loss, tokens)
+        tokens = self._line.boundary(tokens)
         if lease is None or not counts:
             self._undo_step()
             return
         took_s = time.perf_counter() - self._resumed_s
-        lease.count(tokens, loss, took_s)
+        lease.count(tokens, (metrics or {}).get("loss", 0.0), took_s)
         self._speed.note(took_s)
         self._rate.own_steps += 1
         self._handle_arrived()
@@ -325,7 +330,13 @@ class Peer:
             if grant is None:
                 continue
             lease = TrainLease(
-                grant.serial, grant.lease, self.spec, self._rate, self._taken, self.place
+                grant.serial,
+                grant.lease,
+                self.spec,
+                self._rate,
+                self._taken,
+                self.place,
+                self._line.mean,
             )
             self._wait_s += time.perf_counter() - started_s
             if lease.steps == 0:
@@ -346,6 +357,7 @@ class Peer:
 
     def _begin(self, lease: TrainLease) -> TrainLease:
         self._lease = lease
+        lease.meter = self._meter
         self._rate.apply(lease)
         self._report(NodePhase.TRAINING if self._rate.own_steps else NodePhase.COMPILING)
         self._resumed_s = time.perf_counter()
@@ -361,7 +373,8 @@ class Peer:
         """The departing fragment's local parameters go to their slot; the lease is over."""
         self._flat.check_frozen()
         slot, fragment = lease.departs
-        finite = self._copy_out(fragment, self._shared.sent(slot, fragment))
+        with self._copying():
+            finite = self._copy_out(fragment, self._shared.sent(slot, fragment))
         finite, _ = self._line.agree("depart", finite)
         lease.over = True
         self._progress()
@@ -404,7 +417,8 @@ class Peer:
                 if self._lease is not None:
                     self._lease.stop()  # the agent gave the former one up
             case Land():
-                self._merge(message.landing)
+                with self._copying():
+                    self._merge(message.landing)
                 self._line.agree("land", True)
                 self._send(Landed(serial=message.serial))
             case Reset():
@@ -452,6 +466,11 @@ class Peer:
         elif self.place.world > 1:
             forget(self._optimizer)  # some ranks may have loaded theirs
         self._send(InnerLoaded(serial=answer.serial, note=note))
+
+    def _copying(self) -> AbstractContextManager[None]:
+        """Time in here counts as copying, in the figures of the lease that runs or ran last."""
+        meter = None if self._lease is None else self._lease.meter
+        return nullcontext() if meter is None else meter.copying()
 
     def _stop_early(self, serial: int) -> None:
         if self._lease is not None and self._lease.serial == serial:

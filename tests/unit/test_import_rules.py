@@ -61,6 +61,7 @@ AGENT_ROOMS = {
 AGENT_MODULES = {
     "inner.seam",
     "inner.channel",
+    "inner.options",
     "inner.shards",
     "inner.state_file",
     "data.order",

@@ -24,7 +24,9 @@ from farflung.data.shards import Rows, open_sources
 from farflung.errors import ConfigError, CorruptState
 from farflung.inner.channel import ENV_SOCKET, ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
+from farflung.inner.options import StepOptions
 from farflung.inner.shards import ALONE, RankPlace, check_rows
+from farflung.inner.step import Stepper
 from farflung.model.llama import Llama, init_weights
 from farflung.model.presets import config_of_spec
 
@@ -95,6 +97,16 @@ class BuiltIn:
     rows: Rows | None
     """None for synthetic data."""
     device: torch.device
+    place: RankPlace = ALONE
+    """Of several ranks: the model holds this one's shards, and all step together."""
+
+    def stepper(self, options: StepOptions) -> Stepper:
+        """Raises UserError when float8 is wanted and cannot be had."""
+        if self.place.world > 1:
+            from farflung.inner.rank_step import RankStepper  # torch.distributed, for ranks only
+
+            return RankStepper(self.model, self.optimizer, self.spec.inner, options, self.device)
+        return Stepper(self.model, self.optimizer, self.spec.inner, options, self.device)
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
         """(inputs, targets), int64 [B, T] each, on the model's device."""
@@ -142,7 +154,8 @@ def build(
 
         check_rows(spec.inner.batch_rows, place.world)
         device = torch.device(f"cuda:{place.local}") if device.type == "cuda" else device
-        model = sharded_model(config, device, place.world)
+        narrow = spec.inner.autocast != "off"
+        model = sharded_model(config, device, place.world, narrow=narrow)
     else:
         model = Llama(config)
         if fresh:
@@ -151,7 +164,7 @@ def build(
     source: Source = SyntheticSource(spec, config.vocab)
     if rows:
         source = ShardSource(rows, spec, data_dir, agent_lives())
-    return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device)
+    return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device, place)
 
 
 def use_threads(default: int = 1) -> None:

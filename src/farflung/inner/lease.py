@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+
+from torch import Tensor
 
 from farflung.config.run import RunSpec
 from farflung.data.mixture import Change
 from farflung.errors import UserError
 from farflung.inner import progress
-from farflung.inner.channel import Work, WorkReport
+from farflung.inner.channel import StepFigures, Work, WorkReport
+from farflung.inner.late import LateValue
+from farflung.inner.meter import Meter
 from farflung.inner.optimizer import HasParamGroups, set_lr_factor
 from farflung.inner.rows import TakenRows
 from farflung.inner.shards import ALONE, RankPlace
 
+STEPS_BEHIND = 1
+"""Losses that are read later: a step is queued while the device works on the one before."""
 ONE_AT_A_TIME = (
     "{what} was taken before peer.step() for the last batch: call peer.step() after every batch "
     "of lease.batches(); a loop that accumulates or prefetches takes its rows from peer.stream()"
@@ -66,25 +73,32 @@ class TrainLease:
         rate: LrSetter,
         taken: TakenRows,
         place: RankPlace = ALONE,
+        joint: Callable[[float], float] = float,
     ) -> None:
-        """`place`: of several ranks each takes its part of every batch."""
+        """`place`: of several ranks each takes its part of every batch. `joint`: this rank's loss
+        of a step becomes the peer's; all ranks call it for the same steps."""
         self.spec = spec
         self.round = lease.round
         self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
         """Batches to train."""
         self.over = False
+        self.meter: Meter | None = None
+        """Tells what the steps were like, when the lease ends; whoever trains sets it."""
         self.serial = serial
         self._lease = lease
         self._rate = rate
         self._taken = taken
         self._place = place
+        self._joint = joint
         self._untaken = self._batches()
         self._n_taken = 0
         self._stopping = False
         self._done = 0
         self._tokens = 0
         self._losses = progress.Losses()
+        self._unread: deque[LateValue] = deque()
         self._compute_s = 0.0
+        self._factor = 0.0
 
     @property
     def mixture(self) -> tuple[Change, ...]:
@@ -113,7 +127,8 @@ class TrainLease:
 
     def lr_factor(self) -> float:
         """What the peak learning rates are multiplied by in the coming step."""
-        return self._rate.factor(self._lease, self._done, self.steps)
+        self._factor = self._rate.factor(self._lease, self._done, self.steps)
+        return self._factor
 
     @property
     def progress(self) -> float:
@@ -166,13 +181,20 @@ class TrainLease:
         whole = progress.batches(self._lease, self.spec.inner.batch_rows)
         return (self._place.part(batch) for batch in whole)
 
-    def count(self, tokens: int, loss: float, seconds: float) -> None:
+    def count(self, tokens: int, loss: float | Tensor, seconds: float) -> None:
+        """A step has been made. Of a tensor on a device, the loss is read a step later."""
         self._done += 1
         self._tokens += tokens
         self._compute_s += seconds
-        self._losses.note(loss)
+        self._unread.append(LateValue(loss))
+        self._read_losses(STEPS_BEHIND)
+
+    def _read_losses(self, keep: int) -> None:
+        while len(self._unread) > keep:
+            self._losses.note(self._joint(self._unread.popleft().read()))
 
     def outcome(self, parameters_finite: bool, wait_s: float) -> WorkReport:
+        self._read_losses(0)
         note = self._losses.trouble or ("" if parameters_finite else "non-finite parameters")
         return WorkReport(
             round=self.round,
@@ -185,4 +207,10 @@ class TrainLease:
             compute_s=self._compute_s,
             wait_s=wait_s,
             note=note,
+            figures=self._figures(),
         )
+
+    def _figures(self) -> StepFigures:
+        if self.meter is None:
+            return StepFigures(lr=self._factor)
+        return self.meter.figures(lr=self._factor, tokens=self._tokens, seconds=self._compute_s)

@@ -33,8 +33,11 @@ class AgentLine(Protocol):
 
     place: RankPlace
 
-    def boundary(self, loss: float, tokens: int) -> tuple[float, int]:
-        """A step has ended: the peer's mean loss and its tokens."""
+    def boundary(self, tokens: int) -> int:
+        """A step has ended, and what the agent has asked is here: the peer's tokens."""
+
+    def mean(self, loss: float) -> float:
+        """Of all ranks: the peer's loss of a step."""
 
     def arrived(self) -> Iterator[FromAgent]:
         """What the agent has asked meanwhile. Raises LinkDown."""
@@ -61,8 +64,11 @@ class SoloLine:
         self.send = channel.send
         self.close = channel.close
 
-    def boundary(self, loss: float, tokens: int) -> tuple[float, int]:
-        return loss, tokens
+    def boundary(self, tokens: int) -> int:
+        return tokens
+
+    def mean(self, loss: float) -> float:
+        return loss
 
     def arrived(self) -> Iterator[FromAgent]:
         while (message := self.channel.poll()) is not None:
@@ -90,9 +96,13 @@ class RankLine:
         self._written: tuple[int, str] = (0, "")
         die_with_agent(channel.end)
 
-    def boundary(self, loss: float, tokens: int) -> tuple[float, int]:
-        voices = self._meet("step", loss=loss, tokens=int(tokens), orders=self._orders(0.0))
-        return sum(v.loss for v in voices) / len(voices), sum(v.tokens for v in voices)
+    def boundary(self, tokens: int) -> int:
+        voices = self._meet("step", tokens=int(tokens), orders=self._orders(0.0))
+        return sum(v.tokens for v in voices)
+
+    def mean(self, loss: float) -> float:
+        voices = self._meet("loss", loss=loss)
+        return sum(v.loss for v in voices) / len(voices)
 
     def arrived(self) -> Iterator[FromAgent]:
         while self._inbox:

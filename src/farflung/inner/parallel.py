@@ -8,7 +8,6 @@ embedding, last norm and head, tied or not.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import timedelta
 
 import torch
@@ -69,18 +68,16 @@ def sharded_model(
     device: torch.device,
     world: int,
     *,
-    prepare: Callable[[Llama], None] = lambda _: None,
-    mesh: DeviceMesh | None = None,
+    narrow: bool = True,
 ) -> Llama:
     """A model whose parameters nobody has filled: `attach` puts the anchor there.
 
     Never holds a whole model: it is made without memory, cut, and each rank gets its shards.
-    `prepare` sees the model before it is cut (checkpoint wrappers, compiled blocks).
+    `narrow`: products in bf16 on accelerators.
     """
     with torch.device("meta"):
         model = Llama(config)
-    prepare(model)
-    shard(model, mesh or rank_mesh(device, world))
+    shard(model, rank_mesh(device, world), narrow=narrow)
     model.to_empty(device=device)
     with torch.no_grad():
         cos_TE, sin_TE = rope_table(config)
@@ -91,13 +88,13 @@ def sharded_model(
     return model
 
 
-def shard(model: Llama, mesh: DeviceMesh) -> None:
+def shard(model: Llama, mesh: DeviceMesh, *, narrow: bool = True) -> None:
     """fully_shard per block and root: bf16 products on accelerators, fp32 gradients and masters.
 
     The rotary tables go into the blocks as fp32, so inputs are not cast.
     """
     policy = MixedPrecisionPolicy()
-    if mesh.device_type != "cpu":
+    if narrow and mesh.device_type != "cpu":
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
@@ -115,7 +112,8 @@ class LastReduces:
     def __init__(self, model: nn.Module) -> None:
         self._root = model if isinstance(model, FSDPModule) else None
         self._left = 0
-        self._may_keep = _fits_whole(model)
+        self.keeps = _fits_whole(model)
+        """Whether whole gradients are kept between micro-batches."""
         model.register_forward_pre_hook(self._forward)
 
     def begin(self, micro_batches: int) -> None:
@@ -125,7 +123,7 @@ class LastReduces:
         if self._root is None or not torch.is_grad_enabled():
             return
         self._left -= 1
-        last = self._left <= 0 or not self._may_keep
+        last = self._left <= 0 or not self.keeps
         self._root.set_requires_gradient_sync(last)
 
 
@@ -138,8 +136,8 @@ def _fits_whole(model: nn.Module) -> bool:
     return whole <= KEEP_GRADIENTS * torch.cuda.get_device_properties(parameter.device).total_memory
 
 
-def smallest(value: int, device: torch.device) -> int:
-    """Over all ranks: what each can do, all do."""
+def largest(value: int, device: torch.device) -> int:
+    """Over all ranks."""
     shared = torch.tensor(value, device=device)
-    dist.all_reduce(shared, op=dist.ReduceOp.MIN)
+    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
     return int(shared)

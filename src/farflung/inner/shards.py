@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from farflung.errors import ConfigError, UserError
 
-
 MOST_RANKS = 64
 """Of one peer: a message carries at most 253 descriptors, and one machine has fewer GPUs."""
 

@@ -21,8 +21,8 @@ from farflung.inner.built_in import BuiltIn, build, read_spec, use_threads
 from farflung.inner.flat import FlatParameters
 from farflung.inner.loss import evaluate
 from farflung.inner.optimizer import set_lr_factor
+from farflung.inner.options import options_from
 from farflung.inner.schedule import lr_factor
-from farflung.inner.step import inner_step, pick_micro_rows
 
 LAST_STEPS = 20
 """`loss_last` is the mean of this many."""
@@ -30,17 +30,14 @@ LAST_STEPS = 20
 
 def train_alone(built: BuiltIn, steps: int) -> list[float]:
     """Losses of all steps. Positions 0, 1, 2, ... of the run's order."""
-    spec, config = built.spec, built.model.config
+    spec = built.spec
     rows = spec.inner.batch_rows
-    micro_rows = pick_micro_rows(built.model, spec.inner, config.seq_len, config.vocab)
+    stepper = built.stepper(options_from())
     losses: list[float] = []
     for step in range(steps):
         set_lr_factor(built.optimizer, lr_factor(step / steps, spec.inner, steps))
         tokens_BT, targets_BT = built.batch(range(step * rows, (step + 1) * rows))
-        loss = inner_step(
-            built.model, built.optimizer, tokens_BT, targets_BT, spec.inner, micro_rows
-        )
-        losses.append(float(loss))
+        losses.append(float(stepper(tokens_BT, targets_BT).loss))
         print(json.dumps({"step": step + 1, "steps": steps, "loss": losses[-1]}), flush=True)
     return losses
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -20,33 +19,43 @@ from farflung.config.run import RunSpec
 from farflung.errors import ConfigError, FarflungError
 from farflung.inner.built_in import BuiltIn, build, read_spec, use_threads
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC
+from farflung.inner.feed import Feed
+from farflung.inner.meter import Meter
+from farflung.inner.options import StepOptions, options_from
 from farflung.inner.ranks import die_with_parent
 from farflung.inner.shards import RankPlace, place_from_environment
-from farflung.inner.step import inner_step, pick_micro_rows
+from farflung.inner.trace import Trace
 from farflung.stopping import stop_signals
 
 EXIT_MISTAKE = 2
 EXIT_MEMORY = 3
 
 
-def train(
-    built: BuiltIn, peer: Peer, micro_rows: int, begin_step: Callable[[int], None] = lambda _: None
-) -> None:
-    """Train leases until the run ends. `begin_step` hears the number of micro-batches to come."""
+def train(built: BuiltIn, peer: Peer, options: StepOptions) -> None:
+    """Train leases until the run ends. Raises UserError, torch.OutOfMemoryError."""
+    stepper = built.stepper(options)
+    feed = Feed(built.source.block, built.device)
+    meter = Meter.of_config(built.model.config, built.device, devices=built.place.world)
+    trace = Trace(options.node, wanted=options.profile)
     while lease := peer.lease():
-        built.source.expect(lease.rows(), lease.mixture)
+        lease.meter = meter
+        rows = lease.rows()
+        built.source.expect(rows, lease.mixture)
+        taken = 0
         for positions in lease.batches():
-            tokens_BT, targets_BT = built.batch(positions)
-            begin_step(-(-len(positions) // micro_rows))
-            loss = inner_step(
-                built.model,
-                built.optimizer,
-                tokens_BT,
-                targets_BT,
-                built.spec.inner,
-                micro_rows,
-            )
-            peer.step(tokens=targets_BT.numel(), metrics={"loss": loss})
+            taken += len(positions)
+            tokens_BT, targets_BT = feed.take(positions)
+            outcome = stepper(tokens_BT, targets_BT)
+            feed.prepare(_whole(rows[taken : taken + len(positions)], len(positions)))
+            meter.note(outcome.grad_norm)
+            meter.data_wait_s, feed.wait_s = meter.data_wait_s + feed.wait_s, 0.0
+            peer.step(tokens=targets_BT.numel(), metrics={"loss": outcome.loss})
+            trace.step()
+
+
+def _whole(batch: list[int], size: int) -> list[int]:
+    """The rest of a lease below a batch is never trained."""
+    return batch if len(batch) == size else []
 
 
 def run() -> None:
@@ -54,31 +63,28 @@ def run() -> None:
     spec_path = os.environ.get(ENV_SPEC)
     if not spec_path:
         raise ConfigError("the built-in trainer is started by `farflung join`, not by hand")
+    options = options_from()
     use_threads()
     spec = read_spec(spec_path)
     data_dir = Path(os.environ.get(ENV_DATA, ""))
     place = place_from_environment()
     if place.world > 1:
-        run_ranks(spec, data_dir, place)
+        run_ranks(spec, data_dir, place, options)
         return
     built = build(spec, data_dir, fresh=ENV_GENESIS in os.environ)
     with attach(built.model, built.optimizer) as peer:
-        config = built.model.config
-        micro_rows = pick_micro_rows(built.model, spec.inner, config.seq_len, config.vocab)
-        train(built, peer, micro_rows)
+        train(built, peer, options)
 
 
-def run_ranks(spec: RunSpec, data_dir: Path, place: RankPlace) -> None:
+def run_ranks(spec: RunSpec, data_dir: Path, place: RankPlace, options: StepOptions) -> None:
     """`run` in one of several ranks: the same loop over shards of the model."""
-    from farflung.inner.parallel import LastReduces, smallest, start_ranks, stop_ranks
+    from farflung.inner.parallel import start_ranks, stop_ranks  # torch.distributed
 
     die_with_parent()
-    device = start_ranks(place)
+    start_ranks(place)
     built = build(spec, data_dir, fresh=False, place=place)
     with attach(built.model, built.optimizer) as peer:
-        rows = smallest(spec.inner.batch_rows // place.world, device)
-        reduces = LastReduces(built.model)
-        train(built, peer, rows, reduces.begin)
+        train(built, peer, options)
     stop_ranks()
 
 
@@ -94,8 +100,9 @@ def main() -> int:
         return EXIT_MISTAKE
     except (torch.OutOfMemoryError, MemoryError):
         print(
-            "farflung: the model does not fit this machine's memory; use a smaller "
-            "model.preset or data.seq_len, or a larger machine",
+            "farflung: out of memory: the step does not fit this machine; a smaller micro-batch is "
+            "tried at the next start where there is one, else use a smaller model.preset or "
+            "data.seq_len, or a larger machine",
             file=sys.stderr,
         )
         return EXIT_MEMORY

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention, silu, softmax
+from torch.utils.checkpoint import checkpoint
 
 from farflung.errors import ConfigError
 from farflung.model.cache import KeyValueCache, LayerCache
@@ -69,9 +70,15 @@ def stretched(frequencies: Tensor, rope: Llama3Rope) -> Tensor:
 
 
 def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Half-rotation RoPE: the pair of element i is i + E/2."""
+    """Half-rotation RoPE: the pair of element i is i + E/2.
+
+    The bits of x * cos + cat(-second, first) * sin; a compiler writes each half to its place.
+    """
     first, second = x_BHTE.chunk(2, dim=-1)
-    return x_BHTE * cos_TE + torch.cat((-second, first), dim=-1) * sin_TE
+    cos_first, cos_second = cos_TE.chunk(2, dim=-1)
+    sin_first, sin_second = sin_TE.chunk(2, dim=-1)
+    low = first * cos_first - second * sin_first
+    return torch.cat((low, second * cos_second + first * sin_second), dim=-1)
 
 
 def eager_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
@@ -106,7 +113,17 @@ def fast_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
     )
 
 
+def joined_linear(x_BTD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Several projections of one input as one product, forward and backward: a compiler makes the
+    joined matrix together with its cast to the narrow type."""
+    sizes = [len(weight) for weight in weights]
+    return linear(x_BTD, torch.cat(weights)).split(sizes, dim=-1)
+
+
 class SelfAttention(nn.Module):
+    joined = False
+    """Whether the projections of one input are one product; other bits, fewer kernels."""
+
     def __init__(self, config: LlamaConfig, attention: Attention) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -124,9 +141,9 @@ class SelfAttention(nn.Module):
         self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, past: LayerCache | None = None
     ) -> Tensor:
         split = (*x_BTD.shape[:-1], -1, self.head_dim)
-        q_BTHE = self.q_proj(x_BTD).view(split)
-        k_BTKE = self.k_proj(x_BTD).view(split)
-        v_BKTE = self.v_proj(x_BTD).view(split).transpose(1, 2)
+        q, k, v = self._project(x_BTD)
+        q_BTHE, k_BTKE = q.view(split), k.view(split)
+        v_BKTE = v.view(split).transpose(1, 2)
         if self.qk_norm:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
         # The table is fp32; under autocast the rotated heads go back to the narrow type.
@@ -138,8 +155,18 @@ class SelfAttention(nn.Module):
         out: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(*x_BTD.shape[:-1], -1))
         return out
 
+    def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
+        if self.joined:
+            return joined_linear(
+                x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
+            )
+        return self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+
 
 class SwiGLU(nn.Module):
+    joined = False
+    """As in SelfAttention."""
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.dim, config.ff, bias=False)
@@ -147,7 +174,11 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.ff, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        if self.joined:
+            gate, up = joined_linear(x_BTD, self.gate_proj.weight, self.up_proj.weight)
+        else:
+            gate, up = self.gate_proj(x_BTD), self.up_proj(x_BTD)
+        out: Tensor = self.down_proj(silu(gate) * up)
         return out
 
 
@@ -172,6 +203,8 @@ class Trunk(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    checkpointed: int = 0
+    """Layers, evenly spread, that keep their input only and are computed again backwards."""
 
     def __init__(self, config: LlamaConfig, attention: Attention) -> None:
         super().__init__()
@@ -192,14 +225,25 @@ class Trunk(nn.Module):
             )
         cos_TE, sin_TE = self.cos[first:stop], self.sin[first:stop]
         x_BTD: Tensor = self.embed_tokens(tokens_BT)
+        if torch.is_autocast_enabled(x_BTD.device.type):  # the residual stream is narrow, too
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(x_BTD.device.type))
         if cache is None:
-            for layer in self.layers:
-                x_BTD = layer(x_BTD, cos_TE, sin_TE)
+            for index, layer in enumerate(self.layers):
+                if self._recomputes(index):
+                    x_BTD = checkpoint(
+                        layer, x_BTD, cos_TE, sin_TE, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    x_BTD = layer(x_BTD, cos_TE, sin_TE)
         else:
             for layer, past in zip(self.layers, cache.layers, strict=True):
                 x_BTD = layer(x_BTD, cos_TE, sin_TE, past)
         out_BTD: Tensor = self.norm(x_BTD)
         return out_BTD
+
+    def _recomputes(self, layer: int) -> bool:
+        some, of = self.checkpointed, len(self.layers)
+        return torch.is_grad_enabled() and (layer + 1) * some // of > layer * some // of
 
 
 class Llama(nn.Module):

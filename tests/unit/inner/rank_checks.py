@@ -1,6 +1,6 @@
 """Run in each of several ranks: what the ranks do together, against one process.
 
-    RANK=0 WORLD_SIZE=2 python rank_checks.py CHECK STORE FOLDER
+RANK=0 WORLD_SIZE=2 python rank_checks.py CHECK STORE FOLDER
 """
 
 from __future__ import annotations

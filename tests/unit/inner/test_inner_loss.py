@@ -9,7 +9,13 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from farflung.errors import ConfigError
-from farflung.inner.loss import bits_per_byte, cross_entropy, evaluate, model_loss
+from farflung.inner.loss import (
+    bits_per_byte,
+    chunk_rows,
+    cross_entropy,
+    evaluate,
+    model_loss,
+)
 from farflung.model.llama import Llama, init_weights
 from farflung.model.presets import LlamaConfig
 
@@ -34,18 +40,18 @@ def reference(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, 
 @pytest.mark.parametrize("z_loss", [0.0, 1e-2])
 def test_sums_and_gradients_equal_torch(chunk: int | None, z_loss: float) -> None:
     hidden, weight, targets = inputs()
-    ours = cross_entropy(hidden, weight, targets, chunk=chunk)
-    theirs = reference(hidden, weight, targets)
+    ours = cross_entropy(hidden, weight, targets, chunk=chunk, z_loss=z_loss, scale=0.5)
+    nats, squares = reference(hidden, weight, targets)
+    theirs = 0.5 * (nats + z_loss * squares)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-4)
-    wanted = torch.autograd.grad(theirs[0] + z_loss * theirs[1], (hidden, weight))
-    got = torch.autograd.grad(ours[0] + z_loss * ours[1], (hidden, weight))
+    wanted = torch.autograd.grad(3 * theirs, (hidden, weight))
+    got = torch.autograd.grad(3 * ours, (hidden, weight))
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=2e-5)
 
 
 def test_gradients_are_right_in_finite_differences() -> None:
     hidden, weight, targets = inputs()
-    loss = sum(cross_entropy(hidden, weight, targets, chunk=4))
-    assert isinstance(loss, Tensor)
+    loss = cross_entropy(hidden, weight, targets, chunk=4, z_loss=1.0)
     d_hidden, d_weight = torch.autograd.grad(loss, (hidden, weight))
     generator = torch.Generator().manual_seed(1)
     for tensor, gradient in ((hidden, d_hidden), (weight, d_weight)):
@@ -53,51 +59,69 @@ def test_gradients_are_right_in_finite_differences() -> None:
         ends = []
         for sign in (1, -1):
             moved = [t + sign * 1e-2 * direction if t is tensor else t for t in (hidden, weight)]
-            ends.append(float(sum(cross_entropy(*moved, targets)).detach()))
+            ends.append(float(cross_entropy(*moved, targets, z_loss=1.0).detach()))
         slope = (ends[0] - ends[1]) / 2e-2
         assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-2)
 
 
-def test_only_a_batch_of_one_chunk_keeps_its_logits() -> None:
+def test_no_logits_are_kept() -> None:
     hidden, weight, targets = inputs()
+    largest = 0
 
-    def kept(chunk: int) -> int:
-        largest = 0
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
 
-        def note(tensor: Tensor) -> Tensor:
-            nonlocal largest
-            largest = max(largest, tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            cross_entropy(hidden, weight, targets, chunk=chunk)
-        return largest
-
-    assert kept(21) == 21 * 33
-    assert kept(4) == weight.numel() < 21 * 33
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        cross_entropy(hidden, weight, targets, chunk=21)
+    assert largest < 21 * 33
 
 
-def test_a_second_backward_gives_the_same_gradient() -> None:
+def test_a_chunk_has_thousands_of_tokens_whatever_the_vocabulary() -> None:
+    for vocab, budget in ((128_256, 1 << 28), (128_256, 1 << 20), (32_768, 1 << 28)):
+        assert chunk_rows(65_536, vocab, 2, budget) >= 1000
+    assert chunk_rows(65_536, 128_256, 2, 4 << 30) == 16_384  # equal chunks: no second shape
+    assert chunk_rows(100, 128_256, 2, 1 << 28) == 100
+    assert chunk_rows(0, 1000, 4, 1 << 28) == 1
+
+
+def test_a_second_backward_is_refused() -> None:
     hidden, weight, targets = inputs()
-    nats, _ = cross_entropy(hidden, weight, targets)
-    first = torch.autograd.grad(nats, hidden, retain_graph=True)[0]
-    assert torch.equal(first, torch.autograd.grad(nats, hidden)[0])
+    nats = cross_entropy(hidden, weight, targets)
+    torch.autograd.grad(nats, hidden, retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated twice"):
+        torch.autograd.grad(nats, hidden)
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, weight, targets = inputs()
+    whole = torch.autograd.grad(cross_entropy(hidden, weight, targets), hidden)[0]
+    weight.requires_grad_(False)
+    alone = torch.autograd.grad(cross_entropy(hidden, weight, targets), hidden)[0]
+    assert torch.equal(whole, alone)
 
 
 def test_huge_logits_stay_finite() -> None:
     hidden, weight, targets = inputs()
-    nats, _ = cross_entropy(hidden * 1e4, weight, targets)
-    assert bool(nats.isfinite())
+    loss = cross_entropy(hidden * 1e4, weight, targets)
+    assert bool(loss.isfinite())
+    assert all(bool(g.isfinite().all()) for g in torch.autograd.grad(loss, (hidden, weight)))
 
 
 def test_narrow_weights_still_sum_in_fp32() -> None:
     hidden, weight, targets = inputs(torch.bfloat16)
-    nats, squares = cross_entropy(hidden, weight, targets, chunk=5)
-    assert nats.dtype == squares.dtype == torch.float32
-    wide = reference(hidden.float(), weight.float(), targets)[0]
+    nats = cross_entropy(hidden, weight, targets, chunk=5)
+    assert nats.dtype == torch.float32
+    wide_hidden, wide_weight = (t.detach().float().requires_grad_() for t in (hidden, weight))
+    wide = reference(wide_hidden, wide_weight, targets)[0]
     assert float(nats.detach()) == pytest.approx(float(wide.detach()), rel=1e-2)
     gradients = torch.autograd.grad(nats, (hidden, weight))
     assert all(g.dtype == torch.bfloat16 for g in gradients)
+    for got, wanted in zip(
+        gradients, torch.autograd.grad(wide, (wide_hidden, wide_weight)), strict=True
+    ):
+        assert float((got.float() - wanted).norm() / wanted.norm()) < 1e-2
 
 
 @pytest.fixture

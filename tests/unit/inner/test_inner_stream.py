@@ -18,8 +18,8 @@ from torch import nn
 from farflung.attach import Peer, attach
 from farflung.config.run import DataSpec, InnerSpec, ModelSpec, RunSpec
 from farflung.errors import UserError
-from farflung.inner.rows import TakenRows, row_numbers
 from farflung.inner.line import SoloLine
+from farflung.inner.rows import TakenRows, row_numbers
 from farflung.inner.stream import Stream
 
 SPEC = RunSpec(

@@ -25,10 +25,11 @@ from farflung.errors import ConfigError
 from farflung.inner.built_in import build, read_spec
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC, Work
 from farflung.inner.loss import model_loss
+from farflung.inner.options import StepOptions
 from farflung.inner.report import load_weights, sample_text
 from farflung.inner.seam import SharedState
 from farflung.inner.solo import held_out_loss
-from farflung.inner.step import accumulate, inner_step, pick_micro_rows
+from farflung.inner.step import accumulate, inner_step
 from farflung.outer.layout import Layout
 from farflung.trainers.port import TrainerDied
 from farflung.trainers.process import ProcessTrainer
@@ -71,7 +72,7 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_step_equals_the_plain_recipe(tmp_path: Path) -> None:
     ours, plain = (build(SPEC, tmp_path, fresh=True) for _ in range(2))
     tokens, targets = ours.batch([0, 1, 2, 3])
-    loss = inner_step(ours.model, ours.optimizer, tokens, targets, SPEC.inner, 4)
+    loss = inner_step(ours.model, ours.optimizer, tokens, targets, SPEC.inner, 4).loss
     expected = model_loss(plain.model, tokens, targets)
     expected.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(plain.model.parameters(), 1.0)
@@ -103,9 +104,17 @@ def test_clipping_bounds_the_global_norm_and_zero_switches_it_off(tmp_path: Path
 
 
 def test_the_micro_batch_on_a_cpu_is_the_batch(tmp_path: Path) -> None:
-    built = build(SPEC, tmp_path, fresh=False)
-    if built.device.type == "cpu":
-        assert pick_micro_rows(built.model, SPEC.inner, T, 1024) == 4
+    ours, plain = (build(SPEC, tmp_path, fresh=True) for _ in range(2))
+    stepper = ours.stepper(StepOptions())
+    assert stepper.size.micro_rows == 4
+    assert not stepper.compiled
+    batch = ours.batch([0, 1, 2, 3])
+    outcome = stepper(*batch)
+    expected = inner_step(plain.model, plain.optimizer, *batch, SPEC.inner, 4)
+    assert torch.equal(outcome.loss, expected.loss)
+    assert torch.equal(outcome.grad_norm, expected.grad_norm)
+    for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_rows_follow_from_the_position_and_the_seeds(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,28 @@
+"""A number of the device that the host reads later, so that a step never waits for the one before."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class LateValue:
+    """A 0-d tensor on its way to the host. Making it waits for nothing."""
+
+    def __init__(self, value: float | Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if isinstance(value, Tensor):
+            value = value.detach()
+        if isinstance(value, Tensor) and value.is_cuda:
+            host = torch.empty((), dtype=torch.float32, pin_memory=True)
+            host.copy_(value, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+            value = host
+        self._value = value
+
+    def read(self) -> float:
+        """Waits until the device has made it, and for nothing that was queued after it."""
+        if self._event is not None:
+            self._event.synchronize()
+        return float(self._value)
