@@ -45,7 +45,7 @@ class AgentLine(Protocol):
     def wait(self) -> Iterator[FromAgent]:
         """Blocks until the agent has asked something. Raises LinkDown."""
 
-    def agree(self, place: str, ok: bool, note: str = "") -> tuple[bool, str]:
+    def agree(self, _place: str, /, ok: bool, note: str = "") -> tuple[bool, str]:
         """Returns when every rank has come here: whether all are ok, and the first note."""
 
     def send(self, message: FromTrainer) -> None:
@@ -77,7 +77,7 @@ class SoloLine:
     def wait(self) -> Iterator[FromAgent]:
         yield self.channel.receive()
 
-    def agree(self, place: str, ok: bool, note: str = "") -> tuple[bool, str]:
+    def agree(self, _place: str, /, ok: bool, note: str = "") -> tuple[bool, str]:
         return ok, note
 
 
@@ -113,7 +113,7 @@ class RankLine:
             self._meet("wait", orders=self._orders(BEAT_S))
         return self.arrived()
 
-    def agree(self, place: str, ok: bool, note: str = "") -> tuple[bool, str]:
+    def agree(self, place: str, /, ok: bool, note: str = "") -> tuple[bool, str]:
         voices = self._meet(place, ok=ok, note=note)
         return all(v.ok for v in voices), next((v.note for v in voices if v.note), "")
 

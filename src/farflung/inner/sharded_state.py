@@ -84,6 +84,7 @@ def write_parts(state: CollectedParts, path: Path, *, leads: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         if leads:
+            os.ftruncate(descriptor, len(head) + state.total_bytes)
             os.pwrite(descriptor, head, 0)
         for part in state.parts:
             at = len(head) + 4 * part.at

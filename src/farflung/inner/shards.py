@@ -52,7 +52,7 @@ def place_from_environment(env: Mapping[str, str] = os.environ) -> RankPlace:
         raise UserError(f"RANK={rank!r} must be a number below WORLD_SIZE={world!r}")
     if here != world:
         raise UserError(
-            f"{world} ranks of which {here} are on this machine: the ranks of one peer share memory "
+            f"{world} ranks of which {here} are on this machine: the ranks of a peer share memory "
             f"with their agent; start one peer on each machine"
         )
     return RankPlace(int(rank), int(world), int(local))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -37,6 +38,7 @@ class Pair:
         self.whole = Llama(CONFIG)
         init_weights(self.whole, 3)
         self.sharded = sharded_model(CONFIG, torch.device("cpu"), place.world)
+        self.sharded.model.checkpointed = 1  # a block that is computed again changes nothing
         self.flat_whole = FlatParameters(self.whole)
         self.flat = FlatParameters(self.sharded, place=place)
         assert self.flat.entries == self.flat_whole.entries
@@ -112,7 +114,7 @@ def check_landings(place: RankPlace, _: Path) -> None:
         assert pair.difference() == 0.0, operation
         loss = model_loss(pair.sharded, rows[:, :-1], rows[:, 1:].contiguous())
         there = model_loss(pair.whole, rows[:, :-1], rows[:, 1:].contiguous())
-        assert abs(float(loss) - float(there)) < 1e-4 * float(there), operation
+        assert abs(float(loss.detach()) - float(there.detach())) < 1e-4, operation
         loss.backward()
 
 
@@ -148,12 +150,8 @@ def check_refusals(place: RankPlace, _: Path) -> None:
     model = torch.nn.Linear(4, 4, bias=False)
     mesh = rank_mesh(torch.device("cpu"), place.world)
     model.weight = torch.nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(1)]))
-    try:
+    with pytest.raises(MismatchError, match="without tensor"):
         FlatParameters(model, place=place)
-    except MismatchError as error:
-        assert "without tensor" in str(error)
-    else:
-        raise AssertionError("nothing was refused")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from test_trainers_process import ENTRIES, FRAGMENTS, SPEC, TOY, N, landing, lease, part, within
 
+from farflung.config.run import RunSpec
 from farflung.inner.seam import SharedState
 from farflung.outer.layout import Layout
 from farflung.trainers.port import TrainerDied
@@ -29,12 +30,14 @@ START = np.arange(N, dtype=np.float32)
 
 
 @asynccontextmanager
-async def toys(folder: Path, ranks: int = 2, **env: str) -> AsyncIterator[ProcessTrainer]:
+async def toys(
+    folder: Path, ranks: int = 2, spec: RunSpec = SPEC, **env: str
+) -> AsyncIterator[ProcessTrainer]:
     shared = SharedState.create(N, FRAGMENTS, 2, memfd=True)
     shared.anchor[:] = START
     trainer = ProcessTrainer(
         shared,
-        QUICK,
+        spec,
         layout=Layout.from_entries(ENTRIES),
         program=TOY,
         data_dir=folder,
@@ -112,7 +115,7 @@ def test_a_killed_rank_ends_all_and_they_start_again(tmp_path: Path, rank: int) 
 
 def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
     async def main() -> None:
-        async with toys(tmp_path, TOY_STEP_S="0.02") as port:
+        async with toys(tmp_path, spec=QUICK, TOY_STEP_S="0.02") as port:
             await port.start()
             await port.train(lease(0))
             training = asyncio.create_task(port.train(lease(1, rows=4000)))
@@ -141,7 +144,7 @@ def test_a_rank_without_memory_is_told_and_ends_all(tmp_path: Path) -> None:
 def test_a_batch_that_ranks_cannot_share_is_told_at_the_start(tmp_path: Path) -> None:
     async def main() -> None:
         async with toys(tmp_path, ranks=3) as port:
-            with pytest.raises(TrainerDied, match="batch_rows=2 must be a multiple of .* 3 ranks"):
+            with pytest.raises(TrainerDied, match=r"batch_rows=2 must be a multiple .* 3 ranks"):
                 await port.start()
 
     within(60, main)
@@ -172,7 +175,7 @@ def test_the_ranks_of_a_killed_agent_end_too(tmp_path: Path) -> None:
         assert len(ranks) == 2
         agent.kill()
         await agent.wait()
-        while any(_runs(pid) for pid in ranks):
+        while any(_runs(pid) for pid in ranks):  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.1)
 
     within(120, main)
