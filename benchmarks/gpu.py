@@ -310,6 +310,32 @@ def check(case: Case) -> list[dict[str, Any]]:
     return rows
 
 
+LEARN_STEPS = 60
+
+
+def learn(tiny: bool) -> list[dict[str, Any]]:
+    """The same rows, one after the other, in fp8, bf16 and fp32: how far the losses part."""
+    case = Case(name="learn", preset="demo" if tiny else "150m", seq_len=256, rows=16)
+    ways = {"bf16": {}, "bf16 eager": {"compile": False}, "float8": {"float8": True}}
+    if not torch.cuda.is_available():
+        ways.pop("float8")
+    found = []
+    for name, switches in ways.items():
+        clean()
+        model = build_model(case.config)
+        optimizer = build_optimizer(model, case.inner)
+        stepper = Stepper(model, optimizer, case.inner, StepOptions(**switches), device())
+        feed = Feed(rows_of(case), device())
+        losses = [
+            stepper(*feed.take(range(i * case.rows, (i + 1) * case.rows))).loss
+            for i in range(4 if tiny else LEARN_STEPS)
+        ]
+        last = [float(loss) for loss in losses[-10:]]
+        found.append({"way": name, "first": float(losses[0]), "last": float(np.mean(last))})
+        print(f"learn {name:<11} loss {found[-1]['first']:.4f} -> {found[-1]['last']:.4f}")
+    return found
+
+
 def replace_inner(inner: InnerSpec, **fields: Any) -> InnerSpec:
     import msgspec
 
@@ -323,6 +349,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8, help="timed steps of a case")
     parser.add_argument("--no-plain", action="store_true", help="leave the plain loops out")
     parser.add_argument("--no-check", action="store_true", help="leave the checks out")
+    parser.add_argument("--no-learn", action="store_true", help="leave the losses out")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try this program")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
@@ -337,6 +364,8 @@ def main() -> int:
     if not options.no_check:
         small = Case(name="check", preset="demo" if options.tiny else "35m", seq_len=128, rows=4)
         report["checks"] = check(small)
+    if not options.no_learn:
+        report["learned"] = learn(options.tiny)
     failed = 0
     for case in cases:
         kinds: list[tuple[str, Callable[[], Timing]]] = []

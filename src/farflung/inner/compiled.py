@@ -11,14 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch._inductor.config as inductor_config
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from farflung.errors import UserError
 from farflung.inner.loss import Softmax, softmax_gradient
-from farflung.model.llama import Llama, SelfAttention, SwiGLU
+from farflung.model.llama import Llama
 
 ENV_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 ATTENTION = (
@@ -40,26 +39,14 @@ def keep_compiled(node: Path | None) -> None:
 
 def compile_blocks(model: Llama) -> None:
     """Every block for itself: one compilation serves all, names stay, and FSDP may wrap them."""
-    for part in model.modules():
-        if isinstance(part, SelfAttention | SwiGLU):
-            part.joined = not _is_float8(part)
-    for layer in [*model.model.layers, model.model.norm]:
-        layer.compile(dynamic=False, options=inductor_options())
-
-
-def inductor_options() -> dict[str, int | bool]:
-    """Halves of a concatenation are written to their places. As one element-wise kernel, which is
-    inductor's choice, every element computes both halves: RoPE and SwiGLU took twice as long."""
-    names = ("max_pointwise_cat_inputs", "max_complex_pointwise_cat_inputs")
-    return {name: 0 for name in names if hasattr(inductor_config, name)}
+    for part in [*model.model.layers, model.model.norm]:
+        part.compile(dynamic=False)
 
 
 def undo_compile(model: Llama, error: Exception) -> None:
     """Back to eager, and say so in one sentence."""
     for part in model.modules():
         part._compiled_call_impl = None
-        if isinstance(part, SelfAttention | SwiGLU):
-            part.joined = False
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     print(
         f"farflung: the blocks are not compiled here, training goes on without ({reason}); "
@@ -115,10 +102,6 @@ def _in_a_block(module: nn.Module, name: str) -> bool:
         module.in_features % 16 or module.out_features % 16
     )
     return wide and ".layers." in name
-
-
-def _is_float8(part: nn.Module) -> bool:
-    return any(type(child).__name__ == "Float8Linear" for child in part.children())
 
 
 COMPILE_ERRORS = (TorchDynamoException,)

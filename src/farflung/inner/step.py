@@ -130,19 +130,23 @@ class Stepper:
         inner: InnerSpec,
         options: StepOptions,
         device: torch.device,
+        sizes: list[StepSize] | None = None,
     ) -> None:
-        """Raises UserError when float8 is wanted and cannot be had."""
+        """`sizes` to go down instead of the ladder for this device's memory.
+
+        Raises UserError when float8 is wanted and cannot be had.
+        """
         self._model = model
         self._optimizer = optimizer
         self._inner = inner
         self._device = device
-        self._accelerated = device.type != "cpu"
         self._loss = PLAIN_LOSS
-        self._rungs = [StepSize(inner.batch_rows, 0)]
+        self._rungs = sizes or [StepSize(inner.batch_rows, 0)]
         self._rung = 0
-        self._memory = SizeMemory(None, "")
-        if self._accelerated:
-            self._set_up(options)
+        self._memory = SizeMemory(options.node, "")
+        if device.type != "cpu":
+            self._set_up(options, sizes)
+        self._use_size()
 
     @property
     def size(self) -> StepSize:
@@ -198,7 +202,7 @@ class Stepper:
         self._use_size()
         return True
 
-    def _set_up(self, options: StepOptions) -> None:
+    def _set_up(self, options: StepOptions, sizes: list[StepSize] | None) -> None:
         config, inner = self._model.config, self._inner
         limit = limit_memory(self._device, options.gpu_share)
         budget = int(limit * DEVICE_SHARE)
@@ -208,13 +212,12 @@ class Stepper:
         if options.compile:
             keep_compiled(options.node)
             compile_blocks(self._model)
-        self._rungs = ladder(inner.batch_rows, config.seq_len, config.layers)
+        self._rungs = sizes or ladder(inner.batch_rows, config.seq_len, config.layers)
         name = torch.cuda.get_device_name(self._device)
         shape = (config, inner.batch_rows, inner.optimizer, inner.autocast)
         key = repr((name, limit >> 28, shape, options.compile, options.float8, torch.__version__))
         self._memory = SizeMemory(options.node, key)
         self._rung = min(self._memory.rung() or self._expected(limit, budget), len(self._rungs) - 1)
-        self._use_size()
 
     def _expected(self, limit: int, budget: int) -> int:
         """The first rung that should fit."""

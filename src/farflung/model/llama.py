@@ -69,16 +69,11 @@ def stretched(frequencies: Tensor, rope: Llama3Rope) -> Tensor:
     return torch.where(between, smoothed, slow)
 
 
-def rotate(x_BHTE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Half-rotation RoPE: the pair of element i is i + E/2.
-
-    The bits of x * cos + cat(-second, first) * sin; a compiler writes each half to its place.
-    """
-    first, second = x_BHTE.chunk(2, dim=-1)
-    cos_first, cos_second = cos_TE.chunk(2, dim=-1)
-    sin_first, sin_second = sin_TE.chunk(2, dim=-1)
-    low = first * cos_first - second * sin_first
-    return torch.cat((low, second * cos_second + first * sin_second), dim=-1)
+def rotate(x_BTHE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
+    """Half-rotation RoPE: the pair of element i is i + E/2."""
+    first, second = x_BTHE.chunk(2, dim=-1)
+    turned_BTHE = torch.cat((-second, first), dim=-1)
+    return x_BTHE * cos_TE[:, None] + turned_BTHE * sin_TE[:, None]
 
 
 def eager_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
@@ -113,17 +108,7 @@ def fast_attention(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSE: Tensor) -> Tensor:
     )
 
 
-def joined_linear(x_BTD: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-    """Several projections of one input as one product, forward and backward: a compiler makes the
-    joined matrix together with its cast to the narrow type."""
-    sizes = [len(weight) for weight in weights]
-    return linear(x_BTD, torch.cat(weights)).split(sizes, dim=-1)
-
-
 class SelfAttention(nn.Module):
-    joined = False
-    """Whether the projections of one input are one product; other bits, fewer kernels."""
-
     def __init__(self, config: LlamaConfig, attention: Attention) -> None:
         super().__init__()
         self.head_dim = config.head_dim
@@ -141,32 +126,24 @@ class SelfAttention(nn.Module):
         self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor, past: LayerCache | None = None
     ) -> Tensor:
         split = (*x_BTD.shape[:-1], -1, self.head_dim)
-        q, k, v = self._project(x_BTD)
-        q_BTHE, k_BTKE = q.view(split), k.view(split)
-        v_BKTE = v.view(split).transpose(1, 2)
+        q_BTHE = self.q_proj(x_BTD).view(split)
+        k_BTKE = self.k_proj(x_BTD).view(split)
+        v_BKTE = self.v_proj(x_BTD).view(split).transpose(1, 2)
         if self.qk_norm:
             q_BTHE, k_BTKE = self.q_norm(q_BTHE), self.k_norm(k_BTKE)
-        # The table is fp32; under autocast the rotated heads go back to the narrow type.
-        q_BHTE = rotate(q_BTHE.transpose(1, 2), cos_TE, sin_TE).to(v_BKTE.dtype)
-        k_BKTE = rotate(k_BTKE.transpose(1, 2), cos_TE, sin_TE).to(v_BKTE.dtype)
+        # The table is fp32; under autocast the rotated heads go back to the narrow type. Rotated
+        # before the heads come forward: attention's results and gradients then lie as the
+        # projections want them, and nothing is transposed in memory.
+        q_BHTE = rotate(q_BTHE, cos_TE, sin_TE).to(v_BKTE.dtype).transpose(1, 2)
+        k_BKTE = rotate(k_BTKE, cos_TE, sin_TE).to(v_BKTE.dtype).transpose(1, 2)
         k_BKSE, v_BKSE = (k_BKTE, v_BKTE) if past is None else past.extend(k_BKTE, v_BKTE)
         attend = eager_attention if self.attention == "eager" else fast_attention
         out_BHTE = attend(q_BHTE, k_BKSE, v_BKSE)
         out: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(*x_BTD.shape[:-1], -1))
         return out
 
-    def _project(self, x_BTD: Tensor) -> tuple[Tensor, ...]:
-        if self.joined:
-            return joined_linear(
-                x_BTD, self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
-            )
-        return self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
-
 
 class SwiGLU(nn.Module):
-    joined = False
-    """As in SelfAttention."""
-
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(config.dim, config.ff, bias=False)
@@ -174,11 +151,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(config.ff, config.dim, bias=False)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        if self.joined:
-            gate, up = joined_linear(x_BTD, self.gate_proj.weight, self.up_proj.weight)
-        else:
-            gate, up = self.gate_proj(x_BTD), self.up_proj(x_BTD)
-        out: Tensor = self.down_proj(silu(gate) * up)
+        out: Tensor = self.down_proj(silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out
 
 
