@@ -50,8 +50,8 @@ from farflung.outer.fragments import make_fragments
 from farflung.outer.layout import Layout
 
 WARM_STEPS = 3
-TRIES = 4
-CASE_S = 420.0
+TRIES = 3
+CASE_S = 200.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -33,6 +33,9 @@ NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
 NS_EPS = 1e-7
 ADAM_EPS = 1e-8
+STACK_ELEMENTS = 1 << 26
+"""Of the matrices that are orthogonalised as one batch: enough to keep a GPU busy, and a small part
+of its memory beside a model of any size."""
 
 ParamGroup = dict[str, Any]
 
@@ -120,13 +123,15 @@ class Muon(Optimizer):
 
     def _update(self, params: list[Tensor], group: ParamGroup) -> None:
         lr, decay = group["lr"], group["weight_decay"]
-        looked_ahead = self._momentum(params, group["momentum"])
-        directions = _orthogonalize_all(looked_ahead)
         torch._foreach_mul_(params, 1.0 - lr * decay)
-        for parameter, direction in zip(params, directions, strict=True):
-            rows, columns = parameter.shape
-            scale = math.sqrt(max(1.0, rows / columns))
-            parameter.add_(direction, alpha=-lr * scale)
+        for stack in _stacks(params):
+            looked_ahead = self._momentum(stack, group["momentum"])
+            wide = torch.stack([_wide(matrix) for matrix in looked_ahead])
+            for parameter, direction in zip(stack, orthogonalize(wide), strict=True):
+                rows, columns = parameter.shape
+                scale = math.sqrt(max(1.0, rows / columns))
+                turned = direction if parameter.shape == direction.shape else direction.mT
+                parameter.add_(turned, alpha=-lr * scale)
 
     def _momentum(self, params: list[Tensor], momentum: float) -> list[Tensor]:
         grads = [p.grad for p in params if p.grad is not None]
@@ -152,18 +157,16 @@ def _require_whole_matrix(parameter: Tensor) -> None:
         )
 
 
-def _orthogonalize_all(matrices: list[Tensor]) -> list[Tensor]:
-    """Each orthogonalised; a tall matrix as its transpose, equal wide shapes as one batch."""
-    batches: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, matrix in enumerate(matrices):
+def _stacks(matrices: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Matrices of equal wide shapes together, as many as STACK_ELEMENTS hold, at least one."""
+    batches: defaultdict[tuple[int, int], list[Tensor]] = defaultdict(list)
+    for matrix in matrices:
         rows, columns = matrix.shape
-        batches[min(rows, columns), max(rows, columns)].append(index)
-    out = list(matrices)
-    for members in batches.values():
-        wide = torch.stack([_wide(matrices[index]) for index in members])
-        for index, result in zip(members, orthogonalize(wide), strict=True):
-            out[index] = result if matrices[index].shape == result.shape else result.mT
-    return out
+        batches[min(rows, columns), max(rows, columns)].append(matrix)
+    for (rows, columns), members in batches.items():
+        many = max(1, STACK_ELEMENTS // (rows * columns))
+        for first in range(0, len(members), many):
+            yield members[first : first + many]
 
 
 def _wide(matrix: Tensor) -> Tensor:

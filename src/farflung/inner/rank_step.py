@@ -61,7 +61,7 @@ class RankStepper(Stepper):
             self._memory.note(self._rung + 1)
         return False
 
-    def _set_up(self, options: StepOptions) -> None:
+    def _set_up(self, options: StepOptions, sizes: list[StepSize] | None) -> None:
         config, inner = self._model.config, self._inner
         limit = limit_memory(self._device, options.gpu_share)
         budget = int(limit * DEVICE_SHARE)
@@ -71,14 +71,13 @@ class RankStepper(Stepper):
         if options.compile:
             keep_compiled(options.node)
             compile_forwards(self._model)
-        self._rungs = ladder(inner.batch_rows, config.seq_len, config.layers)
+        self._rungs = sizes or ladder(inner.batch_rows, config.seq_len, config.layers)
         name = torch.cuda.get_device_name(self._device)
         shape = (config, inner.batch_rows, inner.optimizer, inner.autocast, self._world)
         key = repr((name, limit >> 28, shape, options.compile, options.float8, torch.__version__))
         self._memory = SizeMemory(options.node, key)
         rung = self._memory.rung() or self._expected(limit, budget)
         self._rung = largest(min(rung, len(self._rungs) - 1), self._device)
-        self._use_size()
 
     def _expected(self, limit: int, budget: int) -> int:
         """The first rung that should fit."""
