@@ -13,6 +13,7 @@ ALLOWED = {
     "run.host": {"time.time"},  # certificates and the expiry of invites
     "run.join": {"time.time"},  # renewal of certificates
     "run.remote_folder": {"datetime"},  # a length of time, as obstore wants it
+    "inner.parallel": {"datetime"},  # a length of time, as torch wants it
     "cli.snapshots": {"time.time"},  # how old a snapshot is
     "run.upload": {"time.time"},  # how old an archived snapshot is, in days
 }

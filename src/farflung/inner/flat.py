@@ -143,8 +143,8 @@ class FlatParameters:
         target = torch.from_numpy(out_F)
         side = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(self.device))
-        finite = torch.ones((), dtype=torch.bool, device=self.device)
         with torch.cuda.stream(side):
+            finite = torch.ones((), dtype=torch.bool, device=self.device)
             for index, start, stop, at in self._pieces(ranges):
                 piece = shard_of(self._parameters[index]).reshape(-1)[start:stop]
                 finite &= piece.isfinite().all()
