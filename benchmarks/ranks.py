@@ -68,6 +68,7 @@ class RankCase:
 
 CASES = {
     "1b": RankCase(preset="1b", seq_len=8192, rows=16, steps=8, copies=True),
+    "1b-32": RankCase(preset="1b", seq_len=8192, rows=32, steps=5),
     "1b-muon": RankCase(preset="1b", seq_len=8192, rows=32, steps=4, optimizer="muon"),
     "10b": RankCase(preset="10b", seq_len=8192, rows=8, steps=3),
     "tiny": RankCase(preset="demo", seq_len=64, rows=8, steps=3, fragments=2, copies=True),
@@ -279,7 +280,7 @@ def kill(root: Path, ranks: int, *, tiny: bool) -> dict[str, Any]:
             "model": {"preset": "demo" if tiny else "150m"},
             "data": {"source": "synthetic", "rows": 1_000_000, "seq_len": 64 if tiny else 1024},
             "inner": {"batch_rows": 8 if tiny else 64},
-            "outer": {"rounds": 100_000, "inner_steps": 10, "merge": "carry", "window": 2},
+            "outer": {"rounds": 100_000, "inner_steps": 10, "merge": "carry", "fragments": 2, "window": 2},
             "swarm": {"start_peers": 2, "snapshot_every": 5},
         }
     )
@@ -346,7 +347,7 @@ def show(found: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="1b,10b,kill", help="of 1b, 1b-muon, 10b, kill")
+    parser.add_argument("--parts", default="1b,10b,kill", help="of 1b, 1b-32, 1b-muon, 10b, kill")
     parser.add_argument("--gpus", type=int, default=2, help="ranks of the larger peer")
     parser.add_argument("--tiny", action="store_true", help="on CPUs, over Gloo")
     parser.add_argument("--out", type=Path, help="JSON file to write")

@@ -28,6 +28,10 @@ KEEP_GRADIENTS = 0.15
 """Share of the accelerator's memory that whole fp32 gradients may take between micro-batches;
 above it each micro-batch is reduced by itself."""
 
+KEEP_GATHERED = 0.05
+"""Share of the accelerator's memory that the bf16 parameters of all blocks may take from the forward
+to the backward pass."""
+
 
 def start_ranks(place: RankPlace) -> torch.device:
     """Meet the other ranks; this rank's device. Raises UserError when it has none."""
@@ -98,9 +102,18 @@ def shard(model: Llama, mesh: DeviceMesh, *, narrow: bool = True) -> None:
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
+    again = not _stays_gathered(model, mesh)
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
     fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def _stays_gathered(model: Llama, mesh: DeviceMesh) -> bool:
+    """Whether all blocks in bf16 are so small that the backward pass need not gather them again."""
+    if mesh.device_type == "cpu":
+        return False
+    gathered = 2 * sum(p.numel() for p in model.parameters())
+    return gathered <= KEEP_GATHERED * torch.cuda.get_device_properties().total_memory
 
 
 class LastReduces:
