@@ -10,7 +10,7 @@ PYTHON := $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: demo test test-slow model teeth chaos soak lint report bench clean
+.PHONY: demo test test-slow test-gpu model teeth chaos soak lint report bench clean
 
 demo: $(READY)
 	$(BIN)/farflung demo $(ARGS)
@@ -21,6 +21,10 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow $(ARGS)
+
+# On a machine with a GPU; elsewhere all are skipped, with a count.
+test-gpu: $(READY)
+	$(BIN)/pytest -m gpu tests/gpu $(ARGS)
 
 model: $(READY)
 	$(BIN)/python tests/model/report.py
@@ -48,7 +52,7 @@ report: $(READY)
 	$(BIN)/python tests/house_report.py
 
 bench: $(READY)
-	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	for b in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,8 +6,9 @@
 
 "plain" is the loop that one would write by hand for the same model: the whole loss under
 torch.compile, F.cross_entropy on all logits, bf16 autocast, fused AdamW, clipping, and no reading
-of the loss. "farflung" is what a peer runs between two synchronisations: rows through inner/feed.py,
-inner/step.py, and the loss read after every step. Both train the same rows per step.
+of the loss. "farflung" is what a peer runs between two synchronisations: rows through
+inner/feed.py, inner/step.py, and the loss of every step read one step later. Both train the same
+rows per step.
 
 Every case prints its line as soon as it is measured, and goes on after a failure. MFU counts
 6 N + 12 L d T (causal: 6 L d T) over the device's bf16 peak (inner/flops.py).
@@ -124,9 +125,7 @@ def rows_of(case: Case, symbols: int = 0) -> Callable[[Sequence[int]], Any]:
 
     def read(positions: Sequence[int]) -> Any:
         drawn = [
-            np.random.Generator(np.random.Philox(key=p)).integers(
-                most, size=PHRASE, dtype=np.int64
-            )
+            np.random.Generator(np.random.Philox(key=p)).integers(most, size=PHRASE, dtype=np.int64)
             for p in positions
         ]
         return np.stack([np.resize(phrase, case.seq_len + 1) for phrase in drawn])
@@ -257,8 +256,8 @@ def shown(row: dict[str, Any]) -> str:
     return (
         f"{row['case']:<16} {row['loop']:<9} {row['tokens_per_s']:>11,.0f} tok/s "
         f"{100 * row['mfu']:5.1f} % MFU ({100 * row['mfu_causal']:4.1f} causal) "
-        f"{1e3 * row['step_s']:8.1f} ms {row['memory_gb']:6.1f} GB  first {row['first_step_s']:5.1f} s"
-        f"  loss {row['loss']:.3f}  {row['size']}"
+        f"{1e3 * row['step_s']:8.1f} ms {row['memory_gb']:6.1f} GB"
+        f"  first {row['first_step_s']:5.1f} s  loss {row['loss']:.3f}  {row['size']}"
     )
 
 

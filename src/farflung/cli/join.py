@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 import time
@@ -30,6 +31,7 @@ from farflung.events import (
     TrainerRestarted,
 )
 from farflung.ids import GUESTS, Role
+from farflung.inner.options import ENV_COMPILE, ENV_PROFILE
 from farflung.inner.shards import MOST_RANKS
 from farflung.run.home import (
     JOURNAL,
@@ -113,6 +115,13 @@ def join(
     ranks: Annotated[
         int, typer.Option(help="Processes that train together on CPUs; with GPUs say --gpus.")
     ] = 0,
+    no_compile: Annotated[
+        bool,
+        typer.Option("--no-compile", help="Train without torch.compile on a GPU; CPUs never do."),
+    ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Write a torch trace of a few steps, once.")
+    ] = False,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -132,6 +141,8 @@ def join(
       farflung join invite.txt  # a file keeps it out of the process list
 
       farflung join             # continue with the same identity
+
+      farflung join --profile   # and write a torch trace of a few steps
 
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """
@@ -182,6 +193,11 @@ def join(
     )
     if not options.outbound_only:
         check_advertised(options.bind or "", options.advertise)
+    if no_compile:
+        os.environ[ENV_COMPILE] = "off"
+    if profile:
+        os.environ[ENV_PROFILE] = "on"
+        typer.echo(f"a trace of a few steps will be in {folder / 'profile'}")
     hidden = options.outbound_only and not (outbound_only or (known and known.outbound_only))
     with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
         line = _JoinLine(options.name, hidden=hidden)

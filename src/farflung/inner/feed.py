@@ -52,7 +52,7 @@ class Feed:
         started_s = time.perf_counter()
         queued = self._ring.now()
         self._next = self._prepare(positions)
-        if queued.query():
+        if queued.query():  # type: ignore[no-untyped-call]
             self.wait_s += time.perf_counter() - started_s
 
     def _prepare(self, positions: Sequence[int]) -> tuple[list[int], Tensor]:
@@ -66,14 +66,14 @@ class _Ring:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._buffers: list[Tensor | None] = [None, None]
-        self._copied = [torch.cuda.Event(), torch.cuda.Event()]
+        self._copied: list[torch.cuda.Event] = [_event(), _event()]
         self._turn = 0
 
     def now(self) -> torch.cuda.Event:
         """Passes when all that is queued has run."""
-        event = torch.cuda.Event()
+        event = _event()
         event.record(torch.cuda.current_stream(self._device))
         return event
 
@@ -95,3 +95,7 @@ class _Ring:
         current = torch.cuda.current_stream(self._device)
         current.wait_event(self._copied[self._turn])
         moved.record_stream(current)
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event()  # type: ignore[no-untyped-call]

@@ -17,7 +17,7 @@ BLOCK = 4096
 """Columns that a program holds at a time; one program per row."""
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _softmax_gradient(  # type: ignore[no-untyped-def]
     logits,
     targets,

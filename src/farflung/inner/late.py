@@ -1,4 +1,4 @@
-"""A number of the device that the host reads later, so that a step never waits for the one before."""
+"""A number of the device that the host reads later: no step waits for the one before."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LateValue:
         if isinstance(value, Tensor) and value.is_cuda:
             host = torch.empty((), dtype=torch.float32, pin_memory=True)
             host.copy_(value, non_blocking=True)
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
             value = host
         self._value = value

@@ -19,6 +19,7 @@ from farflung.coordinator.sessions import Door
 from farflung.disk import MemoryDisk, RealDisk
 from farflung.errors import CorruptState
 from farflung.events import Emit, EventLog
+from farflung.inner.options import ENV_NODE
 from farflung.inner.seam import SharedState
 from farflung.network.tcp import TcpTransport
 from farflung.outer.fragments import make_fragments, size
@@ -247,6 +248,7 @@ def trainer_factory(
             emit=emit,
             ranks=ranks,
             gpus=gpus,
+            env={ENV_NODE: str(folder.resolve())},
         )
 
     return make

@@ -58,7 +58,6 @@ from farflung.inner.channel import (
     encode,
     frame_length,
 )
-from farflung.inner.options import ENV_NODE
 from farflung.inner.seam import SharedState
 from farflung.inner.shards import MOST_RANKS, check_rows
 from farflung.outer.layout import Layout
@@ -292,7 +291,6 @@ class ProcessTrainer:
             ENV_SOCKET: str(folder / "agent"),
             ENV_SPEC: str(folder / "spec.json"),
             ENV_DATA: str(self._data_dir),
-            ENV_NODE: env.get(ENV_NODE) or str(self._log_path.parent.resolve()),
             "PYTHONUNBUFFERED": "1",
         }
 
