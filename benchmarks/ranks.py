@@ -280,7 +280,13 @@ def kill(root: Path, ranks: int, *, tiny: bool) -> dict[str, Any]:
             "model": {"preset": "demo" if tiny else "150m"},
             "data": {"source": "synthetic", "rows": 1_000_000, "seq_len": 64 if tiny else 1024},
             "inner": {"batch_rows": 8 if tiny else 64},
-            "outer": {"rounds": 100_000, "inner_steps": 10, "merge": "carry", "fragments": 2, "window": 2},
+            "outer": {
+                "rounds": 100_000,
+                "inner_steps": 10,
+                "merge": "carry",
+                "fragments": 2,
+                "window": 2,
+            },
             "swarm": {"start_peers": 2, "snapshot_every": 5},
         }
     )
