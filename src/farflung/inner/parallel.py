@@ -29,8 +29,8 @@ KEEP_GRADIENTS = 0.15
 above it each micro-batch is reduced by itself."""
 
 KEEP_GATHERED = 0.05
-"""Share of the accelerator's memory that the bf16 parameters of all blocks may take from the forward
-to the backward pass."""
+"""Share of the accelerator's memory that the bf16 parameters of all blocks may take between the
+forward and the backward pass."""
 
 
 def start_ranks(place: RankPlace) -> torch.device:
