@@ -97,7 +97,7 @@ class RankStepper(Stepper):
             for group in part.param_groups
             for p in group["params"]
         )
-        return held / parameter_count(self._model.config)
+        return float(held / parameter_count(self._model.config))
 
     def _needed(self, size: StepSize, state_floats: float, budget: int) -> int:
         """Peak of a rank: its shards of parameters, gradients and state; what is gathered of the
@@ -116,4 +116,4 @@ class RankStepper(Stepper):
 def compile_forwards(model: Llama) -> None:
     """Each block's own computation: FSDP gathers before and lets go after it, uncompiled."""
     for layer in [*model.model.layers, model.model.norm]:
-        layer.forward = torch.compile(layer.forward, dynamic=False)  # type: ignore[method-assign]
+        layer.forward = torch.compile(layer.forward, dynamic=False)
