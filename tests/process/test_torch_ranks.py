@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Running, Swarm, until
+from processes import Swarm, until
 
 from farflung.config.load import from_table
 from farflung.config.run import RunSpec
@@ -80,9 +80,8 @@ def test_a_peer_goes_on_after_the_death_of_a_rank_and_with_another_number_of_ran
         several.signal(signal.SIGINT)
         assert several.wait(120) == 0, several.text[-1000:]
         assert not [p for p in Path("/proc").iterdir() if is_rank(p, swarm, "a")]
-        alone: Running = swarm.spawn("a", "join", "--ranks", "1")
+        swarm.spawn("a", "join", "--ranks", "1")
         contributed(swarm, "a", 2)
-        assert "optimizer goes on with my own state" in alone.text
         swarm.kill_all()
         assert swarm.verify().returncode == 0
 
