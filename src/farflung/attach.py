@@ -7,7 +7,8 @@
                 peer.step(tokens=n, metrics={"loss": loss})
 
 A loop that accumulates gradients or prefetches takes its rows from `peer.stream()`. The built-in
-trainer (inner/trainer.py) is a loop like this one. One thread; needs torch.
+trainer (inner/trainer.py) is a loop like this one. One thread; needs torch. A program of several
+ranks (torchrun; docs/ranks.md) calls all of this in each rank, with that rank's rows.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Literal
@@ -52,11 +54,17 @@ from farflung.inner.channel import (
 from farflung.inner.flat import FlatParameters
 from farflung.inner.genesis import write_genesis
 from farflung.inner.lease import ONE_AT_A_TIME, LrSetter, TrainLease
+from farflung.inner.line import AgentLine, RankLine, SoloLine
+from farflung.inner.meter import Meter
 from farflung.inner.optimizer import HasParamGroups, take_peaks
-from farflung.inner.optimizer_state import OptimizerStateIo, forget_unless_finite
+from farflung.inner.optimizer_state import OptimizerStateIo, forget, is_finite
+from farflung.inner.pinned import register
 from farflung.inner.progress import Speed
+from farflung.inner.ranks import RankCircle, die_with_parent
 from farflung.inner.rows import TakenRows, row_numbers
-from farflung.inner.seam import SharedState
+from farflung.inner.seam import Float32, SharedState
+from farflung.inner.sharded_state import ShardedStateIo
+from farflung.inner.shards import RankPlace, check_rows, place_from_environment
 from farflung.inner.stream import Stream
 
 __all__ = ["Peer", "Stream", "TrainLease", "attach"]
@@ -90,7 +98,8 @@ def attach(
     """
     if schedule not in ("run", "own"):
         raise UserError(f"schedule={schedule!r} must be 'run' or 'own'")
-    flat = FlatParameters(model, layout_names)
+    place = place_from_environment()
+    flat = FlatParameters(model, layout_names, place)
     if schedule == "run":
         take_peaks(optimizer)
     genesis = os.environ.get(ENV_GENESIS)
@@ -105,22 +114,29 @@ def attach(
         )
     channel = TrainerChannel(path)
     try:
-        return _greet(channel, flat, optimizer, own_schedule=schedule == "own")
+        own, meter = schedule == "own", Meter.of_module(model, devices=place.world)
+        return _greet(channel, flat, optimizer, place, own_schedule=own, meter=meter)
     except BaseException:
         channel.close()
         raise
 
 
 def _greet(
-    channel: TrainerChannel, flat: FlatParameters, optimizer: HasParamGroups, *, own_schedule: bool
+    channel: TrainerChannel,
+    flat: FlatParameters,
+    optimizer: HasParamGroups,
+    place: RankPlace,
+    *,
+    own_schedule: bool,
+    meter: Meter,
 ) -> Peer:
     welcome, fd = channel.greet(
         Attach(
             version=TRAINER_PROTOCOL_VERSION,
             layout=flat.entries,
             frozen=flat.frozen,
-            rank=int(os.environ.get("RANK", "0")),
-            world=int(os.environ.get("WORLD_SIZE", "1")),
+            rank=place.rank,
+            world=place.world,
         )
     )
     try:
@@ -129,7 +145,11 @@ def _greet(
     except BaseException:
         os.close(fd)
         raise
-    return Peer(channel, flat, shared, optimizer, welcome, own_schedule=own_schedule)
+    line: AgentLine = SoloLine(channel)
+    if place.world > 1:
+        die_with_parent()
+        line = RankLine(channel, RankCircle.of_descriptors(place, channel.circle))
+    return Peer(line, flat, shared, optimizer, welcome, own_schedule=own_schedule, meter=meter)
 
 
 class Peer:
@@ -137,24 +157,31 @@ class Peer:
 
     def __init__(
         self,
-        channel: TrainerChannel,
+        line: AgentLine,
         flat: FlatParameters,
         shared: SharedState,
         optimizer: HasParamGroups,
         welcome: AcceptAttach,
         *,
         own_schedule: bool,
+        meter: Meter | None = None,
     ) -> None:
+        """`meter`: tells what the steps of a loop are like that brings none of its own."""
         self.spec = spec_from_bytes(welcome.spec)
         self.data_dir = Path(welcome.data_dir)
         """The run's token shards, if it has any."""
-        self._channel = channel
+        self.place = line.place
+        """This process among the ranks of its peer."""
+        check_rows(self.spec.inner.batch_rows, line.place.world)
+        self._line = line
         self._flat = flat
         self._shared = shared
         self._optimizer = optimizer
         self._rate = LrSetter(self.spec, optimizer, own=own_schedule)
         self._taken = TakenRows()
-        self._state_io = OptimizerStateIo(flat, optimizer, channel.send)
+        self._state_io = _state_io(line, flat, optimizer)
+        self._pinned = register(shared.buffers, flat.device)
+        self._meter = meter
         self._trained_round = -1
         self._speed = Speed()
         self._lease: TrainLease | None = None
@@ -165,6 +192,7 @@ class Peer:
         self._phase = NodePhase.NONE
         self._reported_s = -PROGRESS_S
         self._take_anchor()
+        self._line.agree("attach", True)
         self._send(ResetDone(serial=0))
 
     def lease(self) -> TrainLease | None:
@@ -181,12 +209,14 @@ class Peer:
     def stream(self, micro_rows: int = 0, *, endless: bool = True) -> Stream:
         """Rows for a loop that takes batches ahead of its steps; then `step` needs `rows`.
 
-        `micro_rows`: rows of a micro-batch; 0: the whole inner batch. `endless`: one pass goes
+        `micro_rows`: rows of a micro-batch; 0: the whole inner batch, of several ranks this one's
+        part. `endless`: one pass goes
         over all leases, else over one: see inner/stream.py. Raises UserError when `micro_rows`
         does not divide `inner.batch_rows`.
         """
         self._taken.named = True
-        return Stream(self, self.spec.inner.batch_rows, micro_rows, endless=endless)
+        rows = self.spec.inner.batch_rows // self.place.world
+        return Stream(self, rows, micro_rows, endless=endless)
 
     def step(
         self,
@@ -196,7 +226,8 @@ class Peer:
     ) -> None:
         """Call after each `optimizer.step()`, with the tokens of its batch.
 
-        `metrics["loss"]` is the batch's mean nats per token. `rows`: the row numbers of all
+        `metrics["loss"]` is the batch's mean nats per token; of several ranks each gives the mean
+        and the tokens of its own rows, or of the whole batch. `rows`: the row numbers of all
         micro-batches that the step has used, in order (integers, or tensors of them); they must
         be the next inner batch. Merges commits that arrived, sets the learning rate of the next
         step and hands over the fragment after the last one. Raises UserError when there is no
@@ -213,13 +244,12 @@ class Peer:
                 "take batches from lease.batches(), which ends when the lease is over"
             )
         counts = self._taken.use(None if rows is None else row_numbers(rows))
+        tokens = self._line.boundary(tokens)
         if lease is None or not counts:
             self._undo_step()
             return
-        value = (metrics or {}).get("loss", 0.0)
-        loss = float(value.detach() if isinstance(value, Tensor) else value)  # waits for the GPU
         took_s = time.perf_counter() - self._resumed_s
-        lease.count(tokens, loss, took_s)
+        lease.count(tokens, (metrics or {}).get("loss", 0.0), took_s)
         self._speed.note(took_s)
         self._rate.own_steps += 1
         self._handle_arrived()
@@ -246,7 +276,7 @@ class Peer:
         self._closed = True
         if self._lease is not None:
             self._lease.over = True
-        self._channel.close()
+        self._line.close()
         self._shared.close()
 
     def __enter__(self) -> Peer:
@@ -299,7 +329,15 @@ class Peer:
             grant = self._next_grant()
             if grant is None:
                 continue
-            lease = TrainLease(grant.serial, grant.lease, self.spec, self._rate, self._taken)
+            lease = TrainLease(
+                grant.serial,
+                grant.lease,
+                self.spec,
+                self._rate,
+                self._taken,
+                self.place,
+                self._line.mean,
+            )
             self._wait_s += time.perf_counter() - started_s
             if lease.steps == 0:
                 self._depart(lease)
@@ -319,6 +357,7 @@ class Peer:
 
     def _begin(self, lease: TrainLease) -> TrainLease:
         self._lease = lease
+        lease.meter = self._meter
         self._rate.apply(lease)
         self._report(NodePhase.TRAINING if self._rate.own_steps else NodePhase.COMPILING)
         self._resumed_s = time.perf_counter()
@@ -334,9 +373,9 @@ class Peer:
         """The departing fragment's local parameters go to their slot; the lease is over."""
         self._flat.check_frozen()
         slot, fragment = lease.departs
-        local_F = self._shared.sent(slot, fragment)
-        self._flat.read(self._shared.fragments[fragment], local_F)
-        finite = bool(np.isfinite(local_F).all())
+        with self._copying():
+            finite = self._copy_out(fragment, self._shared.sent(slot, fragment))
+        finite, _ = self._line.agree("depart", finite)
         lease.over = True
         self._progress()
         self._send(Done(serial=lease.serial, trained=lease.outcome(finite, self._wait_s)))
@@ -344,10 +383,19 @@ class Peer:
         self._trained_round = lease.round
         self._save_inner()
 
+    def _copy_out(self, fragment: int, local_F: Float32) -> bool:
+        """This process's share of a fragment's local parameters; whether it is finite."""
+        ranges = self._shared.fragments[fragment]
+        if self._pinned:
+            return self._flat.read_pinned(ranges, local_F)
+        self._flat.read(ranges, local_F)
+        return all(np.isfinite(local_F[a:b]).all() for a, b in self._flat.here(ranges))
+
     def _next_grant(self) -> StartWork | None:
         if self._granted is None:
             try:
-                self._handle(self._channel.receive())
+                for message in self._line.wait():
+                    self._handle(message)
             except LinkDown as error:
                 self._orphaned(error)
         grant, self._granted = self._granted, None
@@ -357,7 +405,7 @@ class Peer:
 
     def _handle_arrived(self) -> None:
         try:
-            while (message := self._channel.poll()) is not None:
+            for message in self._line.arrived():
                 self._handle(message)
         except LinkDown as error:
             self._orphaned(error)
@@ -369,7 +417,9 @@ class Peer:
                 if self._lease is not None:
                     self._lease.stop()  # the agent gave the former one up
             case Land():
-                self._merge(message.landing)
+                with self._copying():
+                    self._merge(message.landing)
+                self._line.agree("land", True)
                 self._send(Landed(serial=message.serial))
             case Reset():
                 self._granted = None
@@ -377,7 +427,9 @@ class Peer:
                     self._lease.over = True
                 self._taken.void()
                 self._take_anchor()
-                if forget_unless_finite(self._optimizer):
+                finite, _ = self._line.agree("reset", is_finite(self._optimizer))
+                if not finite:
+                    forget(self._optimizer)
                     self._rate.restart()
                 self._send(ResetDone(serial=message.serial))
             case SaveInner():
@@ -408,9 +460,17 @@ class Peer:
         if self._rate.own_steps:
             raise ProtocolError("the agent sent an inner state after the first step")
         answer = self._state_io.load(message)
-        if not answer.note:
+        loaded, note = self._line.agree("load", not answer.note, answer.note)
+        if loaded:
             self._rate.warm()
-        self._send(answer)
+        elif self.place.world > 1:
+            forget(self._optimizer)  # some ranks may have loaded theirs
+        self._send(InnerLoaded(serial=answer.serial, note=note))
+
+    def _copying(self) -> AbstractContextManager[None]:
+        """Time in here counts as copying, in the figures of the lease that runs or ran last."""
+        meter = None if self._lease is None else self._lease.meter
+        return nullcontext() if meter is None else meter.copying()
 
     def _stop_early(self, serial: int) -> None:
         if self._lease is not None and self._lease.serial == serial:
@@ -419,7 +479,7 @@ class Peer:
     def _merge(self, landing: Landing) -> None:
         fragment, shared = landing.fragment, self._shared
         if landing.reads_anchor:
-            values_F = shared.read_fragment(fragment)
+            values_F = shared.read_fragment(fragment, here=self._here(fragment))
         else:
             values_F = shared.land(landing.slot, fragment)
         self._flat.land(shared.fragments[fragment], landing.op, values_F, landing.alpha)
@@ -427,7 +487,14 @@ class Peer:
     def _take_anchor(self) -> None:
         """Local parameters start from the anchor, all fragments."""
         for fragment, ranges in enumerate(self._shared.fragments):
-            self._flat.land(ranges, "overwrite", self._shared.read_fragment(fragment))
+            values_F = self._shared.read_fragment(fragment, here=self._here(fragment))
+            self._flat.land(ranges, "overwrite", values_F)
+
+    def _here(self, fragment: int) -> list[tuple[int, int]] | None:
+        """What a rank reads of a fragment; None: all of it."""
+        if self.place.world == 1:
+            return None
+        return self._flat.here(self._shared.fragments[fragment])
 
     # ---- the line to the agent -------------------------------------------------------------
 
@@ -451,7 +518,7 @@ class Peer:
         if self._closed:
             return
         try:
-            self._channel.send(message)
+            self._line.send(message)
         except LinkDown as error:
             self._orphaned(error)
 
@@ -464,6 +531,14 @@ class Peer:
         self._closed = True
         if self._lease is not None:
             self._lease.over = True
+
+
+def _state_io(
+    line: AgentLine, flat: FlatParameters, optimizer: HasParamGroups
+) -> OptimizerStateIo | ShardedStateIo:
+    if isinstance(line, RankLine):
+        return ShardedStateIo(flat, optimizer, line)
+    return OptimizerStateIo(flat, optimizer, line.send)
 
 
 class _Callable(ModuleType):

@@ -17,6 +17,7 @@ ALLOWED = {
     "cli.status": {"time.time"},  # the same
     "cli.watch": {"time.time"},  # the same
     "cli.follow": {"time.time"},  # when alerts are due, and their stamps
+    "inner.parallel": {"datetime"},  # a length of time, as torch wants it
     "cli.snapshots": {"time.time"},  # how old a snapshot is
     "window.process": {"time.time"},  # ages and lengths of time, shown to people
     "run.upload": {"time.time"},  # how old an archived snapshot is, in days

@@ -63,6 +63,7 @@ AGENT_MODULES = {
     "inner.seam",
     "inner.channel",
     "inner.options",
+    "inner.shards",
     "inner.state_file",
     "data.order",
     "data.mixture",

@@ -20,6 +20,7 @@ from farflung.errors import UserError
 from farflung.events import Emit, Event
 from farflung.ids import GUESTS, Role
 from farflung.inner.options import ENV_COMPILE, ENV_PROFILE
+from farflung.inner.shards import MOST_RANKS
 from farflung.run.home import (
     JOURNAL,
     find_run,
@@ -97,6 +98,13 @@ def join(
             "has to. Default: as before, at first what the invite says."
         ),
     ] = "",
+    gpus: Annotated[
+        str,
+        typer.Option(help="GPUs that train together as this one peer, a rank on each: 0,1. Kept."),
+    ] = "",
+    ranks: Annotated[
+        int, typer.Option(help="Processes that train together on CPUs; with GPUs say --gpus.")
+    ] = 0,
     no_compile: Annotated[
         bool,
         typer.Option("--no-compile", help="Train without torch.compile on a GPU; CPUs never do."),
@@ -116,6 +124,8 @@ def join(
 
       farflung join ff1... --bind 0.0.0.0:7100 --advertise example.org:7100
 
+      farflung join ff1... --gpus 0,1        # one peer of two GPUs
+
       farflung join ff1... --role evaluator  # measures the model, trains nothing
 
       farflung join invite.txt  # a file keeps it out of the process list
@@ -134,6 +144,7 @@ def join(
     if inner_state not in ("", "fresh", "donor"):
         raise UserError(f"--inner-state {inner_state!r} must be fresh or donor")
     wanted_role = _role(role, trainer)
+    devices = parse_gpus(gpus, ranks)
     invite = read_invite(pasted or [])
     if invite:
         name_of_run = parse_invite(invite).run_name
@@ -165,6 +176,8 @@ def join(
             data_cache_bytes=parse_size(data_cache, "--data-cache") if data_cache else 0,
             inner_state=inner_state,
             role=wanted_role,
+            ranks=len(devices) or ranks,
+            gpus=devices,
         ),
         invite,
     )
@@ -179,6 +192,22 @@ def join(
     with locked(folder), nothing_left(folder, UNBORN, lambda: _has_run(folder)):
         line = JoinLine(options.name, hidden=hidden)
         aio.run(_take_part(folder, invite or (known.invite if known else ""), options, line))
+
+
+def parse_gpus(text: str, ranks: int) -> tuple[str, ...]:
+    """The devices of `--gpus`. UserError unless they are different numbers, or beside --ranks."""
+    if ranks < 0 or ranks > MOST_RANKS:
+        raise UserError(f"--ranks {ranks} must be in 1..{MOST_RANKS}")
+    if not text:
+        return ()
+    devices = tuple(part.strip() for part in text.split(","))
+    if not all(d.isdigit() for d in devices) or len({int(d) for d in devices}) < len(devices):
+        raise UserError(f"--gpus {text!r} must be different numbers of GPUs, such as 0,1")
+    if ranks not in (0, len(devices)):
+        raise UserError(
+            f"--gpus {text} starts {len(devices)} ranks, not {ranks}; leave --ranks out"
+        )
+    return devices
 
 
 def _role(text: str, trainer: str) -> Role | None:

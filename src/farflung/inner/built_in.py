@@ -25,6 +25,7 @@ from farflung.errors import ConfigError, CorruptState
 from farflung.inner.channel import ENV_SOCKET, ENV_THREADS
 from farflung.inner.optimizer import InnerOptimizer, build_optimizer
 from farflung.inner.options import StepOptions
+from farflung.inner.shards import ALONE, RankPlace, check_rows
 from farflung.inner.step import Stepper
 from farflung.model.llama import Llama, init_weights
 from farflung.model.presets import config_of_spec
@@ -96,9 +97,15 @@ class BuiltIn:
     rows: Rows | None
     """None for synthetic data."""
     device: torch.device
+    place: RankPlace = ALONE
+    """Of several ranks: the model holds this one's shards, and all step together."""
 
     def stepper(self, options: StepOptions) -> Stepper:
         """Raises UserError when float8 is wanted and cannot be had."""
+        if self.place.world > 1:
+            from farflung.inner.rank_step import RankStepper  # torch.distributed, for ranks only
+
+            return RankStepper(self.model, self.optimizer, self.spec.inner, options, self.device)
         return Stepper(self.model, self.optimizer, self.spec.inner, options, self.device)
 
     def batch(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -129,24 +136,35 @@ def read_spec(path: str | Path) -> RunSpec:
     return spec_from_bytes(data, f"the run spec {path}")
 
 
-def build(spec: RunSpec, data_dir: Path, *, fresh: bool, cpu: bool = False) -> BuiltIn:
+def build(
+    spec: RunSpec, data_dir: Path, *, fresh: bool, cpu: bool = False, place: RankPlace = ALONE
+) -> BuiltIn:
     """`fresh`: draw the initial weights (else the anchor will replace what torch put there).
-    `cpu`: leave a GPU alone.
+    `cpu`: leave a GPU alone. `place`: of several ranks each gets its shards of the model; they
+    have met (inner/parallel.py) and are never fresh.
 
     Raises ConfigError when preset or data do not fit, CorruptState for damaged shards.
     """
     rows = None if spec.data.synthetic else open_sources(data_dir, spec.data, verify=False)
     vocab = None if rows is None else rows.manifest.vocab
     config = config_of_spec(spec.model, vocab=vocab, seq_len=spec.data.seq_len)
-    model = Llama(config)
-    if fresh:
-        init_weights(model, spec.seed)
     device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
-    model.to(device)
+    if place.world > 1:
+        from farflung.inner.parallel import sharded_model  # torch.distributed, for ranks only
+
+        check_rows(spec.inner.batch_rows, place.world)
+        device = torch.device(f"cuda:{place.local}") if device.type == "cuda" else device
+        narrow = spec.inner.autocast != "off"
+        model = sharded_model(config, device, place.world, narrow=narrow)
+    else:
+        model = Llama(config)
+        if fresh:
+            init_weights(model, spec.seed)
+        model.to(device)
     source: Source = SyntheticSource(spec, config.vocab)
     if rows:
         source = ShardSource(rows, spec, data_dir, agent_lives())
-    return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device)
+    return BuiltIn(spec, model, build_optimizer(model, spec.inner), source, rows, device, place)
 
 
 def use_threads(default: int = 1) -> None:

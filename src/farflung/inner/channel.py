@@ -32,6 +32,8 @@ ENV_GENESIS = "FARFLUNG_GENESIS_OUT"
 ENV_SPEC = "FARFLUNG_SPEC"
 ENV_DATA = "FARFLUNG_DATA"
 ENV_THREADS = "FARFLUNG_THREADS"
+ENV_STORE = "FARFLUNG_RANK_STORE"
+"""Path of the file over which the ranks that an agent has started find each other."""
 
 LENGTH = struct.Struct("<I")
 Ranges = tuple[tuple[int, int], ...]
@@ -152,10 +154,12 @@ class Attach(TrainerMessage, frozen=True, kw_only=True):
     """Name, shape and hash of the others."""
     rank: int = 0
     world: int = 1
+    """Ranks of this trainer. Each attaches by itself; rank 0 speaks for all from then on."""
 
 
 class AcceptAttach(TrainerMessage, frozen=True, kw_only=True):
-    """The agent's answer; the shared block comes with it."""
+    """The agent's answer; the shared block comes with it, and sockets between ranks: for rank 0
+    one to each other rank in their order, for the others one to rank 0."""
 
     version: int
     spec: bytes
@@ -414,6 +418,8 @@ class TrainerChannel:
     def __init__(self, path: str) -> None:
         """Dial the agent. Raises LinkDown."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.circle: list[int] = []
+        """Descriptors of sockets to the other ranks, of a trainer that has several."""
         self._sending = threading.Lock()
         self._buffer = FrameBuffer()
         self._inbox: list[FromAgent] = []
@@ -429,7 +435,7 @@ class TrainerChannel:
         Raises MismatchError with the agent's sentence when it refuses, LinkDown, ProtocolError.
         """
         self.send(attach)
-        prefix, fds, _, _ = socket.recv_fds(self._socket, LENGTH.size, 1)
+        prefix, fds, _, _ = socket.recv_fds(self._socket, LENGTH.size, 1 + attach.world)
         while len(prefix) < LENGTH.size:
             prefix += self._receive(LENGTH.size - len(prefix))
         body = b""
@@ -440,8 +446,9 @@ class TrainerChannel:
         answer = decode_from_agent(body)
         if isinstance(answer, RefuseAttach):
             raise MismatchError(answer.sentence)
-        if not isinstance(answer, AcceptAttach) or len(fds) != 1:
+        if not isinstance(answer, AcceptAttach) or not fds or len(fds) > attach.world:
             raise ProtocolError(f"expected AcceptAttach with one descriptor, not {answer!r}")
+        self.circle = list(fds[1:])
         return answer, fds[0]
 
     def send(self, message: FromTrainer) -> None:
@@ -459,9 +466,9 @@ class TrainerChannel:
             self._read()
         return self._inbox.pop(0)
 
-    def poll(self) -> FromAgent | None:
-        """The next message if one is here. Raises as `receive`."""
-        while not self._inbox and select.select([self._socket], [], [], 0)[0]:
+    def poll(self, seconds: float = 0) -> FromAgent | None:
+        """The next message if one is here, or comes within so long. Raises as `receive`."""
+        while not self._inbox and select.select([self._socket], [], [], seconds)[0]:
             self._read()
         return self._inbox.pop(0) if self._inbox else None
 
@@ -477,6 +484,11 @@ class TrainerChannel:
         if not data:
             raise LinkDown("the agent is gone")
         return data
+
+    @property
+    def end(self) -> socket.socket:
+        """For whoever watches whether the agent is there."""
+        return self._socket
 
     def close(self) -> None:
         self._socket.close()

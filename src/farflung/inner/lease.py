@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from farflung.inner.late import LateValue
 from farflung.inner.meter import Meter
 from farflung.inner.optimizer import HasParamGroups, set_lr_factor
 from farflung.inner.rows import TakenRows
+from farflung.inner.shards import ALONE, RankPlace
 
 STEPS_BEHIND = 1
 """Losses that are read later: a step is queued while the device works on the one before."""
@@ -65,8 +66,17 @@ class TrainLease:
     """Work for one round. Over when its batches are trained, or when the agent ends it early."""
 
     def __init__(
-        self, serial: int, lease: Work, spec: RunSpec, rate: LrSetter, taken: TakenRows
+        self,
+        serial: int,
+        lease: Work,
+        spec: RunSpec,
+        rate: LrSetter,
+        taken: TakenRows,
+        place: RankPlace = ALONE,
+        joint: Callable[[float], float] = float,
     ) -> None:
+        """`place`: of several ranks each takes its part of every batch. `joint`: this rank's loss
+        of a step becomes the peer's; all ranks call it for the same steps."""
         self.spec = spec
         self.round = lease.round
         self.steps = progress.whole_batches(lease, spec.inner.batch_rows)
@@ -78,7 +88,9 @@ class TrainLease:
         self._lease = lease
         self._rate = rate
         self._taken = taken
-        self._untaken = progress.batches(lease, spec.inner.batch_rows)
+        self._place = place
+        self._joint = joint
+        self._untaken = self._batches()
         self._n_taken = 0
         self._stopping = False
         self._done = 0
@@ -94,11 +106,14 @@ class TrainLease:
         return self._lease.mixture
 
     def rows(self) -> list[int]:
-        """All positions of the lease, in order."""
-        return list(progress.positions(self._lease))
+        """All positions of the lease, in order; of several ranks this one's part."""
+        if self._place.world == 1:
+            return list(progress.positions(self._lease))
+        return [position for batch in self._batches() for position in batch]
 
     def batches(self) -> Iterator[list[int]]:
-        """Positions of each batch still to train; ends when the lease is over.
+        """Positions of each batch still to train, of several ranks this one's part of it; ends
+        when the lease is over.
 
         Call `peer.step` after each: UserError when the next is taken before that.
         """
@@ -156,11 +171,15 @@ class TrainLease:
 
     def begins_with(self, batches: Sequence[list[int]]) -> bool:
         """Whether these are its first batches, as many as it has. If so they count as taken."""
-        mine = list(islice(progress.batches(self._lease, self.spec.inner.batch_rows), len(batches)))
+        mine = list(islice(self._batches(), len(batches)))
         if mine != list(batches[: len(mine)]):
             return False
         self._n_taken = len(list(islice(self._untaken, len(mine))))
         return True
+
+    def _batches(self) -> Iterator[list[int]]:
+        whole = progress.batches(self._lease, self.spec.inner.batch_rows)
+        return (self._place.part(batch) for batch in whole)
 
     def count(self, tokens: int, loss: float | Tensor, seconds: float) -> None:
         """A step has been made. Of a tensor on a device, the loss is read a step later."""
@@ -172,7 +191,7 @@ class TrainLease:
 
     def _read_losses(self, keep: int) -> None:
         while len(self._unread) > keep:
-            self._losses.note(self._unread.popleft().read())
+            self._losses.note(self._joint(self._unread.popleft().read()))
 
     def outcome(self, parameters_finite: bool, wait_s: float) -> WorkReport:
         self._read_losses(0)

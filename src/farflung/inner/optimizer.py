@@ -17,7 +17,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from torch.optim import AdamW, Optimizer
 
 from farflung.config.run import InnerSpec
 from farflung.errors import ConfigError, MismatchError, UserError
+
+if TYPE_CHECKING:
+    from farflung.inner.sharded_muon import ShardedMuon
 
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NS_STEPS = 5
@@ -228,7 +231,7 @@ def build_optimizer(model: nn.Module, inner: InnerSpec) -> InnerOptimizer:
     parts: list[Optimizer] = []
     if hidden:
         parts.append(
-            Muon(
+            _muon_of(hidden)(
                 hidden,
                 lr=inner.muon_lr,
                 momentum=inner.muon_momentum,
@@ -238,6 +241,14 @@ def build_optimizer(model: nn.Module, inner: InnerSpec) -> InnerOptimizer:
     if other:
         parts.append(_adamw(other, inner))
     return InnerOptimizer(parts)
+
+
+def _muon_of(params: list[nn.Parameter]) -> type[Muon] | type[ShardedMuon]:
+    if not hasattr(params[0], "to_local"):
+        return Muon
+    from farflung.inner.sharded_muon import ShardedMuon  # torch.distributed, for ranks only
+
+    return ShardedMuon
 
 
 def _is_hidden_matrix(name: str, parameter: Tensor) -> bool:

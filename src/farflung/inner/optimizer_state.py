@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from farflung.errors import CorruptState, FarflungError, LinkDown, MismatchError
 from farflung.inner.channel import InnerLoaded, InnerSaved, LoadInner, SaveInner
-from farflung.inner.flat import FlatParameters
+from farflung.inner.flat import FlatParameters, shard_of
 from farflung.inner.optimizer import HasParamGroups, InnerOptimizer
 from farflung.inner.state_file import (
     STATE_VERSION,
@@ -58,7 +58,7 @@ class Collected:
 
 def collect(flat: FlatParameters, optimizer: HasParamGroups, round_: int) -> Collected:
     """Refers to the live tensors. Raises MismatchError for a state that has no place in a file."""
-    owners = {p: part for part in _parts(optimizer) for p in _parameters(part)}
+    owners = {p: part for part in state_parts(optimizer) for p in parameters_of(part)}
     entries: list[StateEntry] = []
     tensors: list[Tensor] = []
     for index, parameter in enumerate(flat.parameters):
@@ -80,7 +80,7 @@ def collect(flat: FlatParameters, optimizer: HasParamGroups, round_: int) -> Col
         if slots or scalars:
             entries.append(StateEntry(parameter=index, slots=tuple(slots), scalars=tuple(scalars)))
     header = Header(
-        version=STATE_VERSION, kind=_kind(optimizer), round=round_, entries=tuple(entries)
+        version=STATE_VERSION, kind=kind_of(optimizer), round=round_, entries=tuple(entries)
     )
     return Collected(header, tensors)
 
@@ -130,12 +130,12 @@ def install(flat: FlatParameters, optimizer: HasParamGroups, path: Path) -> Head
     header, start, total = read_header(data, sizes)
     if len(data) != total or not finite(memoryview(data)[start:]):
         raise CorruptState("the inner state is cut or not finite")
-    if header.kind != _kind(optimizer):
-        raise MismatchError(f"the inner state is of {header.kind}, mine is {_kind(optimizer)}")
+    if header.kind != kind_of(optimizer):
+        raise MismatchError(f"the inner state is of {header.kind}, mine is {kind_of(optimizer)}")
     body = np.frombuffer(data, "<f4", offset=start)
     states = _unpack(flat.parameters, header, body)
-    for part in _parts(optimizer):
-        mine = [states.get(p, {}) for p in _parameters(part)]
+    for part in state_parts(optimizer):
+        mine = [states.get(p, {}) for p in parameters_of(part)]
         numbered = {i: state for i, state in enumerate(mine) if state}
         # torch's own loader knows which device and type each value of a state must have
         part.load_state_dict({"state": numbered, "param_groups": part.state_dict()["param_groups"]})
@@ -158,24 +158,27 @@ def _unpack(
     return states
 
 
-def forget_unless_finite(optimizer: HasParamGroups) -> bool:
-    """Empties a state that holds a NaN or an infinity; True when it did.
+def is_finite(optimizer: HasParamGroups) -> bool:
+    """False when the state here holds a NaN or an infinity: it makes every later step as bad.
 
-    Such a state makes every later step as bad: the optimizer starts afresh. What cannot be looked
-    into is left alone.
+    What cannot be looked into counts as finite and is left alone.
     """
     with contextlib.suppress(MismatchError):
-        parts = _parts(optimizer)
+        parts = state_parts(optimizer)
         values = [v for part in parts for s in part.state.values() for v in s.values()]
         tensors = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
-        if not all(bool(t.isfinite().all()) for t in tensors):
-            for part in parts:
-                part.state.clear()
-            return True
-    return False
+        return all(bool(shard_of(t).isfinite().all()) for t in tensors)
+    return True
 
 
-def _parts(optimizer: HasParamGroups) -> list[Optimizer]:
+def forget(optimizer: HasParamGroups) -> None:
+    """Empties the state: the optimizer starts afresh."""
+    with contextlib.suppress(MismatchError):
+        for part in state_parts(optimizer):
+            part.state.clear()
+
+
+def state_parts(optimizer: HasParamGroups) -> list[Optimizer]:
     if isinstance(optimizer, InnerOptimizer):
         return optimizer.parts
     if isinstance(optimizer, Optimizer):
@@ -183,16 +186,16 @@ def _parts(optimizer: HasParamGroups) -> list[Optimizer]:
     raise MismatchError(f"the state of a {type(optimizer).__name__} cannot be moved")
 
 
-def _parameters(part: Optimizer) -> list[nn.Parameter]:
+def parameters_of(part: Optimizer) -> list[nn.Parameter]:
     return [p for group in part.param_groups for p in group["params"]]
 
 
-def _kind(optimizer: HasParamGroups) -> str:
+def kind_of(optimizer: HasParamGroups) -> str:
     """The classes, and the switches that decide which slots a step needs."""
     return "+".join(
-        type(part).__name__
+        getattr(part, "STATE_KIND", type(part).__name__)
         + "".join(f" {k}" for k in ("amsgrad", "centered") if part.defaults.get(k))
-        for part in _parts(optimizer)
+        for part in state_parts(optimizer)
     )
 
 
@@ -223,7 +226,7 @@ class OptimizerStateIo:
         """The live tensors are not read any more."""
         self._settled.set()
         with contextlib.suppress(MismatchError):  # what cannot be moved is refused by `serve`
-            for part in _parts(optimizer):
+            for part in state_parts(optimizer):
                 part.register_step_pre_hook(lambda *_: self.settle())
 
     @property
@@ -247,7 +250,7 @@ class OptimizerStateIo:
         except FarflungError as error:
             self._answer(message, str(error))
             return
-        if state.n_bytes > COPY_SHARE * _free_bytes():
+        if state.n_bytes > COPY_SHARE * free_bytes():
             self._write(message, state)
             return
         self._settled.clear()
@@ -294,7 +297,7 @@ class OptimizerStateIo:
             self._send(InnerSaved(serial=message.serial, note=note))
 
 
-def _free_bytes() -> int:
+def free_bytes() -> int:
     """What this machine may still hand out; half of its memory where the system does not say."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()

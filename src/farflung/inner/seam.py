@@ -31,6 +31,9 @@ Float32 = npt.NDArray[np.float32]
 FragmentRanges = tuple[tuple[tuple[int, int], ...], ...]
 """Per fragment its half-open ranges of the flat vector."""
 
+Pieces = Sequence[tuple[int, int]]
+"""[first, stop) inside a fragment's own vector."""
+
 PAGE_BYTES = 4096
 READ_S = 10.0
 """How long a reader waits for the agent to finish writing a fragment."""
@@ -127,6 +130,11 @@ class SharedState:
         """float32[fragment size]: what a landing with `carry` or `rebase` adds."""
         return self._land[slot, : self._sizes[fragment]]
 
+    @property
+    def buffers(self) -> tuple[Float32, Float32]:
+        """All slots for departing and for landing fragments, to be pinned."""
+        return self._sent.reshape(-1), self._land.reshape(-1)
+
     def begin_write(self, fragment: int) -> None:
         """Readers of the fragment's anchor wait from now on."""
         self.versions[fragment] += np.uint64(1)
@@ -134,27 +142,40 @@ class SharedState:
     def end_write(self, fragment: int) -> None:
         self.versions[fragment] += np.uint64(1)
 
-    def try_read(self, fragment: int, out: Float32) -> bool:
-        """Copy the anchor's fragment to `out`; False: it was being written, `out` is garbage."""
+    def try_read(self, fragment: int, out: Float32, here: Pieces | None = None) -> bool:
+        """Copy the anchor's fragment to `out`; False: it was being written, `out` is garbage.
+
+        `here`: only these pieces of the fragment's own vector.
+        """
         before = int(self.versions[fragment])
         if before % 2:
             return False
         at = 0
         for start, stop in self.fragments[fragment]:
-            out[at : at + stop - start] = self.anchor[start:stop]
+            for first, last in ((at, at + stop - start),) if here is None else here:
+                begin, end = max(first, at), min(last, at + stop - start)
+                if begin < end:
+                    out[begin:end] = self.anchor[start + begin - at : start + end - at]
             at += stop - start
         return int(self.versions[fragment]) == before
 
     def read_fragment(
-        self, fragment: int, out: Float32 | None = None, *, deadline_s: float = READ_S
+        self,
+        fragment: int,
+        out: Float32 | None = None,
+        *,
+        here: Pieces | None = None,
+        deadline_s: float = READ_S,
     ) -> Float32:
         """The anchor's fragment as of one commit. Blocks while it is written.
+
+        `here`: only these pieces of the fragment's own vector; the rest of the answer is nothing.
 
         Raises LinkDown after `deadline_s`: the agent stopped in the middle of a write.
         """
         values = np.empty(self._sizes[fragment], np.float32) if out is None else out
         end_s = time.monotonic() + deadline_s
-        while not self.try_read(fragment, values):
+        while not self.try_read(fragment, values, here):
             if time.monotonic() > end_s:
                 raise LinkDown(
                     f"the agent is still writing fragment {fragment} after {deadline_s} s"

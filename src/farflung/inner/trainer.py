@@ -15,12 +15,15 @@ from types import FrameType
 import torch
 
 from farflung.attach import Peer, attach
+from farflung.config.run import RunSpec
 from farflung.errors import ConfigError, FarflungError
 from farflung.inner.built_in import BuiltIn, build, read_spec, use_threads
 from farflung.inner.channel import ENV_DATA, ENV_GENESIS, ENV_SPEC
 from farflung.inner.feed import Feed
 from farflung.inner.meter import Meter
 from farflung.inner.options import StepOptions, options_from
+from farflung.inner.ranks import die_with_parent
+from farflung.inner.shards import RankPlace, place_from_environment
 from farflung.inner.trace import Trace
 from farflung.stopping import stop_signals
 
@@ -32,7 +35,7 @@ def train(built: BuiltIn, peer: Peer, options: StepOptions) -> None:
     """Train leases until the run ends. Raises UserError, torch.OutOfMemoryError."""
     stepper = built.stepper(options)
     feed = Feed(built.source.block, built.device)
-    meter = Meter.of_config(built.model.config, built.device)
+    meter = Meter.of_config(built.model.config, built.device, devices=built.place.world)
     trace = Trace(options.node, wanted=options.profile)
     while lease := peer.lease():
         lease.meter = meter
@@ -63,9 +66,26 @@ def run() -> None:
     options = options_from()
     use_threads()
     spec = read_spec(spec_path)
-    built = build(spec, Path(os.environ.get(ENV_DATA, "")), fresh=ENV_GENESIS in os.environ)
+    data_dir = Path(os.environ.get(ENV_DATA, ""))
+    place = place_from_environment()
+    if place.world > 1:
+        run_ranks(spec, data_dir, place, options)
+        return
+    built = build(spec, data_dir, fresh=ENV_GENESIS in os.environ)
     with attach(built.model, built.optimizer) as peer:
         train(built, peer, options)
+
+
+def run_ranks(spec: RunSpec, data_dir: Path, place: RankPlace, options: StepOptions) -> None:
+    """`run` in one of several ranks: the same loop over shards of the model."""
+    from farflung.inner.parallel import start_ranks, stop_ranks  # torch.distributed
+
+    die_with_parent()
+    start_ranks(place)
+    built = build(spec, data_dir, fresh=False, place=place)
+    with attach(built.model, built.optimizer) as peer:
+        train(built, peer, options)
+    stop_ranks()
 
 
 def main() -> int:

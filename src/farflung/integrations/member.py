@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -62,6 +63,11 @@ class RunMember:
         self, model: nn.Module, optimizer: HasParamGroups, micro_rows: int, accumulation: int
     ) -> None:
         """Raises UserError when a step would not train what a step of this run trains."""
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError(
+                "under these trainers a peer is one process: start it without torchrun, one peer "
+                "per GPU; several ranks work with farflung's own trainer (--gpus) and own loops"
+            )
         peer = attach(model, optimizer, layout_names=self._layout_names, schedule=self._schedule)
         wanted = peer.spec.inner.batch_rows
         if micro_rows * accumulation != wanted:

@@ -222,9 +222,16 @@ def build_agent(
 
 
 def trainer_factory(
-    folder: Path, data_folder: Path, program: tuple[str, ...] | None, emit: Emit
+    folder: Path,
+    data_folder: Path,
+    program: tuple[str, ...] | None,
+    emit: Emit,
+    *,
+    ranks: int = 1,
+    gpus: tuple[str, ...] = (),
 ) -> TrainerFactory:
-    """A trainer process that shares its anchor, or the NumPy one for quadratic runs."""
+    """A trainer that shares its anchor, of one process or of several ranks, or the NumPy one for
+    quadratic runs."""
 
     def make(spec: RunSpec, layout: Layout) -> TrainerPort:
         wanted = program or trainer_program(spec)
@@ -244,6 +251,8 @@ def trainer_factory(
             data_dir=data_folder,
             log_path=folder / "trainer.log",
             emit=emit,
+            ranks=ranks,
+            gpus=gpus,
             env={ENV_NODE: str(folder.resolve())},
         )
 

@@ -121,7 +121,10 @@ def _merged(known: Membership | None, given: JoinOptions, invite: str) -> JoinOp
     listens = given.bind is not None or bool(given.advertise)
     if known is None:
         return replace(
-            given, bind=given.bind or DEFAULT_BIND, inner_state=given.inner_state or "fresh"
+            given,
+            bind=given.bind or DEFAULT_BIND,
+            inner_state=given.inner_state or "fresh",
+            ranks=given.ranks or 1,
         )
     moved = known.coordinators if invite in ("", known.invite) else ()
     return JoinOptions(
@@ -135,6 +138,8 @@ def _merged(known: Membership | None, given: JoinOptions, invite: str) -> JoinOp
         max_disk_bytes=given.max_disk_bytes or known.max_disk_bytes,
         data_cache_bytes=given.data_cache_bytes or known.data_cache_bytes,
         inner_state=given.inner_state or known.inner_state,
+        ranks=given.ranks or known.ranks,
+        gpus=given.gpus if given.ranks else known.gpus,
         role=known.role,
     )
 
@@ -171,6 +176,8 @@ async def obtain_membership(
         data_cache_bytes=options.data_cache_bytes,
         inner_state=options.inner_state,
         role=options.role or invite.role,
+        ranks=options.ranks or 1,
+        gpus=options.gpus,
     )
     files.disk.replace(MEMBERSHIP, msgspec.json.encode(membership))
     return membership, invite
@@ -349,8 +356,11 @@ async def prepare(
     )
     trains = membership.role != Role.EVALUATOR
     program = options.trainer or None
+    make = trainer_factory(
+        folder, data, program, files.log.emit, ranks=options.ranks or 1, gpus=options.gpus
+    )
     equipment = NodeOptions(
-        make_trainer=trainer_factory(folder, data, program, files.log.emit) if trains else None,
+        make_trainer=make if trains else None,
         data=DataFetch(data, on_bytes, cache_bytes=options.data_cache_bytes),
         inner_state=options.inner_state,
         evaluator=None if options.trainer else ProcessEvaluator(folder, data, ThreadWorkers(1)),

@@ -30,6 +30,8 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     data_cache_bytes: int = 0
     inner_state: str = "fresh"
     role: Role = Role.TRAINER
+    ranks: int = 1
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,10 @@ class JoinOptions:
     data_cache_bytes: int = 0
     """0: a share of what is free."""
     inner_state: str = ""
+    ranks: int = 0
+    """Processes that train together; 0: as before, at first one."""
+    gpus: tuple[str, ...] = ()
+    """Which GPUs they use, one each; empty: as before, at first whatever is visible."""
     role: Role | None = None
     """None: as before, at first what the invite says."""
 

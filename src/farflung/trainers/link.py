@@ -43,12 +43,23 @@ class TrainerLink(asyncio.Protocol):
         self._buffer = FrameBuffer()
         self._serial = READY
         self._waiting: dict[int, asyncio.Future[FromTrainer]] = {}
+        self._prompt: set[int] = set()
+        """Serials of questions that are answered between two steps."""
         self._failure: TrainerDied | None = None
 
     @property
     def busy(self) -> bool:
         """A question is not answered yet."""
         return any(not future.done() for future in self._waiting.values())
+
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
+    @property
+    def owes(self) -> bool:
+        """An answer is due at the next step boundary, not after some reading or writing."""
+        return bool(self._prompt)
 
     def next_serial(self) -> int:
         self._serial += 1
@@ -63,10 +74,13 @@ class TrainerLink(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
         answer = self.expect(question.serial)
+        if isinstance(question, StartWork | Land | Reset):
+            self._prompt.add(question.serial)
         self.send(question)
         try:
             return await answer
         finally:
+            self._prompt.discard(question.serial)
             self._waiting.pop(question.serial, None)
 
     def send(self, message: FromAgent) -> None:

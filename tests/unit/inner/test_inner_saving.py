@@ -126,7 +126,7 @@ def test_there_is_one_copy_at_a_time(saving: Saving, monkeypatch: pytest.MonkeyP
 def test_a_state_that_does_not_fit_twice_is_written_before_training_goes_on(
     saving: Saving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optimizer_state, "_free_bytes", lambda: 0)
+    monkeypatch.setattr(optimizer_state, "free_bytes", lambda: 0)
     before = saving.expected()
     assert saving.save(1).read_bytes() == before
     assert saving.heard.get_nowait().note == ""
@@ -150,4 +150,4 @@ def test_what_goes_wrong_is_told_and_no_step_waits_for_ever(
 
 
 def test_this_machine_says_how_much_memory_is_free() -> None:
-    assert optimizer_state._free_bytes() > 1 << 20
+    assert optimizer_state.free_bytes() > 1 << 20

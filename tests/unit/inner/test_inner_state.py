@@ -19,7 +19,7 @@ from farflung.inner.channel import Work
 from farflung.inner.flat import FlatParameters
 from farflung.inner.lease import LrSetter
 from farflung.inner.optimizer import HasParamGroups, build_optimizer
-from farflung.inner.optimizer_state import collect, forget_unless_finite, install, write
+from farflung.inner.optimizer_state import collect, forget, install, is_finite, write
 from farflung.inner.state_file import Header, StateEntry, encode_header, read_header
 
 SIZES = [6, 4]
@@ -220,10 +220,11 @@ def test_hostile_headers_only_raise_corrupt_state(junk: bytes, at: int) -> None:
 
 def test_a_poisoned_state_is_forgotten_and_a_sound_one_kept() -> None:
     net, optimizer = trained("muon")
-    assert not forget_unless_finite(optimizer)
+    assert is_finite(optimizer)
     assert all(part.state for part in optimizer.parts)
     optimizer.parts[1].state[net[0].bias]["exp_avg"].fill_(float("nan"))  # type: ignore[index]
-    assert forget_unless_finite(optimizer)
+    assert not is_finite(optimizer)
+    forget(optimizer)
     assert not any(part.state for part in optimizer.parts)
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from farflung.attach import Peer, attach
 from farflung.config.run import DataSpec, InnerSpec, ModelSpec, RunSpec
 from farflung.errors import UserError
+from farflung.inner.line import SoloLine
 from farflung.inner.rows import TakenRows, row_numbers
 from farflung.inner.stream import Stream
 
@@ -183,7 +184,9 @@ def settle(peer: Peer) -> None:
     """Until something that the agent sent is here."""
     import select
 
-    assert select.select([peer._channel._socket], [], [], 10)[0]
+    line = peer._line
+    assert isinstance(line, SoloLine)
+    assert select.select([line.channel.end], [], [], 10)[0]
 
 
 def test_rows_of_an_ended_stay_are_neither_counted_nor_kept(agent: AgentEnd, loop: Loop) -> None:

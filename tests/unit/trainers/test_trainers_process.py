@@ -194,8 +194,8 @@ def test_a_killed_trainer_is_noticed_and_can_be_started_again(tmp_path: Path) ->
             await port.start()
             training = asyncio.create_task(port.train(lease(0, rows=4000)))
             await asyncio.sleep(0.5)
-            assert port._process is not None
-            os.kill(port._process.pid, signal.SIGKILL)
+            assert port._processes
+            os.kill(port._processes[0].pid, signal.SIGKILL)
             with pytest.raises(TrainerDied, match="SIGKILL"):
                 await training
             with pytest.raises(TrainerDied):
@@ -220,7 +220,7 @@ def test_a_trainer_that_nobody_can_watch_counts_as_dead(tmp_path: Path) -> None:
             events: list[Event] = []
             port._tasks = Tasks(events.append, port._unwatched)
             link = port._link = TrainerLink(lambda _: None)
-            port._tasks.start(port._watch(Unwatchable(), link), "watch")  # type: ignore[arg-type]
+            port._tasks.start(port._watch([Unwatchable()], link), "watch")  # type: ignore[arg-type]
             with pytest.raises(TrainerDied, match="no such child"):
                 await port.reset()
             assert [type(e) for e in events] == [TaskFailed]

@@ -31,6 +31,8 @@ with attach(model, optimizer) as peer:
             if "TOY_ACCUMULATES" in os.environ and index % 2 == 0:
                 continue
             time.sleep(float(os.environ.get("TOY_STEP_S", "0")))
+            if os.environ.get("TOY_MEMORY_AT") == str(positions[0]):
+                raise torch.OutOfMemoryError("toy")
             optimizer.zero_grad()
             loss = torch.stack([p.sum() for p in model.parameters()]).sum()
             if adamw:
