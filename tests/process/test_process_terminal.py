@@ -11,6 +11,8 @@ import pytest
 from processes import ENDLESS, Swarm, quad_spec, until
 from pty_screen import OnTerminal
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("terminal")]
+
 SIZES = [(80, 24), (120, 40)]
 
 
