@@ -86,9 +86,10 @@ class RoundColumns:
 
     def seconds(self, first: int, stop: int) -> Floats:
         """How long each round kept the swarm: from its opening, or from the end of the one before
-        where they overlap, to its own end. `took_s` where wall times are missing."""
+        where they overlap, to its own end. `took_s` where wall times are missing; rounds of which
+        an old log keeps nothing share the time between their neighbours' ends."""
         before = max(0, first - NEAR)
-        at = self.part("at", before, stop)
+        at = _filled(self.part("at", before, stop + NEAR))[: stop - before]
         ended = np.maximum.accumulate(np.where(np.isnan(at), -np.inf, at))
         since = np.fmax(self.part("opened", before, stop), np.r_[-np.inf, ended[:-1]][: len(at)])
         since[~np.isfinite(since)] = np.nan
@@ -171,6 +172,16 @@ class RoundColumns:
             "bytes_up": inert.of_counts(buckets.largest(of("bytes_up"))),
             "abandoned": buckets.sums(~committed),
         }
+
+
+def _filled(at: Floats) -> Floats:
+    """Times of rounds, those between known ones interpolated."""
+    known = np.flatnonzero(np.isfinite(at))
+    if len(known) in (0, len(at)):
+        return at
+    numbers = np.arange(len(at))
+    filled: Floats = np.interp(numbers, known, at[known], left=np.nan, right=np.nan)
+    return filled
 
 
 class Buckets:
