@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import IO
 
 HISTORY_BYTES = 128 << 20
-"""Some 300,000 committed rounds; then every second one of the older half goes."""
+"""Some 400,000 committed rounds; then every second one of the older half goes."""
 SLICE_BYTES = 1 << 20
 _KIND = re.compile(rb'\{"t": [^,"]{1,32}, "wall": [^,"]{1,32}, "kind": "(\w+)"')
 """At the start of a line as `EventLog` writes it, so that no quoted text passes for it."""
+_MARK = b'{"kind": "kept",'
 _TOLD_APART_BY = 4096
 """Bytes at a log's start; its header holds two times of day."""
 
@@ -30,7 +31,7 @@ _TOLD_APART_BY = 4096
 def mark_of(log: IO[bytes]) -> bytes:
     """The line of a history behind which the lines of this log are, without its end."""
     start = os.pread(log.fileno(), _TOLD_APART_BY, 0)
-    return b'{"kind": "kept", "log": "%s"}' % hashlib.sha256(start).hexdigest().encode()
+    return _MARK + b' "log": "%s"}' % hashlib.sha256(start).hexdigest().encode()
 
 
 class LastingLines:
@@ -120,13 +121,13 @@ def _kind(line: bytes) -> bytes:
 
 
 def _every_second(lines: bytes, stays: dict[bytes, bool]) -> bytes:
-    """Of each kind in `stays`, which remembers; the first one stays."""
+    """Of each kind in `stays`, which remembers; the first one stays. Old marks mark nothing."""
     kept = []
     for line in lines.splitlines(keepends=True):
         kind = _kind(line)
         if kind in stays:
             stays[kind] = not stays[kind]
-        if stays.get(kind, True):
+        if stays.get(kind, True) and not line.startswith(_MARK):
             kept.append(line)
     return b"".join(kept)
 

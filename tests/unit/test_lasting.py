@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -166,7 +167,7 @@ def test_a_full_history_is_thinned_where_it_is_oldest(path: Path) -> None:
     assert max(sizes) <= 20_000 + 3000
     found = read(path)
     assert found[0] == 0 and found[-1] == 1499 and found == sorted(set(found))
-    gaps = [b - a for a, b in zip(found, found[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(found)]
     assert max(gaps) > 2 and set(gaps[-20:]) == {1}
     late = sum(gaps[len(gaps) // 2 :]) / len(gaps[len(gaps) // 2 :])
     assert sum(gaps[: len(gaps) // 2]) / (len(gaps) // 2) > late
