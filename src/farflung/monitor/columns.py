@@ -89,7 +89,8 @@ class RoundColumns:
         where they overlap, to its own end. `took_s` where wall times are missing; rounds of which
         an old log keeps nothing share the time between their neighbours' ends."""
         before = max(0, first - NEAR)
-        at = _filled(self.part("at", before, stop + NEAR))[: stop - before]
+        done = self.part("outcome", before, stop + NEAR) == COMMITTED
+        at = _filled(self.part("at", before, stop + NEAR), done)[: stop - before]
         ended = np.maximum.accumulate(np.where(np.isnan(at), -np.inf, at))
         since = np.fmax(self.part("opened", before, stop), np.r_[-np.inf, ended[:-1]][: len(at)])
         since[~np.isfinite(since)] = np.nan
@@ -174,13 +175,13 @@ class RoundColumns:
         }
 
 
-def _filled(at: Floats) -> Floats:
-    """Times of rounds, those between known ones interpolated."""
-    known = np.flatnonzero(np.isfinite(at))
-    if len(known) in (0, len(at)):
+def _filled(at: Floats, done: NDArray[np.bool_]) -> Floats:
+    """Times of rounds, those of the done ones between known ones interpolated."""
+    known, lost = np.flatnonzero(np.isfinite(at)), np.flatnonzero(np.isnan(at) & done)
+    if not len(known) or not len(lost):
         return at
-    numbers = np.arange(len(at))
-    filled: Floats = np.interp(numbers, known, at[known], left=np.nan, right=np.nan)
+    filled = at.copy()
+    filled[lost] = np.interp(lost, known, at[known], left=np.nan, right=np.nan)
     return filled
 
 
