@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from farflung.errors import StorageError
+from farflung.lasting import HISTORY_BYTES, LastingLines
 
 EVENT_LOG_VERSION = 1
 EVENTS = "events.jsonl"
@@ -977,7 +978,7 @@ Emit = Callable[[Event], None]
 
 
 LOG_BYTES = 256 << 20
-"""Two files hold some 40,000 rounds of four peers, 5,000 of sixty-four (decisions/0029)."""
+"""Two files hold all of some 40,000 rounds of four peers, 5,000 of sixty-four (decisions/0029)."""
 
 
 def older_log(path: Path) -> Path:
@@ -985,10 +986,30 @@ def older_log(path: Path) -> Path:
     return path.with_name(f"{path.stem}.1{path.suffix}")
 
 
+def history_of(path: Path) -> Path:
+    """Where what lasts of the events before those in `older_log` is."""
+    return path.with_name(f"{path.stem}.0{path.suffix}")
+
+
+LASTING: tuple[type[Event], ...] = (
+    *(RunStarted, RunAmended, RunFinished, Paused, Resumed),
+    *(PeerDescribed, GenerationOpened, GenerationClosed),
+    *(RoundCommitted, RoundAbandoned, ModelEvaluated),
+)
+"""What a run's curves and totals are drawn from for ever: a few lines a round at most, however
+many peers there are."""
+
+_COPIED = object()
+STEPS = 512
+"""Parts of a log after each of which a slice of the older one is copied: twice as fast as it is
+written, so that the copy is whole, and on the disk, long before it is needed."""
+
+
 class EventLog:
     """Appends events as JSON lines; also keeps none in memory.
 
-    A file of `most_bytes` becomes `older_log`, whose own content goes: two files at most.
+    A file of `most_bytes` becomes `older_log`, whose own content goes, but for lines of the
+    `LASTING` kinds: those are in `history_of` by then (lasting.py). Three files at most.
     """
 
     def __init__(
@@ -998,9 +1019,23 @@ class EventLog:
         monotonic: Callable[[], float],
         *,
         most_bytes: int = LOG_BYTES,
+        history_bytes: int = HISTORY_BYTES,
     ) -> None:
         """Raises StorageError when the file cannot be opened."""
         self._path, self._node, self._most_bytes = path, node, most_bytes
+        self._lasting = LastingLines(
+            older_log(path),
+            history_of(path),
+            frozenset(kind.__name__ for kind in LASTING),
+            frozenset((RoundCommitted.__name__,)),
+            most_bytes=history_bytes,
+        )
+        self._copying: Iterator[None] | None = self._lasting.steps()
+        """Of what lasts of the older log; None: all of it is in the history."""
+        self._copy_at = 0
+        """Size of the log at which the next slice is due."""
+        self._refused = False
+        """The disk did not take the copy when asked last."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._torn = _ends_torn(path)
@@ -1022,16 +1057,41 @@ class EventLog:
     def _begin(self) -> None:
         self._write({"kind": "log", "version": EVENT_LOG_VERSION, "node": self._node})
 
+    def _turn(self) -> None:
+        """After a line: a slice of the older log is copied, or the file is full."""
+        full = self._size > self._most_bytes
+        if self._copying is not None and self._size >= self._copy_at:
+            self._copy(full)
+        hopeless = self._refused and self._size > 2 * self._most_bytes
+        if full and (self._copying is None or hopeless):
+            self._rotate()
+
+    def _copy(self, full: bool) -> None:
+        """A full file waits for the copy, which is whole some hundred lines later. A disk that
+        refuses it is asked again later on, until the log is twice its size."""
+        assert self._copying is not None
+        wait = 0 if full else self._most_bytes // STEPS
+        try:
+            if next(self._copying, _COPIED) is _COPIED:
+                self._copying, self._refused = None, False
+        except OSError:
+            self._refused = True
+            self._copying = self._lasting.steps()
+            wait = self._most_bytes // 64
+        self._copy_at = self._size + wait
+
     def _rotate(self) -> None:
         """A disk that refuses lets the file grow, and is asked again after as much more."""
         full = self._file
         try:
-            self._path.replace(older_log(self._path))
+            if self._path.exists():  # else only the new file was refused, the last time
+                self._path.replace(older_log(self._path))
             self._open()
         except OSError:
-            self._size = 0
+            self._size = self._copy_at = 0
             return
         full.close()
+        self._copying, self._copy_at = self._lasting.steps(), 0
         self._begin()
 
     def listen(self, listener: Emit) -> None:
@@ -1059,6 +1119,7 @@ class EventLog:
                     listener(event)
 
     def close(self) -> None:
+        self._copying = None  # the next start copies again
         self._file.close()
 
     def _keep(self, event: Event) -> None:
@@ -1072,12 +1133,12 @@ class EventLog:
             self._file.write(line)
             self._torn = False
             self._size += len(line)
-            if self._size > self._most_bytes:
-                self._rotate()
         except OSError:
             # A full disk must not end the process that would report it; listeners still hear.
             self._torn = True
             self.dropped += 1
+        else:
+            self._turn()
 
 
 def read_events(lines: Iterable[bytes]) -> Iterator[tuple[float, Event]]:

@@ -16,6 +16,7 @@ from farflung.events import (
     Skipped,
     TaskFailed,
     Warned,
+    history_of,
     inert,
     older_log,
     parse_event,
@@ -129,7 +130,7 @@ def test_two_files_hold_the_newest_events_and_no_more(tmp_path: Path) -> None:
         log.emit(Warned(sentence=f"number {number}"))
     log.close()
     files = [older_log(path), path]
-    assert sorted(tmp_path.iterdir()) == sorted(files)
+    assert sorted(tmp_path.iterdir()) == sorted([history_of(path), *files])
     assert all(p.stat().st_size <= most + 200 for p in files)
     events = [parse_event(json.loads(line)) for p in files for line in p.read_text().splitlines()]
     said = [e.sentence for e in events if isinstance(e, Warned)]

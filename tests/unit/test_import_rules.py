@@ -11,7 +11,7 @@ import pytest
 from source_files import imports, modules, path_of
 
 VOCABULARY = {"ids", "errors", "events", "clock", "disk", "hashing", "failpoints"}
-VOCABULARY |= {"regions", "stopping", "tasks", "words"}
+VOCABULARY |= {"lasting", "regions", "stopping", "tasks", "words"}
 SHARED = VOCABULARY | {"config"}
 ROOMS: dict[str, set[str]] = {
     "model": set(),

@@ -86,9 +86,11 @@ class RoundColumns:
 
     def seconds(self, first: int, stop: int) -> Floats:
         """How long each round kept the swarm: from its opening, or from the end of the one before
-        where they overlap, to its own end. `took_s` where wall times are missing."""
+        where they overlap, to its own end. `took_s` where wall times are missing; rounds of which
+        an old log keeps nothing share the time between their neighbours' ends."""
         before = max(0, first - NEAR)
-        at = self.part("at", before, stop)
+        done = self.part("outcome", before, stop + NEAR) == COMMITTED
+        at = _filled(self.part("at", before, stop + NEAR), done)[: stop - before]
         ended = np.maximum.accumulate(np.where(np.isnan(at), -np.inf, at))
         since = np.fmax(self.part("opened", before, stop), np.r_[-np.inf, ended[:-1]][: len(at)])
         since[~np.isfinite(since)] = np.nan
@@ -172,6 +174,16 @@ class RoundColumns:
             "bytes_up": inert.of_counts(buckets.largest(of("bytes_up"))),
             "abandoned": buckets.sums(~committed),
         }
+
+
+def _filled(at: Floats, done: NDArray[np.bool_]) -> Floats:
+    """Times of rounds, those of the done ones between known ones interpolated."""
+    known, lost = np.flatnonzero(np.isfinite(at)), np.flatnonzero(np.isnan(at) & done)
+    if not len(known) or not len(lost):
+        return at
+    filled = at.copy()
+    filled[lost] = np.interp(lost, known, at[known], left=np.nan, right=np.nan)
+    return filled
 
 
 class Buckets:

@@ -139,12 +139,9 @@ def _round(
     match event:
         case RoundOpened():
             found = fold.round(event.round)
-            if 0 <= event.round < fold.columns.length:
-                fold.columns.set(event.round, opened=wall)
+            _opened(fold, wall, event.round)
             if found is not None:
                 found.opened, found.fragment = wall, event.fragment
-            if math.isfinite(wall):
-                fold.started = wall if math.isnan(fold.started) else min(wall, fold.started)
             fold.standing.run(wall)
         case AttemptStarted():
             fold.attempts += 1
@@ -163,11 +160,20 @@ def _round(
                 fold.columns.set(event.round, took_s=wall - opened)
 
 
+def _opened(fold: Fold, wall: float, round_: int) -> None:
+    if 0 <= round_ < fold.columns.length:
+        fold.columns.set(round_, opened=wall)
+    if math.isfinite(wall):
+        fold.started = wall if math.isnan(fold.started) else min(wall, fold.started)
+
+
 def _committed(fold: Fold, wall: float, event: RoundCommitted) -> None:
     found = fold.resolve(event.round, COMMITTED, EVENTS, wall)
     if not 0 <= event.round < fold.columns.length:
         return
     fold.columns.set(event.round, loss=event.loss, took_s=event.took_s)
+    if math.isnan(fold.columns.get("opened", event.round)):  # an old log keeps the end alone
+        _opened(fold, wall - event.took_s, event.round)
     if fold.journalled:
         return
     fold.columns.set(event.round, tokens=event.tokens, peers=event.contributors)

@@ -24,7 +24,8 @@ from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from farflung.errors import CorruptState
-from farflung.events import EVENTS, Event, older_log, parse_event, read_line
+from farflung.events import EVENTS, Event, history_of, older_log, parse_event, read_line
+from farflung.lasting import mark_of
 from farflung.monitor.weave import Stamped, weave
 from farflung.swarm.journal import (
     HEADER,
@@ -159,11 +160,20 @@ class JournalTail:
 
 
 class EventTail:
-    """The events of a log that grows, and begins a new file now and then; the older file first."""
+    """The events of a log that grows, and begins a new file now and then. First what lasts of
+    earlier ones, then the older file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: FileIO | None = None
+        self._history: FileIO | None = None
+        """`_file`, while that is the history."""
+        self._older: FileIO | None = None
+        """What is read after the history, open since before: it may lose its name meanwhile."""
+        self._mark = b""
+        """The line that ends the history: `_older` tells what follows."""
+        self._whole = False
+        """The history was read to its end."""
         self._rest = b""
         """Of a line whose end is not written yet."""
 
@@ -173,7 +183,7 @@ class EventTail:
         left = most_bytes
         while left > 0:
             ended = self._file is None or self._has_ended(self._file)  # asked before reading on
-            data = b"" if self._file is None else self._file.read(left)
+            data = b"" if self._file is None or self._whole else self._file.read(left)
             left -= len(data)
             told += self._parsed(data)
             if left > 0 and (not ended or not self._next_file()):
@@ -181,12 +191,15 @@ class EventTail:
         return Part(told, True)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._file = None
+        for file in (self._file, self._older):
+            if file is not None:
+                file.close()
+        self._file = self._history = self._older = None
 
     def _has_ended(self, file: FileIO) -> bool:
         """Whether nothing is written to this file any more: another has its name."""
+        if file is self._history:
+            return True
         mine = os.fstat(file.fileno())
         if mine.st_size < file.tell():  # emptied in place
             file.seek(0)
@@ -197,22 +210,58 @@ class EventTail:
 
     def _next_file(self) -> bool:
         """Open the file after this one. False when there is none yet."""
-        mine = None if self._file is None else os.fstat(self._file.fileno()).st_ino
+        if self._file is None:
+            return self._first_file()
+        if self._older is not None:
+            self._go_on_with(self._older)
+            return True
+        mine = os.fstat(self._file.fileno()).st_ino
         for path in (older_log(self._path), self._path):
-            with contextlib.suppress(FileNotFoundError):
-                file = path.open("rb", buffering=0)
-                if os.fstat(file.fileno()).st_ino != mine:
-                    self.close()  # not before: a closed file's inode may be given to a new one
-                    self._file, self._rest = file, b""
-                    return True
-                file.close()
+            file = _opened(path)
+            if file is None:
+                continue
+            if os.fstat(file.fileno()).st_ino != mine:
+                self._go_on_with(file)
+                return True
+            file.close()
         return False
+
+    def _first_file(self) -> bool:
+        older = _opened(older_log(self._path))  # before the history, which holds all before it
+        history = _opened(history_of(self._path))
+        if history is not None:
+            self._file = self._history = history
+            self._older, self._whole = older, False
+            self._mark = b"" if older is None else mark_of(older)
+            return True
+        file = older or _opened(self._path)
+        if file is not None and older is None and older_log(self._path).exists():
+            file.close()  # it began a new file just now
+            return self._first_file()
+        self._file = file
+        return file is not None
+
+    def _go_on_with(self, file: FileIO) -> None:
+        """Closes the one before only now: a closed file's inode may be given to a new one."""
+        if self._file is not None:
+            self._file.close()
+        self._file, self._history, self._older = file, None, None
+        self._rest, self._whole = b"", False
 
     def _parsed(self, data: bytes) -> list[Told]:
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             self._rest = b"-"  # what follows is the rest of no event
+        if self._history is not None and self._mark and self._mark in lines:
+            lines, self._whole = lines[: lines.index(self._mark)], True
         return [told for line in lines if (told := told_in(line)) is not None]
+
+
+def _opened(path: Path) -> FileIO | None:
+    try:
+        return path.open("rb", buffering=0)
+    except FileNotFoundError:
+        return None
 
 
 def told_in(line: bytes) -> Told | None:

@@ -123,3 +123,18 @@ def test_a_thinned_series_keeps_its_length_and_its_mean(values: list[float]) -> 
     weights = np.diff([-1, *table["round"]])
     assert weights @ np.array(table["loss"]) == pytest.approx(sum(values), rel=1e-4)
     assert table["bytes_up"] == pytest.approx([2 * v for v in table["loss"]], rel=1e-4)
+
+
+def test_rounds_that_an_old_log_has_lost_share_the_time_between_their_neighbours() -> None:
+    columns = RoundColumns()
+    for number in range(8):
+        columns.reach(number)
+        columns.set(number, outcome=COMMITTED, tokens=100)
+        if number % 2 == 0:
+            columns.set(number, opened=10.0 * number, at=10.0 * number + 10.0, loss=1.0)
+    assert columns.seconds(0, 6).tolist() == [10.0] * 6
+    assert columns.seconds(3, 5).tolist() == [10.0, 10.0], "whatever part is asked for"
+    table = columns.table(0, 7, 100)
+    assert table["tokens_per_s"] == [10.0] * 7
+    assert table["loss"] == [1.0, None] * 3 + [1.0] and table["at"][1] is None
+    assert np.isnan(columns.seconds(7, 8)).all(), "nothing is known of what follows"
