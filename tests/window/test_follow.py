@@ -15,10 +15,10 @@ import pytest
 from synthetic import Options, write_folder
 
 from farflung.errors import UserError
-from farflung.monitor.alerts import Alert, Watch
+from farflung.monitor.alerts import Alert, AlertRules
 from farflung.window.alarm import alarm, check_kinds
 from farflung.window.exporters import check_target, open_exporter
-from farflung.window.follow import REMEMBERED, Follower
+from farflung.window.follow import REMEMBERED, Forwarder
 
 ALERT = Alert(kind="lost", sentence="$(touch pwned); `id` is lost", at=7.0)
 
@@ -48,12 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def follower(folder: Path, recorder: Recorder, **others: Any) -> Follower:
-    return Follower(
+def forwarder(folder: Path, recorder: Recorder, **others: Any) -> Forwarder:
+    return Forwarder(
         folder=folder,
         trackers=[("test:x", lambda *_: recorder)],
         alarms=others.pop("alarms", []),
-        watch=Watch(),
+        watch=AlertRules(),
         say=others.pop("say", lambda _: None),
         wall=others.pop("wall", lambda: 1_790_000_500.0),
         **others,
@@ -64,7 +64,7 @@ def test_every_round_and_evaluation_is_told_once_over_restarts(folder: Path) -> 
     (folder / REMEMBERED).unlink(missing_ok=True)
     first, second = Recorder(), Recorder()
     for recorder in (first, second):
-        one = follower(folder, recorder)
+        one = forwarder(folder, recorder)
         one.look()
         one.look()
         one.close()
@@ -80,7 +80,7 @@ def test_every_round_and_evaluation_is_told_once_over_restarts(folder: Path) -> 
 def test_steps_never_go_back(folder: Path) -> None:
     (folder / REMEMBERED).unlink(missing_ok=True)
     recorder = Recorder()
-    one = follower(folder, recorder)
+    one = forwarder(folder, recorder)
     one.look()
     one.close()
     steps = [step for step, _ in recorder.steps]
@@ -96,7 +96,7 @@ def test_an_alert_that_is_not_delivered_is_tried_again_later(folder: Path) -> No
         tries.append(clock[0])
         return "" if len(tries) > 2 else "the hook answered 503"
 
-    one = follower(
+    one = forwarder(
         folder,
         Recorder(),
         alarms=[refuse],

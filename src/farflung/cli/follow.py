@@ -62,10 +62,10 @@ def follow(
 
       farflung follow --alert "notify-send farflung" --alert-on paused,lost,disk
     """
-    from farflung.monitor.alerts import KINDS, Watch
+    from farflung.monitor.alerts import KINDS, AlertRules
     from farflung.window.alarm import alarm, check_kinds
     from farflung.window.exporters import check_target, open_exporter
-    from farflung.window.follow import Follower
+    from farflung.window.follow import Forwarder
 
     if not export and not alert:
         raise UserError(
@@ -74,17 +74,17 @@ def follow(
     for target in export or ():
         check_target(target)
     role, folder = which_node(run)
-    follower = Follower(
+    forwarder = Forwarder(
         folder=folder,
         trackers=[(target, functools.partial(open_exporter, target)) for target in export or ()],
         alarms=[alarm(target) for target in alert or ()],
-        watch=Watch(kinds=check_kinds(alert_on) if alert_on else frozenset(KINDS)),
+        watch=AlertRules(kinds=check_kinds(alert_on) if alert_on else frozenset(KINDS)),
         say=lambda text: typer.echo(printable(text)),
         wall=time.time,
         served=lambda: role != "host" or running_process(folder) is not None,
         own=_own_node(folder) if role == "peer" else "",
     )
-    _until_the_end(follower.look, follower.close, once=once, lead=lead)
+    _until_the_end(forwarder.look, forwarder.close, once=once, lead=lead)
 
 
 def _own_node(folder: Path) -> str:

@@ -60,7 +60,7 @@ class _Standing:
 
 
 @dataclass
-class Watch:
+class AlertRules:
     """Fed with sights in order; answers with the alerts that are due."""
 
     kinds: frozenset[str] = frozenset(KINDS)

@@ -16,7 +16,7 @@ from typing import Any
 
 from farflung.disk import RealDisk
 from farflung.errors import StorageError
-from farflung.monitor.alerts import Alert, Sight, Watch
+from farflung.monitor.alerts import Alert, AlertRules, Sight
 from farflung.monitor.view import View
 from farflung.window.alarm import Deliver
 from farflung.window.exporters import (
@@ -52,13 +52,13 @@ class _Tracker:
 
 
 @dataclass
-class Follower:
+class Forwarder:
     """`look` again and again; `close` at the end. Blocking."""
 
     folder: Path
     trackers: Sequence[tuple[str, Open]]
     alarms: Sequence[Deliver]
-    watch: Watch
+    watch: AlertRules
     say: Say
     wall: Callable[[], float]
     served: Callable[[], bool] = lambda: True
