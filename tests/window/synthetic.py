@@ -157,6 +157,7 @@ class Options:
     """Peers of a round that take turns; 0: all."""
     finished: bool = False
     hostile: bool = True
+    """Hostile names and texts, and a peer that drifts."""
     start: float = START
     measures: bool = True
     """False: an event log from before peers told their measures."""
@@ -620,7 +621,8 @@ class Story:
         rng = self._rng
         sent = self.layout.size // self.spec.outer.fragments
         root = blake3(f"{self.options.seed} state {number}".encode()).hexdigest()
-        drifts = number == self.options.rounds * 4 // 5 and self.options.rounds >= 20
+        told = self.options.hostile and self.options.rounds >= 20
+        drifts = told and number == self.options.rounds * 4 // 5
         for index, peer in enumerate(ready):
             if not self._tells(peer, number, ready):
                 continue
