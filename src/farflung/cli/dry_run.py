@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from farflung.sizing.model import ModelSizes
 
 
-def show_dry_run(
-    folder: Path, invite: str, known: Membership | None, options: JoinOptions
-) -> None:
+def show_dry_run(folder: Path, invite: str, known: Membership | None, options: JoinOptions) -> None:
     """Takes no part. Raises UserError when the run cannot work here."""
     from farflung.run.dry_run import learn, outlook
     from farflung.run.machine import this_machine

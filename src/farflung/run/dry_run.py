@@ -57,9 +57,7 @@ async def learn(
             "the host's farflung is older and tells no spec; update it, or join without --dry-run"
         )
     spec = spec_from_bytes(told["spec"].encode(), "the host's run spec")
-    return KnownRun(
-        spec=spec, parameters=int(told["head"]["parameters"]), redeemed=known is None
-    )
+    return KnownRun(spec=spec, parameters=int(told["head"]["parameters"]), redeemed=known is None)
 
 
 def _from_journal(folder: Path) -> KnownRun | None:

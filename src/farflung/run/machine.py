@@ -91,10 +91,10 @@ def _cpu(threads_text: str) -> tuple[DeviceClass, str]:
 
 def cpu_kind(cpuinfo: str) -> tuple[str, str]:
     """(name in CPU_FLOPS, the model's name) from /proc/cpuinfo's text."""
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in cpuinfo.splitlines())
-    )
+    }
     kind = "cpu-avx512" if "avx512f" in fields.get("flags", "").split() else "cpu"
     return kind, fields.get("model name", "a CPU")
 

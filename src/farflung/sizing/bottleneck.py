@@ -1,4 +1,4 @@
-"""What a plan's speed hangs on, in one sentence, and a remedy that was tried in the same formulas."""
+"""What a plan's speed hangs on, in a sentence, and a remedy that the same formulas confirm."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from itertools import pairwise
 
 from farflung.errors import UserError
 from farflung.inner.flops import peak_flops
@@ -97,7 +98,7 @@ def top_mfu(width: int) -> float:
     (first, least), (last, most) = TOP_MFU[0], TOP_MFU[-1]
     if width <= first:
         return least * max(0.1, width / first)
-    for (a, low), (b, high) in zip(TOP_MFU, TOP_MFU[1:], strict=False):
+    for (a, low), (b, high) in pairwise(TOP_MFU):
         if width <= b:
             return low + (high - low) * (width - a) / (b - a)
     return most if width >= last else least

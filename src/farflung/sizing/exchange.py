@@ -25,7 +25,7 @@ Fitted with ELEMENT_S to what docs/sizing.md lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Traffic:
+class MemberTraffic:
     """Of one member of a group, for one round; bytes."""
 
     up: float
@@ -42,7 +42,7 @@ class Exchanged:
     transfer_s: float
     arithmetic_s: float
     """Encoding, reducing, stepping, hashing."""
-    traffic: dict[str, Traffic]
+    traffic: dict[str, MemberTraffic]
     """By group's name, and KEEPER."""
     slowest: str
     """Whose link takes longest: a group's name, or KEEPER."""
@@ -65,7 +65,7 @@ def exchange(
     fastest = max(links[o].up for o in owners)
     rates = {o: _by_level(links[o].up, fastest) for o in owners}
     share = shares(owners, rates, len(everybody))
-    traffic: dict[str, Traffic] = {}
+    traffic: dict[str, MemberTraffic] = {}
     for name in (*(g.name for g in groups), KEEPER):
         node = KEEPER if name == KEEPER else f"{name}#0"
         traffic[name] = _traffic(
@@ -97,8 +97,8 @@ def _by_level(rate: float, fastest: float) -> float:
 
 def _traffic(
     wire: float, own: float, contributes: bool, contributors: int, link: LinkClass
-) -> Traffic:
+) -> MemberTraffic:
     """As in averaging/plan.py: `exchange_s`, before the largest of all is taken."""
     up = wire * (contributes * (1 - own) + own * contributors)
     down = wire * (own * (contributors - contributes) + (1 - own))
-    return Traffic(up=up, down=down, up_s=up / link.up, down_s=down / link.down)
+    return MemberTraffic(up=up, down=down, up_s=up / link.up, down_s=down / link.down)

@@ -32,9 +32,7 @@ def parse_groups(text: str) -> tuple[PeerGroup, ...]:
     for part in _parts(text):
         match = _GROUP.fullmatch(part)
         if match is None:
-            raise UserError(
-                f"--peers {part!r} must be COUNTxDEVICE@LINK; for example {_EXAMPLE}"
-            )
+            raise UserError(f"--peers {part!r} must be COUNTxDEVICE@LINK; for example {_EXAMPLE}")
         count = int(match[1] or 1)
         if count < 1:
             raise UserError(f"--peers {part!r} must have at least 1 peer")

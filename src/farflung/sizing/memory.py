@@ -1,8 +1,8 @@
 """Bytes that a peer needs: in its GPU, in its host's memory, on its disk.
 
 GPU: the arithmetic with which the trainer itself chooses its micro-batch (inner/sizing.py).
-Host: what agent and trainer hold (inner/seam.py, peer/outer_state.py), with n parameters, m elements
-of the largest fragment, W the window:
+Host: what agent and trainer hold (inner/seam.py, peer/outer_state.py), with n parameters, m
+elements of the largest fragment, D its bytes on the wire, W the window:
 
     agent     4 n anchor + 4 n momentum + 8 m W slots + 8 m W steps ahead + 2 D W wire bytes
     trainer   a process with torch; on a CPU the model and its step too

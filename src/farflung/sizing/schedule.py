@@ -1,8 +1,9 @@
 """How long a round takes, and what part of it a GPU trains.
 
 A round has H / P steps of the fastest peer; a slower one does as many as it manages meanwhile, on
-average (swarm/planning.py: fractions add up over rounds). Blocking (window 1): round = train + sync. With a window W the averaging of a fragment
-goes on beside the training of the next ones: round = max(train, (train + sync) / W).
+average (swarm/planning.py: fractions add up over rounds). Blocking (window 1): round = train +
+sync. With a window W the averaging of a fragment goes on beside the training of the next ones:
+round = max(train, (train + sync) / W).
 """
 
 from __future__ import annotations

@@ -21,15 +21,15 @@ def plan_lines(plan: RunPlan, bottleneck: str) -> list[ScreenLine]:
     """One row per group, totals, the bottleneck in one sentence."""
     lines: list[ScreenLine] = [
         [("plan of ", ""), (plan.spec.name, "name"), (" · estimates (docs/sizing.md)", "dim")],
-        [(_model(plan), "")],
-        [(_outer(plan), "")],
+        *[[(line, "")] for line in wrapped(_model(plan), WIDTH)],
+        *[[(line, "")] for line in wrapped(_outer(plan), WIDTH)],
         [],
         [(left("one peer of", NAMES) + _row(HEADS), "dim")],
     ]
     for group in plan.groups:
         lines += _group_lines(group)
     lines.append([])
-    lines += [[(line, "")] for line in _totals(plan)]
+    lines += [[(line, "")] for text in _totals(plan) for line in wrapped(text, WIDTH, 2)]
     lines.append([])
     for index, line in enumerate(wrapped(f"bottleneck: {bottleneck}", WIDTH, 4)):
         head = "bottleneck:" if index == 0 else ""
