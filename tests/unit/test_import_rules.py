@@ -33,6 +33,7 @@ ROOMS |= {
         *("world", "network", "averaging", "outer", "checkpoint", "swarm", "transfer", "trainers")
     },
 }
+ROOMS["sizing"] = {"model", "outer", "averaging", "inner", "swarm", "peer"}
 ROOMS["window"] = {"monitor", "swarm"}
 ROOMS["run"] = {*ROOMS, "world", "attach"}
 ROOMS["integrations"] = {"attach", "inner", "data"}
@@ -73,6 +74,8 @@ AGENT_MODULES = {
     "data.wanted",
     "data.shards",
     "window.tail",
+    "sizing.memory",
+    "sizing.speed",
 }
 HEAVY = {"torch", "pydantic", "rich", "typer", "transformers", "tokenizers", "safetensors"}
 HEAVY |= {"obstore", "aiohttp"}

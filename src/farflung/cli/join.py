@@ -112,6 +112,13 @@ def join(
     profile: Annotated[
         bool, typer.Option("--profile", help="Write a torch trace of a few steps, once.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what the run would need of this machine. An invite is redeemed for it.",
+        ),
+    ] = False,
     run_name: Annotated[
         str, typer.Option("--run", help="Which run of FARFLUNG_HOME to continue.")
     ] = "",
@@ -133,6 +140,8 @@ def join(
       farflung join             # continue with the same identity
 
       farflung join --profile   # and write a torch trace of a few steps
+
+      farflung join ff1... --dry-run  # memory, speed and bytes; trains nothing
 
     A host that does not answer yet is waited for. Ctrl-C leaves.
     """
@@ -183,6 +192,11 @@ def join(
     )
     if not options.outbound_only:
         check_advertised(options.bind or "", options.advertise)
+    if dry_run:
+        from farflung.cli.dry_run import show_dry_run
+
+        show_dry_run(folder, invite, known, options)
+        return
     if no_compile:
         os.environ[ENV_COMPILE] = "off"
     if profile:

@@ -22,6 +22,7 @@ from farflung.cli import (
     host,
     join,
     leave,
+    plan,
     report,
     resume,
     sim,
@@ -66,6 +67,7 @@ def root(
 
 COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("demo", demo.demo, "See it work on this machine: several peers, one is killed."),
+    ("plan", plan.plan, "Memory, speed, bytes and time of a run, estimated."),
     ("host", host.host, "Start or continue a run, and print its invite."),
     ("join", join.join, "Take part in a run, until it is complete."),
     ("status", status.status, "Rounds, peers, loss and bytes of a run."),

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from farflung.clock import LoopClock, ThreadWorkers
-from farflung.config.run import RunSpec
+from farflung.config.run import RunSpec, spec_bytes
 from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.coordinator.invites import InviteDesk
 from farflung.coordinator.sessions import Door
@@ -136,7 +136,8 @@ class Host:
         """JSON for `farflung status`."""
         disk = self._keeper_disk()
         self.view.tell_disk(disk)
-        return json.dumps({**self.view.glance(time.time()), "running": True, "keeper_disk": disk})
+        told = {"running": True, "keeper_disk": disk, "spec": spec_bytes(self.spec).decode()}
+        return json.dumps({**self.view.glance(time.time()), **told})
 
     def _keeper_disk(self) -> str:
         """For people; empty while there is nothing to say."""
