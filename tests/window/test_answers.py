@@ -42,7 +42,7 @@ def hostile() -> View:
         part.left_out = WIDE * TEXT_LENGTH
         start = one.opened + 1e8 + 0.123
         part.spans = (0, start, start + 0.5) * MAX_SPANS
-    text = Sentence("trouble", WIDE * TEXT_LENGTH, None, WIDE * NAME_LENGTH)
+    text = Sentence("trouble", WIDE * TEXT_LENGTH, WIDE * NAME_LENGTH, None)
     for at in range(500):
         view._fold.step += 1
         fold.lines.add(fold.step, 1e9 + 100 * at, text)
@@ -89,7 +89,12 @@ def test_whoever_asks_soon_again_gets_the_same_answer(monkeypatch: pytest.Monkey
     view = view_of(SMALL)
     made: list[float] = []
     head = view.head
-    monkeypatch.setattr(view, "head", lambda now: made.append(now) or head(now))
+
+    def counted(now: float) -> dict[str, Any]:
+        made.append(now)
+        return head(now)
+
+    monkeypatch.setattr(view, "head", counted)
     answers = Answers(view)
     for at in range(300):
         answers.to(f"node {at}", at_s=100.0 + at * FRESH_S / 100, now=float(at))

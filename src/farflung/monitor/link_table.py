@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 from farflung.monitor import inert
@@ -82,8 +81,8 @@ class LinkTable:
     def _among(self, nodes: Sequence[str]) -> list[tuple[str, str]]:
         """In order: whatever is fewer is looked through, all pairs or those that could be."""
         if len(nodes) ** 2 < len(self._pairs):
-            possible = product(sorted(nodes), repeat=2)
-            return [pair for pair in possible if pair in self._pairs]
+            ordered = sorted(nodes)
+            return [(a, b) for a in ordered for b in ordered if (a, b) in self._pairs]
         wanted = set(nodes)
         return sorted(pair for pair in self._pairs if wanted.issuperset(pair))
 
