@@ -57,9 +57,16 @@ def test_status_answers_on_host_and_peer_while_it_runs(tmp_path: Path) -> None:
             picture = json.loads(done.stdout)
             assert picture["head"]["rounds"] >= 3
             assert {p["name"] for p in picture["peers"]} >= {"a", "b", "keeper"}
+            assert picture["running"] is True and picture["head"]["tokens_per_s"] > 0
+            assert picture["head"]["eta_s"] > 0 and picture["rounds"]["loss"][0] is not None
+            assert any(t["spans"] for t in picture["timelines"][-2]["peers"])
+            assert picture["lines"][0]["at"] > 1e9 and picture["links"]["nodes"]
         plain = swarm.run("a", "status")
         assert plain.returncode == 0
         assert "running" in plain.stdout and "keeper" in plain.stdout
+        assert "eta" in plain.stdout.lower() and "tok/s" in plain.stdout
+        live = swarm.run("a", "watch", "--once")
+        assert live.returncode == 0 and "tok/s" in live.stdout and "round " in live.stdout
 
 
 def test_three_outbound_only_peers_finish_through_the_keeper(tmp_path: Path) -> None:

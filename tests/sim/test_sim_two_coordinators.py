@@ -54,7 +54,7 @@ class Copy:
         door = Door(
             admission=nobody,
             check_vote=verify_vote,
-            status=lambda: "{}",
+            status=lambda _: "{}",
             alone_since=alone_since,
         )
         options = CoordinatorOptions(incarnation="copy")

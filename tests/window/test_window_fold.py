@@ -195,7 +195,7 @@ def test_hostile_text_is_inert_in_every_string() -> None:
     assert set(HOSTILE) & {p.name for p in story.peers}
     view = view_of(options)
     pages = [view.peer_page(p["node"], 0.0) for p in view.peers(0.0)]
-    answers = [framed(view), json.loads(json.dumps(pages)), view.glance(0.0)]
+    answers = [framed(view), json.loads(json.dumps(pages))]
     for text in strings(answers):
         assert all(c.isprintable() or c == "\n" for c in text), repr(text)
         assert len(text) <= 4000
@@ -272,3 +272,22 @@ def test_who_goes_home_after_the_end_is_no_trouble() -> None:
     after = {p["node"]: (p["state"], p["why"]) for p in view.peers(0.0)}
     assert here and {after[p["node"]] for p in here} == {("gone", "the run is complete")}
     assert len(view.lines(kind="trouble")) == before
+
+
+def test_few_nodes_are_linked_as_in_the_whole_table() -> None:
+    """However few are asked for, their links are those that the whole table has among them."""
+    view = view_of(Options(peers=40, rounds=30, seed=5))
+    whole, some = view.links(1000), view.links(6)
+    assert some["nodes"] == whole["nodes"][:6] and some["more"] == len(whole["nodes"]) - 6 > 0
+
+    def named(links: dict[str, Any]) -> dict[tuple[str, str], Any]:
+        nodes = [n["node"] for n in links["nodes"]]
+        return {
+            (nodes[p["from"]], nodes[p["to"]]): {k: p[k] for k in p if k not in ("from", "to")}
+            for p in links["pairs"]
+        }
+
+    shown = {n["node"] for n in some["nodes"]}
+    among = {pair: v for pair, v in named(whole).items() if shown.issuperset(pair)}
+    assert named(some) == among and list(named(some)) == list(among)
+    assert len(view._fold.links._pairs) > 36

@@ -227,6 +227,7 @@ export interface Frame {
   rounds: Rounds;
   evaluations: Evaluation[];
   peers: Peer[];
+  peers_total?: number; // nodes ever admitted, where `peers` holds only some (a coordinator's answer)
   regions: Region[]; // the declared ones
   timelines: Timeline[]; // newest last, at most 6
   links: Links;

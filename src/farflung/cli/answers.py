@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farflung.clock import Workers
-from farflung.errors import LinkDown
+from farflung.errors import LinkDown, UserError
 from farflung.run.home import JOURNAL, running_process
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Json = dict[str, Any]
 
 class Answer(NamedTuple):
     frame: Json
-    """`head`, `peers`, `rounds`, ...; or the older picture of a coordinator."""
+    """`head`, `peers`, `rounds`, ...: of one's own folder, or as a stranger's host sent it."""
     silent: str
     """Why the coordinator does not answer; empty: it does, or its own folder was read."""
 
@@ -100,16 +100,15 @@ class FrameSource:
         frame = await self._read(served=process is not None)
         if process is None:
             return Answer(frame, "no `farflung host` runs on this folder")
-        disk = await self._keeper_disk()
-        frame["head"]["keeper_disk"] = disk or frame["head"]["keeper_disk"]
+        frame["head"]["keeper_disk"] = await self._keeper_disk()
         return Answer(frame, "")
 
     async def _keeper_disk(self) -> str:
-        """No log has it; a coordinator that starts or stops does not say."""
+        """No log has it; a coordinator that starts or stops does not say, nor does an older one."""
         from farflung.run.status import ask_as_host
 
-        with contextlib.suppress(LinkDown):
-            return str((await ask_as_host(self._folder)).get("keeper_disk", ""))
+        with contextlib.suppress(LinkDown, UserError):
+            return str((await ask_as_host(self._folder))["head"].get("keeper_disk", ""))
         return ""
 
     async def _read(self, *, served: bool) -> Json:

@@ -77,9 +77,8 @@ def _print_json(run: str, run_name: str) -> None:
     except FarflungError as error:
         typer.echo(json.dumps({"error": inert(str(error))}))
         raise typer.Exit(2) from None
-    frame = answer.frame if "head" in answer.frame else frame_of(answer.frame)
-    running = frame["head"]["state"] != "stopped" and not answer.silent
-    typer.echo(json.dumps({"running": running, **frame}, indent=2))
+    running = answer.frame["head"].get("state") != "stopped" and not answer.silent
+    typer.echo(json.dumps({**answer.frame, "running": running}, indent=2))
 
 
 def shown_sample(prompt: str, text: str, width: int = 100) -> str:

@@ -65,8 +65,8 @@ class Door:
 
     admission: Admission
     check_vote: VoteCheck
-    status: Callable[[], str]
-    """The run's picture as JSON."""
+    status: Callable[[str], str]
+    """The run as JSON, for the node with this id."""
     operator: str = ""
     """Node id of the run's own key: who has it may amend the run. Empty: nobody."""
     alone_since: int = 0
@@ -133,7 +133,7 @@ class Sessions:
         if link.remote is None:
             await self._stranger(link, first)
         elif isinstance(first, StatusRequest):
-            await link.send(Status(json=self._door.status()))
+            await link.send(Status(json=self._door.status(link.remote)))
             link.close()
         elif isinstance(first, Extend):
             await link.send(await self._extended(link.remote, first))
@@ -270,7 +270,7 @@ class Sessions:
             if isinstance(received, BulkFrame):
                 raise ProtocolError("no bulk on the control link")
             if isinstance(received, StatusRequest):
-                session.put(Status(json=self._door.status()))
+                session.put(Status(json=self._door.status(session.node)))
             elif isinstance(received, RoundMeasures):
                 self._control.measures.heard(self._control.state, session.node, received)
             elif isinstance(received, Vote) and not self._valid_vote(session.node, received):

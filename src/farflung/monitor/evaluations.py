@@ -16,7 +16,6 @@ KEPT = 4096
 KEPT_TEXTS = 96
 NEWEST_TEXTS = 24
 """Never thinned."""
-SERVED = 1024
 
 
 @dataclass(slots=True)
@@ -71,10 +70,10 @@ class ScoreBook:
     def newest(self) -> Score | None:
         return next(reversed(self._by_serial.values()), None)
 
-    def tables(self) -> list[dict[str, Any]]:
-        """Oldest first; of very many every n-th, and the newest."""
+    def tables(self, most: int) -> list[dict[str, Any]]:
+        """Oldest first; of more than `most` every n-th, and the newest."""
         known = list(self._by_serial.values())
-        stride = -(-len(known) // SERVED) or 1
+        stride = -(-len(known) // most) or 1
         return [m.table() for m in known[(len(known) - 1) % stride :: stride]] if known else []
 
     def scores(self, most: int) -> tuple[tuple[int, float], ...]:

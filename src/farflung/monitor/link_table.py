@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,16 +26,24 @@ class Measure(NamedTuple):
 class LinkTable:
     def __init__(self) -> None:
         self._pairs: OrderedDict[tuple[str, str], Measure] = OrderedDict()
+        self._ends: Counter[str] = Counter()
+        """How many pairs a node is in."""
         self._round = -1
         self.owners: dict[str, float] = {}
         """Share of the newest attempt's slices."""
         self.step = 0
 
     def measure(self, source: str, target: str, measured: Measure) -> None:
+        if (source, target) not in self._pairs:
+            self._ends.update((source, target))
         self._pairs[source, target] = measured
         self._pairs.move_to_end((source, target))
         if len(self._pairs) > KEPT_PAIRS:
-            self._pairs.popitem(last=False)
+            forgotten, _ = self._pairs.popitem(last=False)
+            for node in forgotten:
+                self._ends[node] -= 1
+                if not self._ends[node]:
+                    del self._ends[node]
         self._round = max(self._round, measured.round)
 
     def own(self, round_: int, slices: Sequence[tuple[str, float]]) -> None:
@@ -52,16 +60,15 @@ class LinkTable:
     ) -> dict[str, Any]:
         """Links of web/src/types.ts: the `most` nodes of the largest weight, and all pairs among
         them. `describe` gives node, name and region."""
-        linked = {node for pair in self._pairs for node in pair} | set(self.owners)
+        linked = self._ends.keys() | self.owners.keys()
         nodes = sorted(linked, key=lambda node: (-weight(node), node))[:most]
         index = {node: at for at, node in enumerate(nodes)}
         return {
             "round": self._round,
             "nodes": [describe(node) for node in nodes],
             "pairs": [
-                self._pair(index[source], index[target], measured)
-                for (source, target), measured in sorted(self._pairs.items())
-                if source in index and target in index
+                self._pair(index[source], index[target], self._pairs[source, target])
+                for source, target in self._among(nodes)
             ],
             "owners": [
                 {"node": index[node], "share": round(share, 4)}
@@ -70,6 +77,14 @@ class LinkTable:
             ],
             "more": len(linked) - len(nodes),
         }
+
+    def _among(self, nodes: Sequence[str]) -> list[tuple[str, str]]:
+        """In order: whatever is fewer is looked through, all pairs or those that could be."""
+        if len(nodes) ** 2 < len(self._pairs):
+            ordered = sorted(nodes)
+            return [(a, b) for a in ordered for b in ordered if (a, b) in self._pairs]
+        wanted = set(nodes)
+        return sorted(pair for pair in self._pairs if wanted.issuperset(pair))
 
     def _pair(self, source: int, target: int, measured: Measure) -> dict[str, Any]:
         fresh = measured.round > self._round - FRESH_ROUNDS and measured.bytes > 0

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, TypedDict
 
 from farflung import regions
+from farflung.config.run import RunSpec
 from farflung.events import Event
 from farflung.ids import Role
 from farflung.monitor import inert
@@ -33,9 +34,9 @@ Json = dict[str, Any]
 KINDS = ("head", "rounds", "evaluations", "peers", "timelines", "links", "lines")
 
 FRAME_POINTS = 1000
+EVALUATIONS = 1024
 FRAME_TIMELINES = 6
 FRAME_LINES = 200
-GLANCE_POINTS, GLANCE_PEERS, GLANCE_TRACKS, GLANCE_LINES = 200, 200, 16, 32
 SHOWN_PEERS = 64
 """Of a timeline, and nodes of the link matrix."""
 PAGE_LINES = 100
@@ -132,6 +133,11 @@ class View:
             self._picture = self.step, picture_of_fold(self._fold)
         return self._picture[1]
 
+    @property
+    def spec(self) -> RunSpec:
+        """With what was amended; the default one before GENESIS."""
+        return self._fold.spec
+
     # ---- answers: types.ts says what is in each --------------------------------------------------
 
     def __len__(self) -> int:
@@ -159,13 +165,18 @@ class View:
         self._fold.settle()
         return self._fold.columns.row(round_)
 
-    def evaluations(self) -> list[Json]:
-        """Evaluation, oldest first."""
-        return self._fold.evaluations.tables()
+    def evaluations(self, most: int = EVALUATIONS) -> list[Json]:
+        """Evaluation, oldest first; of more than `most` every n-th."""
+        return self._fold.evaluations.tables(most)
 
-    def peers(self, now: float) -> list[Json]:
-        """Peer of every node ever admitted, by tokens."""
-        return [self._peer(row, now) for row in self._ranked()]
+    def peers(self, now: float, most: int | None = None) -> list[Json]:
+        """Peer of every node ever admitted, by tokens; or of the `most` with the most tokens."""
+        return [self._peer(row, now) for row in self._ranked()[:most]]
+
+    def peer(self, node: str, now: float) -> Json | None:
+        """Peer; None of a node that was never admitted."""
+        row = self._fold.peers.get(node)
+        return None if row is None else self._peer(row, now)
 
     def peer_page(self, node: str, now: float) -> Json | None:
         """PeerPage; None of a node that was never admitted."""
@@ -238,17 +249,6 @@ class View:
             "timelines": self.newest_timelines(FRAME_TIMELINES),
             "links": self.links(),
             "lines": self.lines(),
-        }
-
-    def glance(self, now: float) -> Json:
-        """Less of the same, for an answer of 200 KB at most: `farflung status`."""
-        return {
-            "head": self.head(now),
-            "rounds": self.rounds(points=GLANCE_POINTS),
-            "evaluations": self.evaluations()[-1:],
-            "peers": self.peers(now)[:GLANCE_PEERS],
-            "timelines": self.newest_timelines(1, GLANCE_TRACKS),
-            "lines": self.lines(limit=GLANCE_LINES),
         }
 
     def changes(

@@ -127,7 +127,7 @@ class StatusRequest(Message, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """JSON of a glance at the run (`View.glance`)."""
+    """The run as JSON: a Frame (docs/api.md) with few entries (monitor/answers.py)."""
 
     json: str
 

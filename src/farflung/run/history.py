@@ -10,10 +10,10 @@ from farflung.monitor.view import View
 from farflung.swarm.records import AnyRecord
 
 
-def view_of(records: Iterable[AnyRecord]) -> View:
+def view_of(records: Iterable[AnyRecord], *, map_shown: bool = True) -> View:
     """The fold after these records, to go on with. Raises ConfigError for a spec of another
     version."""
-    view = View()
+    view = View(map_shown=map_shown)
     view.take(records, ())
     return view
 

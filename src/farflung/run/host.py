@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import secrets
 import sqlite3
@@ -14,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from farflung.clock import LoopClock, ThreadWorkers
-from farflung.config.run import RunSpec, spec_bytes
+from farflung.config.run import RunSpec
 from farflung.coordinator.coordinator import Coordinator, CoordinatorOptions
 from farflung.coordinator.invites import InviteDesk
 from farflung.coordinator.sessions import Door
@@ -31,6 +30,7 @@ from farflung.errors import (
 from farflung.events import DiskAwaited, Emit, Event, EventLog, IndexUnavailable
 from farflung.failpoints import hit
 from farflung.ids import Endpoint, Role, RunId, split_endpoint
+from farflung.monitor.answers import Answers
 from farflung.network.tcp import TcpTransport
 from farflung.outer.layout import Layout
 from farflung.peer.agent import Agent
@@ -99,7 +99,8 @@ class Host:
         self.authority = files.authority
         self.log = log
         self.genesis = genesis_of(self.journal)
-        self.view = view_of(self.journal.records())
+        self.view = view_of(self.journal.records(), map_shown=self.settings.window.map)
+        self._answers = Answers(self.view)
         self.spec: RunSpec = genesis_spec(self.genesis)
         self._extend = extend
         layout = Layout.from_json(self.genesis.layout)
@@ -132,12 +133,10 @@ class Host:
             self.view.record(record)
         self._add_to_index(first, records)
 
-    def _status(self) -> str:
+    def _status(self, asker: str) -> str:
         """JSON for `farflung status`."""
-        disk = self._keeper_disk()
-        self.view.tell_disk(disk)
-        told = {"running": True, "keeper_disk": disk, "spec": spec_bytes(self.spec).decode()}
-        return json.dumps({**self.view.glance(time.time()), **told})
+        self.view.tell_disk(self._keeper_disk())
+        return self._answers.to(asker, at_s=time.monotonic(), now=time.time())
 
     def _keeper_disk(self) -> str:
         """For people; empty while there is nothing to say."""

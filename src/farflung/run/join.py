@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -292,8 +293,7 @@ class Joined:
         while True:
             with contextlib.suppress(FarflungError, OSError):
                 seen = await ask_as_peer(self.files.folder)
-                mine = seen["peers"].get(self.agent.config.node, {})
-                if reason := mine.get("unreachable"):
+                if reason := not_dialled(seen, self.agent.config.node):
                     self.files.log.emit(NotDialled(reason=reason))
                     return
             await asyncio.sleep(LOOK_EVERY_S)
@@ -369,6 +369,15 @@ async def prepare(
     return Joined(files, agent, membership, options, transport)
 
 
+def not_dialled(frame: dict[str, Any], node: str) -> str:
+    """Why nobody can dial this node, as the host tells; empty: they can, or nobody knows yet."""
+    rows = frame.get("peers")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and row.get("node") == node and row.get("state") == "active":
+            return str(row.get("why") or "").removeprefix("cannot be dialled: ")
+    return ""
+
+
 async def finished_before(folder: Path) -> str:
     """A sentence when this node has taken part to the end of a run and no host says that it goes
     on; else, or when something is missing here, an empty one."""
@@ -379,7 +388,7 @@ async def finished_before(folder: Path) -> str:
     if not picture.finished or not _holds_all(folder, picture):
         return ""
     try:
-        if not (await ask_as_peer(folder))["finished"]:
+        if (await ask_as_peer(folder))["head"].get("state") != "finished":
             return ""
     except LinkDown:
         pass  # nobody says otherwise

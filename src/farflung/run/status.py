@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ ANSWER_S = 8.0
 
 
 async def ask_as_host(folder: Path) -> dict[str, Any]:
-    """From the host's own folder. Raises LinkDown when it does not run."""
-    return _picture(await talk_as_host(folder, StatusRequest()))
+    """From the host's own folder. Raises LinkDown when it does not run; as `frame_in`."""
+    return frame_in(await talk_as_host(folder, StatusRequest()))
 
 
 async def talk_as_host(folder: Path, question: Control) -> Received:
@@ -47,7 +46,7 @@ async def talk_as_host(folder: Path, question: Control) -> Received:
 
 
 async def ask_as_peer(folder: Path) -> dict[str, Any]:
-    """From a peer's folder. Raises LinkDown when the coordinator does not answer."""
+    """From a peer's folder. Raises LinkDown when the coordinator does not answer; as `frame_in`."""
     membership = load_membership(folder)
     identity = Identity.load(RealDisk(folder), "node.key")
     if membership is None or identity is None:
@@ -60,7 +59,7 @@ async def ask_as_peer(folder: Path) -> dict[str, Any]:
         membership.ca_pem,
         StatusRequest(),
     )
-    return _picture(answer)
+    return frame_in(answer)
 
 
 async def _talk(
@@ -92,8 +91,18 @@ async def _talk_to(transport: TcpTransport, endpoint: Endpoint, question: Contro
         raise LinkDown(f"{endpoint} did not answer in {ANSWER_S:g} s") from None
 
 
-def _picture(answer: Received) -> dict[str, Any]:
+def frame_in(answer: Received) -> dict[str, Any]:
+    """The frame that a coordinator has answered with; its texts are as the host sent them.
+    ProtocolError when it is none, UserError for that of an older host."""
     if not isinstance(answer, Status):
         raise ProtocolError("the coordinator did not answer with a status")
-    picture: dict[str, Any] = json.loads(answer.json)
-    return picture
+    try:
+        frame = msgspec.json.decode(answer.json, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ProtocolError(f"the coordinator's status is no JSON ({error})") from None
+    if not isinstance(frame.get("head"), dict):
+        raise UserError(
+            "the host's answer holds no frame: it runs an older farflung than this machine; "
+            "install the same version on both"
+        )
+    return frame

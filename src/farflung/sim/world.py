@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import json
 import random
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from farflung.disk import Disk, MemoryDisk
 from farflung.events import Event
 from farflung.ids import GUESTS, Endpoint, NodeId, Role
 from farflung.inner.seam import SharedState
+from farflung.monitor.answers import Answers
 from farflung.monitor.picture import Picture
 from farflung.monitor.view import View
 from farflung.network.link import COORDINATOR, PEER
@@ -87,6 +87,7 @@ class SimSwarm:
         """The coordinator's."""
         self.life: Life | None = None
         self._view = View()
+        self._answers = Answers(self._view)
         self.nodes: dict[str, SimNode] = {}
         self.coordinators: tuple[Endpoint, ...] = (CONTROL,)
         """Where nodes look for a coordinator, in this order."""
@@ -170,7 +171,7 @@ class SimSwarm:
         door = Door(
             admission=nobody,
             check_vote=verify_vote,
-            status=lambda: json.dumps(self._view.glance(0.0)),
+            status=lambda node: self._answers.to(node, at_s=self.clock.now(), now=0.0),
             operator=self.run_key.node_id,
         )
         options = CoordinatorOptions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -146,30 +145,9 @@ def test_an_answer_of_the_wrong_shape_is_shown_as_unknown(junk: Any) -> None:
         assert watch_of(broken)
 
 
-OLD = {
-    "run": "9f86", "name": "books", "parameters": 1000, "term": 1, "rounds_wanted": 50,
-    "descent": "", "round": 3, "committed": 3, "abandoned": 0, "rejected": 0, "tokens": 480,
-    "losses": [[0, 4.0], [1, 3.0]], "scores": [[2, 1.5]], "samples": [["a", "b"]],
-    "sources": [{"name": "web", "weight": 1, "epoch_rows": 100, "consumed": 50},
-                {"name": "notes", "weight": 4, "epoch_rows": 100, "consumed": 200}],
-    "peers": {"ab": {"name": "kitchen", "role": "trainer", "state": "active", "rounds": 3,
-                     "samples": 9, "steps": 3, "loss": 3.0, "compute_s": 3.0, "wait_s": 1.0,
-                     "bytes_up": 5, "bytes_down": 6, "unreachable": "", "generation": 1}},
-    "state_root": "ab" * 32, "agreements": 3, "disagreements": 0, "paused": "", "blocked": "",
-    "archived": -1, "uploading": "", "finished": False, "notes": ["link a->b dead (silent)"],
-    "loss_last": 3.0, "loss_first": 4.0, "running": True, "keeper_disk": "1 MiB of 2 MiB",
-}  # fmt: skip
-
-
-def test_a_coordinator_that_answers_with_the_older_picture_is_understood() -> None:
-    text = "\n".join(status_of(OLD))
-    for wanted in (
-        *("books", "running", "round 3 of 50", "3.0000", "1.500 bits per byte", "kitchen", "75 %"),
-        *("web · 20 %", "notes · 80 %", "2.00 epochs", "link a->b dead", '"ab"', "1 MiB of 2 MiB"),
-    ):
-        assert wanted in text, wanted
-    stopped = "\n".join(status_of({**OLD, "running": False}))
-    assert "not running" in stopped
-    assert "paused" in "\n".join(status_of({**OLD, "paused": "paused: 1 of min 2 peers"}))
-    assert "complete" in "\n".join(status_of({**OLD, "finished": True}))
-    assert json.dumps(frame_of(OLD), allow_nan=False)
+def test_an_answer_with_some_of_the_peers_counts_all_of_them() -> None:
+    frame = {**made.frame([made.peer(n) for n in range(30)]), "peers_total": 1000}
+    assert "and 990 more: --peers 30" in "\n".join(status_of(frame, most_peers=10))
+    whole = "\n".join(status_of(frame, most_peers=30))
+    assert "and 970 more" in whole and "--peers" not in whole
+    assert "peer (+9" in "\n".join(watch_of(frame, 120, 40))

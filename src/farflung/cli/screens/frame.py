@@ -66,15 +66,17 @@ _COLUMNS = ("round", "loss", "tokens_per_s", "at")
 
 def frame_of(answer: Mapping[str, Any]) -> Json:
     """The checked frame of what a coordinator or a fold has answered."""
-    raw = answer if "head" in answer else _of_picture(answer)
-    rounds = raw.get("rounds")
+    rounds = answer.get("rounds")
+    peers = [_checked(PEER, p) for p in _list(answer.get("peers"))]
+    total = _checked({"peers_total": 0}, answer)["peers_total"]
     return {
-        "head": _head(raw.get("head")),
-        "peers": [_checked(PEER, p) for p in _list(raw.get("peers"))],
+        "head": _head(answer.get("head")),
+        "peers": peers,
+        "peers_total": max(len(peers), int(total)),
         "rounds": {key: _numbers(_table(rounds).get(key)) for key in _COLUMNS},
-        "evaluations": [_evaluation(e) for e in _list(raw.get("evaluations"))],
-        "timelines": [_timeline(t) for t in _list(raw.get("timelines"))],
-        "lines": [_checked(LINE, line) for line in _list(raw.get("lines"))],
+        "evaluations": [_evaluation(e) for e in _list(answer.get("evaluations"))],
+        "timelines": [_timeline(t) for t in _list(answer.get("timelines"))],
+        "lines": [_checked(LINE, line) for line in _list(answer.get("lines"))],
     }
 
 
@@ -137,100 +139,3 @@ def _list(raw: object) -> list[Any]:
 
 def _table(raw: object) -> Mapping[str, Any]:
     return raw if isinstance(raw, Mapping) else {}
-
-
-# ---- coordinators that answer with the older picture ---------------------------------------
-
-
-def _of_picture(old: Mapping[str, Any]) -> Json:
-    """The same in the window's words; times and speeds are not in it."""
-    peers = [_old_peer(node, p) for node, p in _table(old.get("peers")).items()]
-    losses, scores = _pairs(old.get("losses")), _pairs(old.get("scores"))
-    samples = [{"prompt": p, "text": t} for p, t in _pairs(old.get("samples"))]
-    evaluations: list[Json] = [{"round": r, "bits_per_byte": b} for r, b in scores]
-    if evaluations:
-        evaluations[-1]["samples"] = samples
-    peers.sort(key=lambda p: -(p["samples"] if _is_number(p["samples"]) else 0))
-    trainers = [p for p in peers if p["role"] == "trainer"]
-    head = {
-        **{k: old.get(k) for k in HEAD},
-        "state": _old_state(old),
-        "reason": old.get("blocked") or old.get("paused") or "",
-        "rounds": old.get("committed"),
-        "loss": losses[-1][1] if losses else None,
-        "bits_per_byte": scores[-1][1] if scores else None,
-        "peers_active": sum(p["state"] == "active" for p in trainers),
-        "peers_seen": len(trainers),
-        "bytes_up": sum(p["bytes_up"] for p in peers),
-        "bytes_down": sum(p["bytes_down"] for p in peers),
-        "sources": _old_sources(old.get("sources")),
-        "utilisation": _old_utilisation(_table(old.get("peers"))),
-    }
-    lines = [{"kind": "trouble", "text": note} for note in reversed(_list(old.get("notes")))]
-    rounds = {"round": [r for r, _ in losses], "loss": [v for _, v in losses]}
-    return {
-        "head": head,
-        "peers": peers,
-        "evaluations": evaluations,
-        "lines": lines,
-        "rounds": rounds,
-        "timelines": [],
-    }
-
-
-def _old_state(old: Mapping[str, Any]) -> str:
-    if old.get("finished"):
-        return "finished"
-    if not old.get("running"):
-        return "stopped"
-    if old.get("paused") or old.get("blocked"):
-        first = not old.get("committed") and not old.get("blocked")
-        return "waiting" if first else "paused"
-    return "running"
-
-
-def _old_peer(node: object, raw: object) -> Json:
-    peer = _table(raw)
-    computing, waiting = peer.get("compute_s"), peer.get("wait_s")
-    return {
-        **{k: peer.get(k) for k in PEER},
-        "node": node,
-        "why": peer.get("unreachable"),
-        "role": str(peer.get("role", "")),
-        **{k: peer[k] if _is_number(peer.get(k)) else 0 for k in ("bytes_up", "bytes_down")},
-        "utilisation": _share(computing, waiting),
-    }
-
-
-def _old_utilisation(peers: Mapping[str, Any]) -> float | None:
-    tables = [_table(p) for p in peers.values()]
-    sums = [
-        sum(p[key] for p in tables if _is_number(p.get(key))) for key in ("compute_s", "wait_s")
-    ]
-    return _share(*sums)
-
-
-def _share(part: Any, rest: Any) -> float | None:
-    if not (_is_number(part) and _is_number(rest)) or part + rest <= 0:
-        return None
-    return float(part / (part + rest))
-
-
-def _old_sources(raw: object) -> list[Json]:
-    sources = [s for s in _list(raw) if isinstance(s, Mapping)]
-    total = sum(s["weight"] for s in sources if _is_number(s.get("weight"))) or 1
-    return [
-        {
-            "name": s.get("name"),
-            "share": s["weight"] / total if _is_number(s.get("weight")) else 0,
-            "samples": s.get("consumed"),
-            "epochs": s["consumed"] / max(1, s["epoch_rows"])
-            if _is_number(s.get("consumed")) and _is_number(s.get("epoch_rows"))
-            else 0,
-        }
-        for s in sources
-    ]
-
-
-def _pairs(raw: object) -> list[tuple[Any, Any]]:
-    return [(p[0], p[1]) for p in _list(raw) if isinstance(p, (list, tuple)) and len(p) == 2]

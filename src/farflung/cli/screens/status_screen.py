@@ -124,10 +124,9 @@ def _peers(frame: Json, width: int, most: int) -> list[ScreenLine]:
     words = doing(frame)
     plan = laid(shown, width, {p["node"]: words[p["node"]] for p in shown})
     rows = [peer_row(p, words[p["node"]], plan) for p in shown]
-    more = len(peers) - len(shown)
-    rest: list[ScreenLine] = (
-        [[(f"and {more:,} more: --peers {len(peers)}", "dim")]] if more > 0 else []
-    )
+    more = frame["peers_total"] - len(shown)
+    remedy = f": --peers {len(peers)}" if len(peers) > len(shown) else ""
+    rest: list[ScreenLine] = [[(f"and {more:,} more{remedy}", "dim")]] if more > 0 else []
     return [cropped(line, width) for line in (heading(plan), *rows, *rest)]
 
 

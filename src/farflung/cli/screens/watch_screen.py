@@ -128,7 +128,7 @@ def _peers(frame: Json, terminal: Terminal, rows: int) -> list[ScreenLine]:
         return []
     here = sorted(frame["peers"], key=lambda p: p["state"] not in ("active", "suspect"))
     shown = here[: rows - 2]
-    more = len(here) - len(shown)
+    more = frame["peers_total"] - len(shown)
     words = doing(frame)
     timeline = drawn_round(frame)
     least = max(BAR_LEAST, terminal.width * 3 // 10)
