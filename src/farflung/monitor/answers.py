@@ -1,7 +1,7 @@
 """What a coordinator tells a node that asks about the run.
 
-A Frame (web/src/types.ts) with fewer entries, `running` and the run's `spec` as JSON. However many peers there are and
-whatever they call themselves, it is smaller than `MOST_BYTES`.
+A Frame (web/src/types.ts) with fewer entries, `running` and the run's `spec` as JSON. However many
+peers there are and whatever they call themselves, it is smaller than `MOST_BYTES`.
 """
 
 from __future__ import annotations
