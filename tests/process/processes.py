@@ -261,8 +261,10 @@ class Swarm:
         """One command with a node's home, to its end."""
         return command(self.home(name), *arguments)
 
-    def verify(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return command(self.root, "verify", str(self.root), *options)
+    def verify(
+        self, *options: str, deadline_s: float = DEADLINE_S
+    ) -> subprocess.CompletedProcess[str]:
+        return command(self.root, "verify", str(self.root), *options, timeout_s=deadline_s)
 
     # ---- what they wrote -------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ from farflung.run.history import picture_of
 from farflung.run.home import EVENTS, JOURNAL, LOCK, MEMBERSHIP
 from farflung.run.membership import JoinOptions, Membership, load_membership
 from farflung.run.ports import check_port
-from farflung.run.status import ask_as_peer
+from farflung.run.status import ask_as_peer, why_not_dialled
 from farflung.stopping import ignore_hangups, stop_signals
 from farflung.swarm.invite import Invite, check_expiry, loopback_only, parse_invite
 from farflung.tasks import Tasks, failure, nothing_else
@@ -292,8 +292,7 @@ class Joined:
         while True:
             with contextlib.suppress(FarflungError, OSError):
                 seen = await ask_as_peer(self.files.folder)
-                mine = seen["peers"].get(self.agent.config.node, {})
-                if reason := mine.get("unreachable"):
+                if reason := why_not_dialled(seen, self.agent.config.node):
                     self.files.log.emit(NotDialled(reason=reason))
                     return
             await asyncio.sleep(LOOK_EVERY_S)

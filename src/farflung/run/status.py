@@ -63,6 +63,14 @@ async def ask_as_peer(folder: Path) -> dict[str, Any]:
     return _picture(answer)
 
 
+def why_not_dialled(picture: dict[str, Any], node: str) -> str:
+    """Why the host cannot dial an active node where that says it can be; empty: it can."""
+    for peer in picture["peers"]:
+        if peer["node"] == node and peer["state"] == "active":
+            return str(peer["why"])
+    return ""
+
+
 async def _talk(
     endpoints: tuple[str, ...], key_pem: bytes, certificate_pem: str, ca_pem: str, question: Control
 ) -> Received:
