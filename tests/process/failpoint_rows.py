@@ -129,7 +129,7 @@ TWIN = "import farflung.run.assemble as a; a.trainer_program = lambda spec: None
 """The quadratic twin over the run's layout: a survivor that needs no torch."""
 FEW_STEPS = 12
 """Steps that a life of the ranks makes before its place acts: some rounds."""
-RANKS_S = 240.0
+RANKS_S = 600.0
 """For ranks to load torch, to meet and to take part."""
 
 

@@ -52,7 +52,7 @@ def test_peers_of_one_two_and_four_ranks_and_a_numpy_peer_hold_the_same_bits(
         for ranks in ("1", "2", "4"):
             swarm.join(ranks, "--ranks", ranks)
         swarm.spawn("numpy", "join", swarm.invite, "--name", "numpy", patch=NUMPY_PEER)
-        assert host.wait(600) == 0
+        assert host.wait(PATIENCE_S) == 0
         peers = ("1", "2", "4", "numpy")
         roots = [{e.round: e.state_root for e in swarm.events(p, Applied)} for p in peers]
         assert len(roots[0]) == 6
@@ -79,13 +79,13 @@ def test_a_peer_goes_on_after_the_death_of_a_rank_and_with_another_number_of_ran
                 e for e in swarm.events("host", GenerationClosed) if "trainer died" in e.reason
             ],
             "the stay of the peer without its rank ends",
-            120,
+            PATIENCE_S,
         )
         other.kill()  # a run that stands still does not outdate the state of the optimizer
         contributed(swarm, "a", 2 * SNAPSHOT)
         assert (swarm.folder("a") / "inner" / "newest.json").exists()
         several.signal(signal.SIGINT)
-        assert several.wait(120) == 0, several.text[-1000:]
+        assert several.wait(PATIENCE_S) == 0, several.text[-1000:]
         assert not [p for p in Path("/proc").iterdir() if is_rank(p, swarm, "a")]
         before = len(swarm.events("a", InnerStateLoaded))
         swarm.spawn("a", "join", "--ranks", "1")
@@ -114,7 +114,7 @@ def test_a_loop_under_torchrun_trains_as_a_peer_of_two_ranks(tmp_path: Path) -> 
         host = swarm.host()
         swarm.join("a", "--trainer", f"{torchrun} {EXAMPLE}")
         swarm.join("b")
-        assert host.wait(400) == 0
+        assert host.wait(PATIENCE_S) == 0
         assert any(e.contributed for e in swarm.events("a", Applied))
         assert swarm.verify(deadline_s=PATIENCE_S).returncode == 0
 
@@ -122,7 +122,7 @@ def test_a_loop_under_torchrun_trains_as_a_peer_of_two_ranks(tmp_path: Path) -> 
 def contributed(swarm: Swarm, name: str, times: int) -> None:
     wanted = b'"contributed": true'
     goal = swarm.counted(name, wanted) + times
-    until(lambda: swarm.counted(name, wanted) >= goal, f"{name} contributes", 240)
+    until(lambda: swarm.counted(name, wanted) >= goal, f"{name} contributes", PATIENCE_S)
 
 
 def is_rank(process: Path, swarm: Swarm, name: str, rank: int | None = None) -> bool:
