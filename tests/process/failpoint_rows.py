@@ -124,8 +124,8 @@ RANKS_SPEC = from_table(
         "swarm": {"start_peers": 3, "snapshot_every": 3, "progress_s": 3.0, "norm_band": 1e9},
     }
 )
-"""A trainer of several ranks that makes no step for three `progress_s` hangs. Twins that have come to
-their goal move so little that real training is far outside any band."""
+"""A trainer of several ranks that makes no step for three `progress_s` hangs. Twins that have come
+to their goal move so little that real training is far outside any band."""
 TWIN = "import farflung.run.assemble as a; a.trainer_program = lambda spec: None"
 """The quadratic twin over the run's layout: a survivor that needs no torch."""
 FEW_STEPS = 12
