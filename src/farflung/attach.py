@@ -248,8 +248,9 @@ class Peer:
         if lease is None or not counts:
             self._undo_step()
             return
-        took_s = time.perf_counter() - self._resumed_s
-        lease.count(tokens, (metrics or {}).get("loss", 0.0), took_s)
+        lease.count(tokens, (metrics or {}).get("loss", 0.0))
+        took_s = time.perf_counter() - self._resumed_s  # on a device: of the step before
+        lease.took(took_s)
         self._speed.note(took_s)
         self._rate.own_steps += 1
         self._handle_arrived()
@@ -367,11 +368,14 @@ class Peer:
         """The caller is done with a lease, perhaps before its end."""
         if self._lease is not None and not self._lease.over:
             self._depart(self._lease)
+        if self._lease is not None:
+            self._meter = self._lease.meter  # the program's own, if it has set one
         self._lease = None
 
     def _depart(self, lease: TrainLease) -> None:
         """The departing fragment's local parameters go to their slot; the lease is over."""
         self._flat.check_frozen()
+        self._settle(lease)
         slot, fragment = lease.departs
         with self._copying():
             finite = self._copy_out(fragment, self._shared.sent(slot, fragment))
@@ -382,6 +386,13 @@ class Peer:
         self._wait_s = 0.0
         self._trained_round = lease.round
         self._save_inner()
+
+    def _settle(self, lease: TrainLease) -> None:
+        """All steps have ended, also on the device, and count as training: what comes now would
+        wait for them and is copying."""
+        started_s = time.perf_counter()
+        lease.settle()
+        lease.took(time.perf_counter() - started_s)
 
     def _copy_out(self, fragment: int, local_F: Float32) -> bool:
         """This process's share of a fragment's local parameters; whether it is finite."""
@@ -417,6 +428,8 @@ class Peer:
                 if self._lease is not None:
                     self._lease.stop()  # the agent gave the former one up
             case Land():
+                if self.running is not None:
+                    self._settle(self.running)
                 with self._copying():
                     self._merge(message.landing)
                 self._line.agree("land", True)
@@ -468,8 +481,8 @@ class Peer:
         self._send(InnerLoaded(serial=answer.serial, note=note))
 
     def _copying(self) -> AbstractContextManager[None]:
-        """Time in here counts as copying, in the figures of the lease that runs or ran last."""
-        meter = None if self._lease is None else self._lease.meter
+        """Time in here counts as copying, in the figures of the lease that runs or comes next."""
+        meter = self._meter if self._lease is None else self._lease.meter
         return nullcontext() if meter is None else meter.copying()
 
     def _stop_early(self, serial: int) -> None:

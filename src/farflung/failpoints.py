@@ -7,7 +7,7 @@ one before has acted. Actions:
 
     kill    SIGKILL to itself
     stop    SIGSTOP to itself; who armed it sends SIGCONT
-    error   StorageError at that place
+    error   StorageError at that place; at `step.memory` an out-of-memory, at `step.loss` a NaN
     pass    nothing; only the next one begins to count
 
 A failpoint that acts says so on stderr. One that is not armed costs a look at a variable.
@@ -77,6 +77,10 @@ NAMES = (
     "apply.before-step",
     "apply.stepped",
     "landing.started",
+    # a step of the built-in trainer; of several ranks in the last one
+    "step.begun",
+    "step.memory",
+    "step.loss",
     # files
     "snapshot.chunks-written",
     "disk.before-rename",
@@ -181,6 +185,15 @@ def hit(name: str) -> None:
         action = plan.due(name)
         if action is not None:
             action()
+
+
+def fails(name: str) -> bool:
+    """Pass a failpoint whose failure is no error of the disk: True when armed with `error`."""
+    try:
+        hit(name)
+    except StorageError:
+        return True
+    return False
 
 
 async def sent(name: str) -> None:

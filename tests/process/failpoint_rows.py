@@ -18,9 +18,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from processes import ENDLESS, Running, Swarm, quad_spec, until
+from processes import ENDLESS, RUN, Running, Swarm, quad_spec, until
 
-from farflung.events import GenerationClosed
+from farflung.config.load import from_table
+from farflung.events import Abstained, GenerationClosed, TrainerRestarted
 
 STARTING = (
     "state.installed",
@@ -74,7 +75,12 @@ HOST = (
     "leave.sent",
     "abandon.appended",
 )
-NAMES = {"peer": (*STARTING, *PEER), "host": (*CREATING, *KEEPER_STARTING, *HOST)}
+RANK = ("step.begun", "step.memory", "step.loss")
+NAMES = {
+    "peer": (*STARTING, *PEER),
+    "host": (*CREATING, *KEEPER_STARTING, *HOST),
+    "rank": RANK,
+}
 """Every place that a role passes, in the order of its cells."""
 
 GATES = {"peer": "ready.sent:5:pass", "host": "commit.half-sent:7:pass"}
@@ -103,11 +109,36 @@ SPEC = quad_spec(
 )
 """Twenty chunks: each of three peers owns a slice, so each passes every place."""
 
+SHAPE = {"vocab": 64, "dim": 32, "layers": 2, "heads": 2, "kv_heads": 1, "ff": 64, "max_len": 32}
+RANKS_SPEC = from_table(
+    {
+        "name": RUN,
+        "record": "all",
+        "model": {
+            "preset": "shape",
+            "shape": SHAPE,
+        },
+        "inner": {"batch_rows": 4},
+        "data": {"source": "synthetic", "rows": 100_000, "seq_len": 32},
+        "outer": {**ENDLESS["outer"], "chunk_elements": 1024, "inner_steps": 4},
+        "swarm": {"start_peers": 3, "snapshot_every": 3, "progress_s": 3.0, "norm_band": 1e9},
+    }
+)
+"""A trainer of several ranks that makes no step for three `progress_s` hangs. Twins that have come
+to their goal move so little that real training is far outside any band."""
+TWIN = "import farflung.run.assemble as a; a.trainer_program = lambda spec: None"
+"""The quadratic twin over the run's layout: a survivor that needs no torch."""
+FEW_STEPS = 12
+"""Steps that a life of the ranks makes before its place acts: some rounds."""
+RANKS_S = 600.0
+"""For ranks to load torch, to meet and to take part."""
+
 
 class Row(ABC):
     """`run` fills `outcomes`: name -> what went wrong, empty for a cell that passed."""
 
     role = ""
+    spec = SPEC
 
     def __init__(self, root: Path, action: str, names: Sequence[str]) -> None:
         self.action = action
@@ -115,7 +146,7 @@ class Row(ABC):
         self.outcomes: dict[str, str] = {}
         self.end = "the row did not come to its end"
         """Empty when the whole row left a run that verifies and logs without tracebacks."""
-        self.swarm = Swarm(root, SPEC)
+        self.swarm = Swarm(root, self.spec)
         self._at = self._before = "the start"
         self._seen = 0
 
@@ -141,7 +172,7 @@ class Row(ABC):
         lost = {name: why for name, why in closed.items() if name not in self._may_lose()}
         assert not lost, f"survivors lost their stay: {lost}"
         self.swarm.kill_all()
-        verified = self.swarm.verify()
+        verified = self.swarm.verify(deadline_s=RANKS_S)
         assert verified.returncode == 0, verified.stdout + verified.stderr
 
     @abstractmethod
@@ -353,6 +384,62 @@ class HostRow(Row):
                 peer.signal(signal.SIGCONT)
 
 
+class RankRow(Row):
+    """The last of c's two ranks passes the places, in every life anew; a and b survive.
+
+    The agent starts the ranks again, and they take part until the place acts again.
+    """
+
+    role = "rank"
+    spec = RANKS_SPEC
+
+    def _may_lose(self) -> set[str]:
+        return {"c"}
+
+    def _cells(self) -> None:
+        swarm = self.swarm
+        swarm.host()
+        for name in "ab":
+            swarm.spawn(name, "join", swarm.invite, "--name", name, patch=TWIN)
+        life = swarm.join("c", "--ranks", "2")
+        until(lambda: swarm.counted("c", b'"contributed": true') >= 1, "c contributes", RANKS_S)
+        for name in self.names:
+            life.kill()
+            self._begin(name)
+            life = self._survive(name)
+            self._passed()
+        life.kill()
+
+    def _survive(self, name: str) -> Running:
+        """One agent whose ranks fail at the place: it notices why, and they contribute again."""
+        swarm, log = self.swarm, self.swarm.folder("c") / "trainer.rank1.log"
+        said = len(log.read_bytes())
+        noticed = len(self._troubles())
+        life = swarm.join_again("c", failpoint=f"{name}:{FEW_STEPS}:{self.action}")
+        line = f"failpoint {name}: {self.action}".encode()
+        until(lambda: line in log.read_bytes()[said:], f"{line.decode()} of rank 1", RANKS_S)
+        wanted = self._wanted(name)
+        until(
+            lambda: any(wanted in trouble for trouble in self._troubles()[noticed:]),
+            f"the agent says {wanted!r}",
+            RANKS_S,
+        )
+        goal = swarm.counted("c", b'"contributed": true') + 1
+        until(lambda: swarm.counted("c", b'"contributed": true') >= goal, "c is back", RANKS_S)
+        return life
+
+    def _troubles(self) -> list[str]:
+        """Why the ranks were started again, and why their training did not count."""
+        events = self.swarm.events("c")
+        return [e.reason for e in events if isinstance(e, TrainerRestarted | Abstained)]
+
+    def _wanted(self, name: str) -> str:
+        if self.action == "error":
+            ends = {"step.memory": "out of memory", "step.loss": "non-finite loss"}
+            return ends.get(name, f"failpoint {name}")
+        return "killed by SIGKILL" if self.action == "kill" else "hung: no step of its 2 ranks"
+
+
 def interleaved(names: Sequence[str]) -> list[str]:
     """For one life per cell: after each that dies while it starts one that takes part."""
     starting = [n for n in names if n in STARTING]
@@ -371,7 +458,7 @@ def lives(names: Sequence[str]) -> list[list[str]]:
     return [life for life in found if life]
 
 
-ROLES: dict[str, type[Row]] = {"peer": PeerRow, "host": HostRow}
+ROLES: dict[str, type[Row]] = {"peer": PeerRow, "host": HostRow, "rank": RankRow}
 
 
 def _state(life: Running) -> str:

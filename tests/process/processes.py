@@ -30,6 +30,8 @@ from farflung.swarm.records import AnyRecord, Commit
 
 DEADLINE_S = 60.0
 POLL_S = 0.02
+HOST_START_S = 300.0
+"""The first weights of a built-in model need torch, which a busy machine loads in minutes."""
 RUN = "quad"
 
 
@@ -245,6 +247,7 @@ class Swarm:
         until(
             lambda: "farflung join ff1" in running.text or running.process.poll() is not None,
             "the host prints its invite",
+            HOST_START_S,
         )
         assert running.process.poll() is None, running.text
         return running
@@ -261,8 +264,10 @@ class Swarm:
         """One command with a node's home, to its end."""
         return command(self.home(name), *arguments)
 
-    def verify(self, *options: str) -> subprocess.CompletedProcess[str]:
-        return command(self.root, "verify", str(self.root), *options)
+    def verify(
+        self, *options: str, deadline_s: float = DEADLINE_S
+    ) -> subprocess.CompletedProcess[str]:
+        return command(self.root, "verify", str(self.root), *options, timeout_s=deadline_s)
 
     # ---- what they wrote -------------------------------------------------------------------
 

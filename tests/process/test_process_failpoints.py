@@ -22,7 +22,17 @@ AT_ONCE = 3
 
 Cell = tuple[str, str, str]
 """(role, action, name)."""
-MATRIX = [(role, action, name) for role in NAMES for action in ACTIONS for name in NAMES[role]]
+RANKS: list[Cell] = [
+    ("rank", "kill", "step.begun"),
+    ("rank", "stop", "step.begun"),
+    ("rank", "error", "step.memory"),
+    ("rank", "error", "step.loss"),
+]
+"""A rank dies, hangs, runs out of memory, has a NaN: each where its place is meant for it."""
+MATRIX = [
+    *((r, action, name) for r in NAMES if r != "rank" for action in ACTIONS for name in NAMES[r]),
+    *RANKS,
+]
 QUICK: list[Cell] = [
     ("peer", "kill", "contribution.before-frame"),
     ("peer", "kill", "vote.stored"),

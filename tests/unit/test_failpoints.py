@@ -14,10 +14,21 @@ import pytest
 
 import farflung
 from farflung.errors import StorageError, UserError
-from farflung.failpoints import ACTIONS, EVERY, NAMES, VARIABLE, Killed, arm, hit, parse, sent
+from farflung.failpoints import (
+    ACTIONS,
+    EVERY,
+    NAMES,
+    VARIABLE,
+    Killed,
+    arm,
+    fails,
+    hit,
+    parse,
+    sent,
+)
 
 SOURCES = sorted(Path(farflung.__file__).parent.rglob("*.py"))
-PASSED = re.compile(r'\b(?:hit|sent)\(\s*"([^"]+)"\s*\)')
+PASSED = re.compile(r'\b(?:hit|sent|fails)\(\s*"([^"]+)"\s*\)')
 
 
 def test_every_name_stands_at_one_place_of_the_code_and_every_place_has_a_name() -> None:
@@ -135,3 +146,14 @@ def test_every_counts_all_names() -> None:
 def test_what_cannot_happen_cannot_be_armed(name: str, count: int) -> None:
     with pytest.raises(ValueError, match="no failpoint"):
         arm(name, count, crash)
+
+
+def test_a_place_whose_failure_is_a_value_tells_it_once() -> None:
+    def refuse() -> None:
+        raise StorageError("failpoint step.loss")
+
+    def passes() -> list[bool]:
+        arm("step.loss", 2, refuse)
+        return [fails("step.loss") for _ in range(3)]
+
+    assert contextvars.copy_context().run(passes) == [False, True, False]

@@ -7,19 +7,25 @@ from torch import Tensor
 
 
 class LateValue:
-    """A 0-d tensor on its way to the host. Making it waits for nothing."""
+    """A tensor of one element on its way to the host. Making it waits for nothing.
+
+    What the program does to its tensor afterwards changes nothing here.
+    """
 
     def __init__(self, value: float | Tensor) -> None:
         self._event: torch.cuda.Event | None = None
         if isinstance(value, Tensor):
             value = value.detach()
-        if isinstance(value, Tensor) and value.is_cuda:
+        if not isinstance(value, Tensor) or value.device.type == "cpu":
+            self._value: float | Tensor = float(value)
+        elif value.is_cuda:
             host = torch.empty((), dtype=torch.float32, pin_memory=True)
-            host.copy_(value, non_blocking=True)
+            host.copy_(value.reshape(()), non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
-            value = host
-        self._value = value
+            self._value = host
+        else:
+            self._value = value.clone()
 
     def read(self) -> float:
         """Waits until the device has made it, and for nothing that was queued after it."""

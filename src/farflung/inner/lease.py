@@ -181,20 +181,27 @@ class TrainLease:
         whole = progress.batches(self._lease, self.spec.inner.batch_rows)
         return (self._place.part(batch) for batch in whole)
 
-    def count(self, tokens: int, loss: float | Tensor, seconds: float) -> None:
-        """A step has been made. Of a tensor on a device, the loss is read a step later."""
+    def count(self, tokens: int, loss: float | Tensor) -> None:
+        """A step has been made. Its loss is read a step later, which waits for the step before."""
         self._done += 1
         self._tokens += tokens
-        self._compute_s += seconds
         self._unread.append(LateValue(loss))
         self._read_losses(STEPS_BEHIND)
+
+    def settle(self) -> None:
+        """Read the losses that are left, which waits for all steps."""
+        self._read_losses(0)
+
+    def took(self, seconds: float) -> None:
+        """Time of training, the waits of `count` and `settle` among it."""
+        self._compute_s += seconds
 
     def _read_losses(self, keep: int) -> None:
         while len(self._unread) > keep:
             self._losses.note(self._joint(self._unread.popleft().read()))
 
     def outcome(self, parameters_finite: bool, wait_s: float) -> WorkReport:
-        self._read_losses(0)
+        self.settle()
         note = self._losses.trouble or ("" if parameters_finite else "non-finite parameters")
         return WorkReport(
             round=self.round,

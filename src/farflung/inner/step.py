@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from farflung import failpoints
 from farflung.config.run import InnerSpec
 from farflung.inner.compiled import (
     COMPILE_ERRORS,
@@ -168,6 +169,8 @@ class Stepper:
         while True:
             try:
                 rows = self.size.micro_rows
+                if failpoints.fails("step.memory"):
+                    raise torch.OutOfMemoryError("failpoint step.memory")
                 return accumulate(self._model, tokens_BT, targets_BT, self._inner, rows, self._loss)
             except torch.OutOfMemoryError:
                 if not self._shrink():

@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from farflung.inner.options import StepOptions
+from farflung.inner.shards import RankPlace
+
 FIRST = 10
 """Steps before the trace: compiling and warming up lie behind."""
 STEPS = 3
@@ -22,11 +25,16 @@ class Trace:
         self._left = first if wanted else -1
         self._profile: profile | None = None
 
+    @classmethod
+    def of_options(cls, options: StepOptions, place: RankPlace) -> Trace:
+        """Of several ranks only the leader's steps are traced: they share one folder."""
+        return cls(options.node, wanted=options.profile and place.leads)
+
     def step(self) -> None:
         if self._left < 0:
             return
         self._left -= 1
-        if self._left >= 0:
+        if self._left > 0:
             return
         if self._profile is None:
             activities = [ProfilerActivity.CPU]
@@ -38,7 +46,7 @@ class Trace:
             return
         self._profile.stop()
         self._write(self._profile)
-        self._profile = None
+        self._profile, self._left = None, -1
 
     def _write(self, done: profile) -> None:
         path = self._folder / "steps.json.gz"

@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch
 
+from farflung import failpoints
 from farflung.attach import Peer, attach
 from farflung.config.run import RunSpec
 from farflung.errors import ConfigError, FarflungError
@@ -36,7 +37,7 @@ def train(built: BuiltIn, peer: Peer, options: StepOptions) -> None:
     stepper = built.stepper(options)
     feed = Feed(built.source.block, built.device)
     meter = Meter.of_config(built.model.config, built.device, devices=built.place.world)
-    trace = Trace(options.node, wanted=options.profile)
+    trace = Trace.of_options(options, built.place)
     while lease := peer.lease():
         lease.meter = meter
         rows = lease.rows()
@@ -45,11 +46,13 @@ def train(built: BuiltIn, peer: Peer, options: StepOptions) -> None:
         for positions in lease.batches():
             taken += len(positions)
             tokens_BT, targets_BT = feed.take(positions)
+            failpoints.hit("step.begun")
             outcome = stepper(tokens_BT, targets_BT)
             feed.prepare(_whole(rows[taken : taken + len(positions)], len(positions)))
             meter.note(outcome.grad_norm)
             meter.data_wait_s, feed.wait_s = meter.data_wait_s + feed.wait_s, 0.0
-            peer.step(tokens=targets_BT.numel(), metrics={"loss": outcome.loss})
+            loss = outcome.loss * float("nan") if failpoints.fails("step.loss") else outcome.loss
+            peer.step(tokens=targets_BT.numel(), metrics={"loss": loss})
             trace.step()
 
 
@@ -68,6 +71,8 @@ def run() -> None:
     spec = read_spec(spec_path)
     data_dir = Path(os.environ.get(ENV_DATA, ""))
     place = place_from_environment()
+    if place.rank == place.world - 1:  # one rank is enough, and it is none that leads
+        failpoints.arm_process()
     if place.world > 1:
         run_ranks(spec, data_dir, place, options)
         return

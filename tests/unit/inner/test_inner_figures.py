@@ -110,7 +110,8 @@ def test_a_lease_tells_its_figures_and_reads_losses_late() -> None:
     for loss in (torch.tensor(2.0), 3.0, torch.tensor(float("nan"))):
         lease.lr_factor()
         lease.meter.note(torch.tensor(4.0))
-        lease.count(10, loss, 0.5)
+        lease.count(10, loss)
+        lease.took(0.5)
     report = lease.outcome(True, 0.0)
     assert (report.loss_sum, report.finite_steps, report.steps) == (5.0, 2, 3)
     assert report.note == "non-finite loss at step 3"

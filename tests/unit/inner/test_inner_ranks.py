@@ -33,7 +33,7 @@ def play(check: str, world: int, folder: Path) -> None:
         for rank in range(world)
     ]
     try:
-        said = [each.communicate(timeout=240)[0].decode() for each in started]
+        said = [each.communicate(timeout=600)[0].decode() for each in started]
     finally:
         for each in started:
             each.kill()

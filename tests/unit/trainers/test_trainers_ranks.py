@@ -26,6 +26,8 @@ from farflung.trainers.process import ProcessTrainer
 pytestmark = pytest.mark.slow
 
 QUICK = msgspec.structs.replace(SPEC, swarm=msgspec.structs.replace(SPEC.swarm, progress_s=0.5))
+PATIENCE_S = 600.0
+"""Several processes load torch, twice, on a machine with other work."""
 START = np.arange(N, dtype=np.float32)
 
 
@@ -79,7 +81,7 @@ def test_two_ranks_train_a_lease_and_land_as_one(tmp_path: Path) -> None:
         assert "toy ends" in (tmp_path / "trainer.log").read_text()
         assert "toy ends" in (tmp_path / "trainer.rank1.log").read_text()
 
-    within(120, main)
+    within(PATIENCE_S, main)
 
 
 def test_a_loss_that_is_not_finite_in_one_rank_counts_for_all(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_loss_that_is_not_finite_in_one_rank_counts_for_all(tmp_path: Path) ->
             await port.reset()
             assert (await port.train(lease(0, first=6, rows=2))).finite
 
-    within(120, main)
+    within(PATIENCE_S, main)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -110,7 +112,7 @@ def test_a_killed_rank_ends_all_and_they_start_again(tmp_path: Path, rank: int) 
             assert (await port.train(lease(0))).finite
             np.testing.assert_array_equal(port.shared.sent(0, 0), part(START, 0) - 0.75)
 
-    within(120, main)
+    within(PATIENCE_S, main)
 
 
 def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_a_rank_that_hangs_ends_all(tmp_path: Path) -> None:
             await port.start()
             assert (await port.train(lease(0))).finite
 
-    within(120, main)
+    within(PATIENCE_S, main)
 
 
 def test_a_rank_without_memory_is_told_and_ends_all(tmp_path: Path) -> None:
@@ -138,7 +140,7 @@ def test_a_rank_without_memory_is_told_and_ends_all(tmp_path: Path) -> None:
             await port.start()
             assert (await port.train(lease(0, first=6, rows=2))).finite
 
-    within(120, main)
+    within(PATIENCE_S, main)
 
 
 def test_a_batch_that_ranks_cannot_share_is_told_at_the_start(tmp_path: Path) -> None:
@@ -147,7 +149,7 @@ def test_a_batch_that_ranks_cannot_share_is_told_at_the_start(tmp_path: Path) ->
             with pytest.raises(TrainerDied, match=r"batch_rows=2 must be a multiple .* 3 ranks"):
                 await port.start()
 
-    within(60, main)
+    within(PATIENCE_S, main)
 
 
 def test_the_ranks_of_a_killed_agent_end_too(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_the_ranks_of_a_killed_agent_end_too(tmp_path: Path) -> None:
         while any(_runs(pid) for pid in ranks):  # noqa: ASYNC110 - no event tells of it
             await asyncio.sleep(0.1)
 
-    within(120, main)
+    within(PATIENCE_S, main)
 
 
 def _runs(pid: int) -> bool:
