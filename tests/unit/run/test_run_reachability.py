@@ -12,7 +12,6 @@ from farflung.errors import LinkDown, ProtocolError
 from farflung.events import Event, PeerUnreachable
 from farflung.ids import NodeId, Role
 from farflung.run import reachability
-from farflung.run.join import not_dialled
 from farflung.run.reachability import Prober
 from farflung.sim.loop import run_virtual
 from farflung.swarm.state import Link, Node
@@ -96,13 +95,3 @@ def test_a_host_without_descriptors_blames_nobody(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(reachability, "socket", SimpleNamespace(socket=refuse))
     assert probe(Network(), node("a", "bad:1")) == []
-
-
-def test_a_node_learns_from_the_status_that_nobody_can_dial_it() -> None:
-    peers = [
-        {"node": "a", "state": "active", "why": "cannot be dialled: refused"},
-        {"node": "b", "state": "active", "why": ""},
-        {"node": "c", "state": "gone", "why": "left: Ctrl-C"},
-    ]
-    found = {node: not_dialled({"peers": peers}, node) for node in "abcd"}
-    assert found == {"a": "cannot be dialled: refused", "b": "", "c": "", "d": ""}
