@@ -75,7 +75,7 @@ def test_the_answer_about_a_thousand_hostile_peers_fits_in_a_message() -> None:
 def test_of_a_small_run_it_is_the_whole_frame() -> None:
     view = view_of(SMALL)
     whole, told = json.loads(json.dumps(view.frame(view.newest or 0.0))), answer(view)
-    assert set(told) == {*whole, "running"} and told["running"] is True
+    assert set(told) == {*whole, "running", "spec"} and told["running"] is True
     for key in ("head", "peers", "regions", "links"):
         assert told[key] == whole[key], key
     assert told["rounds"] == whole["rounds"]

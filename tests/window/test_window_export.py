@@ -137,7 +137,7 @@ def test_large_runs_get_fewer_moments_and_small_ones_one_a_round(rounds: int, pe
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "nothing is asked for; give --html FOLDER, --csv FILE or --json FILE"),
+        ([], "nothing is asked for; give --html FOLDER, --png FILE, --csv FILE or --json FILE"),
         (["--csv", "nowhere/x.csv"], "name a file in a folder that is there"),
         (["--html", "full"], "holds other files; give --html an empty folder"),
         (["--html", "file"], "is a file; give a folder"),

@@ -115,7 +115,7 @@ def test_rotating_neighbours_after_the_permutation_is_rotating_halves_before_it(
     E = config.head_dim
     x = torch.randn(5, E, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     cos, sin = rope_table(config)
-    halves = rotate(x[None, None], cos[:5].double(), sin[:5].double())[0, 0]
+    halves = rotate(x[None, :, None], cos[:5].double(), sin[:5].double())[0, :, 0]
     order = rope_rows(np.arange(E, dtype=np.float32)[:, None], 1)[:, 0].astype(int)
     pairs = x[:, order].reshape(5, E // 2, 2)
     c, s = cos[:5, : E // 2].double(), sin[:5, : E // 2].double()
