@@ -50,7 +50,7 @@ def test_an_evaluator_measures_and_the_trainer_is_never_asked(tmp_path: Path) ->
         assert not (swarm.folder("watcher") / "trainer.log").exists()
         assert "watcher measured the model 2 times" in watcher.text
         shown = swarm.run("host", "status").stdout
-        assert "evaluator" in shown and "bits per byte after 4 rounds" in shown
+        assert "watcher (evalua" in shown and "bits per byte after 4 rounds" in shown
         verified = swarm.verify()
         assert verified.returncode == 0, verified.stdout + verified.stderr
 

@@ -64,7 +64,7 @@ def test_the_mixture_of_a_run_is_changed_while_it_runs(tmp_path: Path) -> None:
     web = {"name": "web", "source": "synthetic", "rows": 100_000, "weight": 9}
     notes = {"name": "notes", "source": "synthetic", "rows": 100, "weight": 1}
     spec = quad_spec(
-        outer={"rounds": 30},
+        outer={"rounds": 80},
         model={"step_s": 0.005},
         data={"sources": [web, notes], "source": "shakespeare"},
     )
@@ -74,7 +74,7 @@ def test_the_mixture_of_a_run_is_changed_while_it_runs(tmp_path: Path) -> None:
         swarm.committed(3)
         wish = "weights=web:1,notes:4"
         done = swarm.run("host", "host", "--extend", wish)
-        said = f"amended: {wish}; the run now ends after 30 rounds\n"
+        said = f"amended: {wish}; the run now ends after 80 rounds\n"
         assert (done.returncode, done.stdout) == (0, said), done.stderr
         again = swarm.run("host", "host", "--extend", wish)
         assert again.returncode == 0 and "nothing to change" in again.stdout

@@ -100,16 +100,17 @@ class FrameSource:
         frame = await self._read(served=process is not None)
         if process is None:
             return Answer(frame, "no `farflung host` runs on this folder")
-        frame["head"]["keeper_disk"] = await self._keeper_disk()
-        return Answer(frame, "")
+        return Answer({**frame, "head": await self._head() or frame["head"]}, "")
 
-    async def _keeper_disk(self) -> str:
-        """No log has it; a coordinator that starts or stops does not say, nor does an older one."""
+    async def _head(self) -> Json:
+        """As the coordinator has it: on a full disk the log does not. Empty from one that starts or
+        stops, or is older."""
         from farflung.run.status import ask_as_host
 
         with contextlib.suppress(LinkDown, UserError):
-            return str((await ask_as_host(self._folder))["head"].get("keeper_disk", ""))
-        return ""
+            head = (await ask_as_host(self._folder))["head"]
+            return head if isinstance(head, dict) else {}
+        return {}
 
     async def _read(self, *, served: bool) -> Json:
         reader = self._reader = self._reader or FolderReader(self._folder)
