@@ -21,7 +21,7 @@ from processes import (
 )
 
 from farflung.disk import RealDisk
-from farflung.events import GenerationClosed, JournalBlocked, JournalWritable
+from farflung.events import GenerationClosed, JournalWritable
 from farflung.ids import Endpoint, RunId
 from farflung.swarm.identity import Identity
 from farflung.swarm.invite import make_invite, parse_invite
@@ -371,7 +371,7 @@ def test_a_full_disk_holds_commits_back_until_there_is_room(tmp_path: Path) -> N
         assert host.process.poll() is None, host.text
         stuck = swarm.n_committed()
         assert journal.stat().st_size <= room
-        assert swarm.events("host", JournalBlocked)
+        # The limit holds for the event log too, which grows faster: JournalBlocked may be lost.
         status = swarm.run("host", "status")
         words = " ".join(status.stdout.split())
         assert "paused" in words, status
