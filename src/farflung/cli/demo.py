@@ -179,6 +179,7 @@ def _print(result: dict[str, Any], folder: Path) -> None:
     for line in (  # not wrapped: they are there to be copied
         f"\nEverything is in {folder}",
         f"Watch it again:          {folder / PAGES / 'index.html'} (open it in a browser)",
+        f"A picture of it:         farflung report {folder} --png demo.png",
         f"Its dashboard:           farflung window {folder}",
         f"Recompute it:            farflung verify {folder}",
         f'Go on with its text:     farflung generate {folder} --prompt "What say you"',
